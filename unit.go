@@ -1,0 +1,174 @@
+package tenure
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+)
+
+// UnitKind tells what a unit is for.
+type UnitKind string
+
+// The kinds of units.
+const (
+	Service  UnitKind = "service"
+	Workload UnitKind = "workload"
+	AppRun   UnitKind = "app"
+	HookRun  UnitKind = "hook"
+)
+
+// UnitID names a set of processes that is tracked together. It is comparable.
+// Its text form is unique and tells its kind:
+//
+//	virt.virtd             the service virtd of virt
+//	virt.vm@web1           the instance web1 of the service template vm
+//	virt.virtd/vm.4711     the workload vm that came out of virtd, first process 4711
+//	virt.virtd/leftover.9  what virtd left behind without naming it
+//	virt.qemu-img~4711     one run of the app qemu-img
+//	virt.hook.configure~9  one run of a hook
+type UnitID struct {
+	Snap Instance
+	Kind UnitKind
+	// App is the app that the unit belongs to, or the name of the hook.
+	App App
+	// Name is the instance of a service template, or the name of a workload.
+	Name string
+	// Serial tells units of one name apart: the pid that their first process
+	// had. It is 0 for services.
+	Serial int
+}
+
+// Leftover is the workload name of processes that a service left behind
+// without naming them.
+const Leftover = "leftover"
+
+// ServiceUnit is the unit of the service app of snap.
+func ServiceUnit(snap Instance, app App) UnitID {
+	return UnitID{Snap: snap, Kind: Service, App: app}
+}
+
+// Workload is the unit of a workload that came out of the service u.
+func (u UnitID) Workload(name string, pid int) UnitID {
+	return UnitID{Snap: u.Snap, Kind: Workload, App: u.App, Name: name, Serial: pid}
+}
+
+// Service is the unit of the service that u is or came out of. It is zero
+// when u is the run of an app or a hook.
+func (u UnitID) Service() UnitID {
+	switch u.Kind {
+	case Service:
+		return u
+	case Workload:
+		return ServiceUnit(u.Snap, u.App)
+	case AppRun, HookRun:
+		return UnitID{}
+	}
+	return UnitID{}
+}
+
+// IsZero reports whether u names nothing.
+func (u UnitID) IsZero() bool { return u == UnitID{} }
+
+// String is the form that ParseUnit reads.
+func (u UnitID) String() string {
+	owner := string(u.Snap) + "." + string(u.App)
+	switch u.Kind {
+	case Service:
+		if u.Name != "" {
+			return owner + "@" + u.Name
+		}
+		return owner
+	case Workload:
+		return owner + "/" + u.Name + "." + strconv.Itoa(u.Serial)
+	case AppRun:
+		return owner + "~" + strconv.Itoa(u.Serial)
+	case HookRun:
+		return string(u.Snap) + ".hook." + string(u.App) + "~" + strconv.Itoa(u.Serial)
+	}
+	return ""
+}
+
+// ParseUnit reads the text form of a unit and checks every name in it, so that
+// its result is safe in file names.
+func ParseUnit(s string) (UnitID, error) {
+	u, ok := parseUnit(s)
+	if !ok {
+		return UnitID{}, fmt.Errorf("%w: unit %q (want SNAP.APP, SNAP.APP@INSTANCE, SNAP.APP/WORKLOAD.PID or SNAP.APP~PID)", ErrName, s)
+	}
+	return u, nil
+}
+
+func parseUnit(s string) (u UnitID, ok bool) {
+	snap, rest, found := strings.Cut(s, ".")
+	instance, err := ParseInstance(snap)
+	if !found || err != nil {
+		return UnitID{}, false
+	}
+	u = UnitID{Snap: instance, Kind: Service}
+	app := rest
+	switch at := strings.IndexAny(rest, "@/~"); {
+	case at < 0:
+	case rest[at] == '@':
+		app, u.Name = rest[:at], rest[at+1:]
+		ok = CheckUnitName(u.Name) == nil
+	case rest[at] == '/':
+		app, u.Kind = rest[:at], Workload
+		u.Name, u.Serial, ok = cutSerial(rest[at+1:], ".")
+		ok = ok && CheckUnitName(u.Name) == nil
+	default:
+		u.Kind = AppRun
+		app, u.Serial, ok = cutSerial(rest, "~")
+		if hook, isHook := strings.CutPrefix(app, "hook."); isHook {
+			app, u.Kind = hook, HookRun
+		}
+	}
+	if strings.ContainsAny(rest, "@/~") && !ok {
+		return UnitID{}, false
+	}
+	u.App, err = ParseApp(app)
+	return u, err == nil
+}
+
+func cutSerial(s, sep string) (name string, serial int, ok bool) {
+	at := strings.LastIndex(s, sep)
+	if at < 0 {
+		return "", 0, false
+	}
+	serial, err := strconv.Atoi(s[at+1:])
+	return s[:at], serial, err == nil && serial > 0 && strconv.Itoa(serial) == s[at+1:]
+}
+
+// CheckUnitName reports whether s can name a workload or an instance of a
+// service template: like an app's name, at most 40 characters.
+func CheckUnitName(s string) error {
+	if len(s) > maxAppName || !dashed(s, true) {
+		return fmt.Errorf("%w: workload or instance name %q (want 1 to %d characters of a-z, A-Z, 0-9 and single inner dashes)", ErrName, s, maxAppName)
+	}
+	return nil
+}
+
+// MarshalText writes the text form; the zero UnitID is empty.
+func (u UnitID) MarshalText() ([]byte, error) { return []byte(u.String()), nil }
+
+// UnmarshalText reads what MarshalText writes.
+func (u *UnitID) UnmarshalText(text []byte) error {
+	if len(text) == 0 {
+		*u = UnitID{}
+		return nil
+	}
+	parsed, err := ParseUnit(string(text))
+	if err != nil {
+		return err
+	}
+	*u = parsed
+	return nil
+}
+
+// Process identifies one process for as long as the machine runs: a pid alone
+// is given to another process as soon as this one is gone.
+type Process struct {
+	PID int `json:"pid"`
+	// Start is the time since boot at which the process started, in clock
+	// ticks: field 22 of /proc/PID/stat (proc(5)).
+	Start uint64 `json:"start"`
+}
