@@ -1,0 +1,236 @@
+// Package supervise is the contract of a supervisor: what starts units, keeps
+// them running, tells their workloads apart and ends them.
+//
+// Implementations are below it: native, and systemd later. Package
+// supervisetest has the law that every implementation passes, and an in-memory
+// twin that passes it too.
+//
+// What always holds:
+//
+//   - A process of a unit is in the unit's own control group, or in a group that
+//     the unit itself made below it, from its first instruction on.
+//   - The end of a supervisor ends no unit. The next one adopts them all, with
+//     their main processes, generations, kept descriptors and logs.
+//   - Ending a service never ends a workload. Workloads become units of their
+//     own before the first signal is sent.
+//   - No SIGKILL reaches a unit whose stop protocol says KillNever, unless the
+//     request says so by hand.
+//
+// All methods may be called concurrently. Requests for one unit are carried
+// out one after another; different units do not wait for each other.
+package supervise
+
+import (
+	"context"
+	"errors"
+	"iter"
+	"time"
+
+	"tenure"
+	"tenure/internal/proc"
+)
+
+// Supervisor starts and ends units.
+type Supervisor interface {
+	// Start starts units, each as soon as those that it names in After and that
+	// are in the same call are ready, and returns when every one is ready, armed
+	// (sockets, timers), or has failed. A oneshot is ready when it has ended well.
+	// Starting a unit that runs with an equal Spec does nothing; with
+	// another Spec it is an error of kind ErrRunning. When one fails, those not
+	// yet started are not started, those started keep running, and the error
+	// is a *StartError.
+	Start(ctx context.Context, specs ...Spec) error
+
+	// Stop ends units by their stop protocols, in reverse order of After, side
+	// by side where the order allows, and returns when all their processes are
+	// gone or have become units of their own (Ended.Left). Stopping what is not
+	// running disarms it and is no error. Stop outlives a cancelled ctx: a unit
+	// that was told to stop stays told; the error is then ctx's cause.
+	Stop(ctx context.Context, req StopRequest) (Ended, error)
+
+	// Reload runs the unit's reload command, or sends SIGHUP to its main process.
+	Reload(ctx context.Context, unit tenure.UnitID) error
+
+	// Units are all units that the supervisor knows, also those that were
+	// stopped or failed since the machine booted, ordered by name.
+	Units(ctx context.Context) ([]Status, error)
+
+	// Processes are the living processes of a unit, oldest first, including
+	// those in groups that the unit made below its own.
+	Processes(ctx context.Context, unit tenure.UnitID) ([]proc.Info, error)
+
+	// Events are all events from now on, in order. The sequence ends with ctx.
+	// A consumer that falls far behind gets an event of kind EventLost instead
+	// of those it missed, and should read Units again.
+	Events(ctx context.Context) iter.Seq[Event]
+
+	// Forget drops what is known of units that have no process, and removes
+	// their groups, run-time directories and kept descriptors. A unit with a living
+	// process is an error of kind ErrRunning.
+	Forget(ctx context.Context, units ...tenure.UnitID) error
+}
+
+// Tracker is the ability to take over processes that were started elsewhere.
+type Tracker interface {
+	// Track makes a unit of a process that runs already, and moves it and what it
+	// has forked into it. The process must stay what it is while Track runs: it
+	// asked for it and waits.
+	Track(ctx context.Context, spec Spec, process tenure.Process) error
+}
+
+// LogReader is the ability to read what units wrote.
+type LogReader interface {
+	// Logs yields the last n lines (all that are kept when n is negative) of the
+	// units in order of time, and then, when follow is set, every further line
+	// until ctx ends. Workloads of a service are named separately.
+	Logs(ctx context.Context, units []tenure.UnitID, n int, follow bool) iter.Seq2[LogLine, error]
+}
+
+// Errors that callers tell apart.
+var (
+	ErrUnknown = errors.New("no such unit")
+	ErrRunning = errors.New("unit is running")
+	// ErrStopTimeout is that a unit with KillNever still runs after its grace.
+	ErrStopTimeout = errors.New("unit did not stop in time")
+	// ErrNotReady is that a unit ended, or ran out of time, before it was ready.
+	ErrNotReady = errors.New("unit did not get ready")
+)
+
+// StartError tells which unit failed to start, how, and what it last wrote.
+type StartError struct {
+	Unit tenure.UnitID
+	// Exit is how the main process ended, if it did.
+	Exit *proc.Exit
+	// Log is the end of what it wrote, at most a few lines.
+	Log []string
+	Err error
+}
+
+// Error says which unit failed and why, without the log.
+func (e *StartError) Error() string { return "start " + e.Unit.String() + ": " + e.Err.Error() }
+
+// Unwrap is the cause.
+func (e *StartError) Unwrap() error { return e.Err }
+
+// StopRequest asks units to end.
+type StopRequest struct {
+	Units  []tenure.UnitID
+	Reason tenure.Reason
+	// From and To are the revisions of the change that this is part of, if any;
+	// the stop commands and the reason file are told.
+	From, To tenure.Revision
+	// HoldSockets keeps declared sockets open and kept descriptors, for a start that
+	// follows: clients wait in the queue and are not refused.
+	HoldSockets bool
+	// Kill allows SIGKILL where the protocol forbids it: an administrator's order.
+	Kill bool
+}
+
+// Ended is what a stop came to.
+type Ended struct {
+	// Left are the units that came out of the stopped ones and live on, of this
+	// stop or of earlier ones.
+	Left []tenure.UnitID
+	// Exits are how main processes ended, where that is known.
+	Exits map[tenure.UnitID]proc.Exit
+	// Killed are the units that had to be sent SIGKILL.
+	Killed []tenure.UnitID
+}
+
+// State is where a unit is in its life.
+type State string
+
+// The states:
+//
+//	Inactive → Starting → Running ⇄ Reloading → Stopping → Inactive
+//	              ↓          ↓                               ↑
+//	            Backoff ← (crash)                        (stopped)
+//	              ↓
+//	            Failed
+//
+// Listening and Waiting are Inactive with a socket or a timer armed.
+const (
+	Inactive  State = "inactive"
+	Listening State = "listening"
+	Waiting   State = "waiting"
+	Starting  State = "starting"
+	Running   State = "running"
+	Reloading State = "reloading"
+	Stopping  State = "stopping"
+	Backoff   State = "backoff"
+	Failed    State = "failed"
+)
+
+// Alive reports whether a unit in state s has processes.
+func (s State) Alive() bool {
+	switch s {
+	case Starting, Running, Reloading, Stopping:
+		return true
+	case Inactive, Listening, Waiting, Backoff, Failed:
+		return false
+	}
+	return false
+}
+
+// Status is what a supervisor knows of a unit without looking at its processes.
+type Status struct {
+	Unit     tenure.UnitID   `json:"unit"`
+	Revision tenure.Revision `json:"revision"`
+	State    State           `json:"state"`
+	// Main is the main process; zero when there is none.
+	Main tenure.Process `json:"main"`
+	// Generation counts the launches of this unit since boot.
+	Generation int `json:"generation"`
+	// Group is the absolute path of the unit's control group, if it has one.
+	Group string `json:"group,omitempty"`
+	// Since is when the unit got into this state; Started when its main process started.
+	Since   time.Time `json:"since"`
+	Started time.Time `json:"started,omitzero"`
+	// Text is what the service says of itself (STATUS= of sd_notify(3)).
+	Text string `json:"text,omitempty"`
+	// Restarts counts the supervisor's own restarts since the last Start.
+	Restarts int `json:"restarts,omitempty"`
+	// LastExit is how the main process last ended, if it did and it is known.
+	LastExit *proc.Exit `json:"last_exit,omitempty"`
+	// Spec is what the unit was last started with.
+	Spec *Spec `json:"spec,omitempty"`
+}
+
+// EventKind tells what happened.
+type EventKind string
+
+// The kinds of events.
+const (
+	// EventState is that a unit has got into another state.
+	EventState EventKind = "state"
+	// EventEmpty is that the last process of a unit is gone and its group removed.
+	EventEmpty EventKind = "empty"
+	// EventSplit is that a unit came out of another (Event.Parent).
+	EventSplit EventKind = "split"
+	// EventSignal is that a signal was sent (Event.Signal, Event.Processes).
+	EventSignal EventKind = "signal"
+	// EventLost is that the consumer was too slow and missed some.
+	EventLost EventKind = "lost"
+)
+
+// Event is one thing that happened to a unit.
+type Event struct {
+	Kind      EventKind        `json:"kind"`
+	Time      time.Time        `json:"time"`
+	Unit      tenure.UnitID    `json:"unit"`
+	Revision  tenure.Revision  `json:"revision"`
+	State     State            `json:"state,omitempty"`
+	Parent    tenure.UnitID    `json:"parent,omitzero"`
+	Exit      *proc.Exit       `json:"exit,omitempty"`
+	Signal    string           `json:"signal,omitempty"`
+	Reason    tenure.Reason    `json:"reason,omitempty"`
+	Processes []tenure.Process `json:"processes,omitempty"`
+}
+
+// LogLine is one line that a process wrote.
+type LogLine struct {
+	Time time.Time     `json:"time"`
+	Unit tenure.UnitID `json:"unit"`
+	PID  int           `json:"pid"`
+	Text string        `json:"text"`
+}
