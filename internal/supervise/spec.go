@@ -32,7 +32,10 @@ const (
 type Spec struct {
 	Unit     tenure.UnitID   `json:"unit"`
 	Revision tenure.Revision `json:"revision"`
-	Type     Type            `json:"type"`
+	// Base is the base revision that the unit runs on, if any. It is for whoever
+	// keeps revisions; workloads that come out of the unit inherit it.
+	Base tenure.Ref `json:"base,omitzero"`
+	Type Type       `json:"type"`
 	// Command is the main process. Paths in it are as the unit sees them.
 	Command Command         `json:"command"`
 	Profile sandbox.Profile `json:"profile"`
