@@ -1,0 +1,71 @@
+package refresh
+
+import (
+	"path/filepath"
+
+	"tenure"
+)
+
+// Paths are the places below one root (DESIGN.md section 7). The zero value is
+// the machine's own root.
+type Paths struct{ Root string }
+
+func (p Paths) at(elem ...string) string {
+	return filepath.Join(append([]string{"/", p.Root}, elem...)...)
+}
+
+// SnapDir is where the revisions of an instance are mounted.
+func (p Paths) SnapDir(i tenure.Instance) string { return p.at("snap", string(i)) }
+
+// Mount is where one revision is mounted.
+func (p Paths) Mount(r tenure.Ref) string {
+	return filepath.Join(p.SnapDir(r.Snap), r.Revision.String())
+}
+
+// Current is the link to the current revision.
+func (p Paths) Current(i tenure.Instance) string { return filepath.Join(p.SnapDir(i), current) }
+
+// Bin is where the commands of apps are.
+func (p Paths) Bin() string { return p.at("snap", "bin") }
+
+// DataDir is where the data of an instance is.
+func (p Paths) DataDir(i tenure.Instance) string { return p.at("var", "snap", string(i)) }
+
+// Data is the data of one revision.
+func (p Paths) Data(r tenure.Ref) string {
+	return filepath.Join(p.DataDir(r.Snap), r.Revision.String())
+}
+
+// Common is the data that all revisions share.
+func (p Paths) Common(i tenure.Instance) string { return filepath.Join(p.DataDir(i), "common") }
+
+// DataCurrent is the link to the data of the current revision.
+func (p Paths) DataCurrent(i tenure.Instance) string { return filepath.Join(p.DataDir(i), current) }
+
+// State is the directory of what outlives the machine's run.
+func (p Paths) State() string { return p.at("var", "lib", "tenure") }
+
+// Staging is where snap files arrive before they are admitted.
+func (p Paths) Staging() string { return filepath.Join(p.State(), "staging") }
+
+// Snaps is where snap files are kept.
+func (p Paths) Snaps() string { return filepath.Join(p.State(), "snaps") }
+
+// File is the snap file of one revision.
+func (p Paths) File(r tenure.Ref) string {
+	return filepath.Join(p.Snaps(), string(r.Snap)+"_"+r.Revision.String()+".snap")
+}
+
+// Logs is where what units write is kept.
+func (p Paths) Logs() string { return filepath.Join(p.State(), "logs") }
+
+// Run is the directory of what ends with the machine's run.
+func (p Paths) Run() string { return p.at("run", "tenure") }
+
+// Tmp is the private /tmp of an instance.
+func (p Paths) Tmp(i tenure.Instance) string { return filepath.Join(p.Run(), "tmp", string(i)) }
+
+// Private reports whether this is an instance of its own below a directory.
+func (p Paths) Private() bool { return p.at() != "/" }
+
+const current = "current"

@@ -1,0 +1,110 @@
+package refresh
+
+import (
+	"time"
+
+	"tenure"
+	"tenure/internal/policy"
+	"tenure/internal/proc"
+	"tenure/internal/revision"
+	"tenure/internal/snapfile"
+	"tenure/internal/supervise"
+)
+
+// Options are what people say beside the names of snaps.
+type Options struct {
+	// Dangerous allows files that no source vouches for.
+	Dangerous bool `json:"dangerous,omitempty"`
+	// DevMode, JailMode and Classic choose the confinement.
+	DevMode  bool `json:"devmode,omitempty"`
+	JailMode bool `json:"jailmode,omitempty"`
+	Classic  bool `json:"classic,omitempty"`
+	// IgnoreRunning lets a refresh go on while apps of the snap run.
+	IgnoreRunning bool `json:"ignore_running,omitempty"`
+	// Kill allows SIGKILL where a stop protocol forbids it.
+	Kill bool `json:"kill,omitempty"`
+}
+
+// File is a snap file that is to be installed.
+type File struct {
+	// Path is where it is now. It is read, never written, and may be removed when
+	// Install has returned.
+	Path string
+	// Label is what people call it: the path that they gave.
+	Label string
+	// Name is the instance that it becomes; empty is the snap's own name.
+	Name tenure.Instance
+}
+
+// Action is what to do with snaps or services.
+type Action string
+
+// The actions.
+const (
+	ActionInstall Action = "install"
+	ActionRefresh Action = "refresh"
+	ActionRevert  Action = "revert"
+	ActionRemove  Action = "remove"
+	ActionEnable  Action = "enable"
+	ActionDisable Action = "disable"
+	ActionStart   Action = "start"
+	ActionStop    Action = "stop"
+	ActionRestart Action = "restart"
+)
+
+// Request is one thing that somebody asks for. The same request can be carried
+// out (Manager.Do) or only planned (Manager.Plan).
+type Request struct {
+	Action Action
+	// Files are for install and refresh.
+	Files []File
+	// Snaps are for all others on snaps.
+	Snaps []tenure.Instance
+	// Revision is for revert and remove: which one.
+	Revision tenure.Revision
+	// Names are for start, stop and restart: snaps, services or single units.
+	Names []string
+	// Permanent makes start enable, and stop disable, the services (--enable, --disable).
+	Permanent bool
+	// Reload makes restart reload where the service can.
+	Reload bool
+	// Purge makes remove keep nothing.
+	Purge   bool
+	Options Options
+}
+
+// Snap is what there is to say about one revision of an installed snap.
+type Snap struct {
+	Ref       tenure.Ref
+	Info      *snapfile.Snap
+	Current   bool
+	Active    bool
+	Options   Options
+	Size      int64
+	Installed time.Time
+	Digest    string
+	Pins      []revision.Pin
+}
+
+// ServiceInfo is a service of the current revision.
+type ServiceInfo struct {
+	Unit    tenure.UnitID
+	App     *snapfile.App
+	Enabled bool
+	Active  bool
+	Status  supervise.Status
+}
+
+// UnitInfo is a unit with its processes.
+type UnitInfo struct {
+	supervise.Status
+	Processes []proc.Info
+	// Stale is that the unit runs on another revision than the current one.
+	Stale   bool
+	Current tenure.Revision
+}
+
+// Planned is a plan for each snap that a request touches.
+type Planned struct {
+	Plans []policy.Plan
+}
