@@ -1,0 +1,171 @@
+package policy
+
+import (
+	"time"
+
+	"tenure"
+)
+
+// Facts are everything that a decision depends on.
+type Facts struct {
+	// Now is the time of the decision. It matters for deferrals alone.
+	Now    time.Time `json:"now,omitzero"`
+	Change Change    `json:"change"`
+	// Units are those with living processes, and the services that are armed or
+	// about to be started again (Unit.Active). They may be of other snaps: those
+	// that use the snap of the change (Unit.Uses) are decided too, all others are
+	// passed over.
+	Units []Unit `json:"units,omitempty"`
+	// Declarations are what the revisions that units were started from, and
+	// those of the change, say.
+	Declarations []Declaration `json:"declarations,omitempty"`
+	// Rulings are what the administrator's rules say of each unit. The units that
+	// a service will be split into are named by Split.
+	Rulings map[tenure.UnitID][]Ruling `json:"rulings,omitempty"`
+	// Estimates are how long stopping a unit takes by the last measurement.
+	Estimates map[tenure.UnitID]time.Duration `json:"estimates,omitempty"`
+	Limits    Limits                          `json:"limits,omitzero"`
+	// Supported are the verdicts that the engine can carry out; empty means all.
+	// Refuse is always supported.
+	Supported []tenure.Verdict `json:"supported,omitempty"`
+}
+
+// Change is what is to happen to a snap.
+type Change struct {
+	Reason tenure.Reason `json:"reason"`
+	// Snap is the snap that changes. It is empty for a shutdown of everything.
+	Snap tenure.Instance `json:"snap,omitempty"`
+	// From is the current revision. To is the one that becomes current, for
+	// refresh and revert.
+	From tenure.Revision `json:"from,omitzero"`
+	To   tenure.Revision `json:"to,omitzero"`
+	// Units are those that the administrator named. With reasons stop and restart
+	// only these change, and what comes out of them; none means all services of the
+	// snap. A unit that is named does not endure (DESIGN.md section 9, 16).
+	Units []tenure.UnitID `json:"units,omitempty"`
+	// Auto is that nobody asked for the change: it can wait for people.
+	Auto bool `json:"auto,omitempty"`
+	// Since is when an automatic change first wanted to happen; see
+	// Limits.MaxInhibition.
+	Since time.Time `json:"since,omitzero"`
+	// IgnoreRunning lets apps that people run live on at the old revision.
+	IgnoreRunning bool `json:"ignore_running,omitempty"`
+	// Force is "now, whatever it costs": what would be deferred or refused is
+	// carried out.
+	Force bool `json:"force,omitempty"`
+	// Leave is the administrator's consent that what a package wants to live on
+	// after remove or disable does.
+	Leave bool `json:"leave,omitempty"`
+	// Kill allows SIGKILL where a stop protocol forbids it.
+	Kill bool `json:"kill,omitempty"`
+}
+
+// Unit is a unit with its processes.
+type Unit struct {
+	ID tenure.UnitID `json:"id"`
+	// Revision is the one that the unit was started from.
+	Revision tenure.Revision `json:"revision"`
+	// Uses are the revisions of other snaps that it has mounted, as its base.
+	Uses []tenure.Ref `json:"uses,omitempty"`
+	// Active is that the unit runs, or, without processes, that it will without
+	// anyone asking: a socket, a timer or a back-off is armed.
+	Active bool `json:"active,omitempty"`
+	// Main is the main process; zero when there is none or it is not known.
+	Main      tenure.Process `json:"main,omitzero"`
+	Processes []Process      `json:"processes,omitempty"`
+	Since     time.Time      `json:"since,omitzero"`
+}
+
+// Process is a process of a unit.
+type Process struct {
+	tenure.Process
+	PPID int `json:"ppid"`
+	// CommandLine is the arguments joined by one space.
+	CommandLine string `json:"command_line"`
+	// Foreign is that the process is in a group that the unit made itself. It is
+	// decided like any other, but is never moved (DESIGN.md section 9, 9).
+	Foreign bool `json:"foreign,omitempty"`
+}
+
+// Declaration is what one revision of a snap says about its apps.
+type Declaration struct {
+	Snap     tenure.Instance `json:"snap"`
+	Revision tenure.Revision `json:"revision"`
+	Version  string          `json:"version,omitempty"`
+	// Classic is that its units see the host as it is.
+	Classic bool               `json:"classic,omitempty"`
+	Apps    map[tenure.App]App `json:"apps,omitempty"`
+}
+
+// App is what a package says about one app or service.
+type App struct {
+	// Daemon is that the app is a service.
+	Daemon bool `json:"daemon,omitempty"`
+	// RefreshMode is the key refresh-mode, empty when unset.
+	RefreshMode RefreshMode `json:"refresh_mode,omitempty"`
+	// Refresh is the key lifecycle.refresh, empty when unset. It goes before
+	// RefreshMode.
+	Refresh tenure.Verdict `json:"refresh,omitempty"`
+	Stop    Stop           `json:"stop,omitzero"`
+	// Workloads are tried in this order.
+	Workloads    []Workload    `json:"workloads,omitempty"`
+	DrainTimeout time.Duration `json:"drain_timeout,omitempty"`
+	// Instances is that the app is a template for services.
+	Instances bool `json:"instances,omitempty"`
+}
+
+// RefreshMode is the standard key refresh-mode.
+type RefreshMode string
+
+// The refresh modes. RefreshIgnoreRunning is for apps that people run; on a service
+// it means the same as RefreshEndure.
+const (
+	RefreshRestart       RefreshMode = "restart"
+	RefreshEndure        RefreshMode = "endure"
+	RefreshIgnoreRunning RefreshMode = "ignore-running"
+)
+
+// Workload is a kind of processes of a service that have a lifetime of their own.
+type Workload struct {
+	Name string `json:"name"`
+	// Match is an RE2 pattern on the command line; empty matches nothing, for
+	// workloads that the service declares itself. A pattern that does not compile
+	// matches nothing either: package snapfile has refused it.
+	Match string `json:"match,omitempty"`
+	// Verdicts are what the package wants for each reason that it names.
+	Verdicts map[tenure.Reason]tenure.Verdict `json:"verdicts,omitempty"`
+	// Stop is the workload's own stop protocol; nil takes that of its service.
+	Stop *Stop `json:"stop,omitempty"`
+	// CompatibleFrom is the oldest revision ("12", "x3") or version whose workloads
+	// the manager of the declaring revision can handle; empty is any.
+	CompatibleFrom string `json:"compatible_from,omitempty"`
+}
+
+// Ruling is what a rule of the administrator says about one aspect of a unit.
+type Ruling struct {
+	Aspect Aspect `json:"aspect"`
+	// Value is a verdict for AspectVerdict, a duration as time.ParseDuration reads it
+	// for AspectStopTimeout, and a Kill for AspectKill.
+	Value string `json:"value"`
+	// Rule is the name of the rule.
+	Rule string `json:"rule"`
+}
+
+// Aspect is what a ruling is about.
+type Aspect string
+
+// The aspects. The first ruling on an aspect counts.
+const (
+	AspectVerdict     Aspect = "verdict"
+	AspectStopTimeout Aspect = "stop-timeout"
+	AspectKill        Aspect = "kill"
+)
+
+// Limits cap what rules and packages ask for. Zero is no limit.
+type Limits struct {
+	// MaxStopTimeout is the longest grace period.
+	MaxStopTimeout time.Duration `json:"max_stop_timeout,omitempty"`
+	// MaxInhibition is how long units may defer an automatic change, from
+	// Change.Since on (refresh.max-inhibition-days).
+	MaxInhibition time.Duration `json:"max_inhibition,omitempty"`
+}
