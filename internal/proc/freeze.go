@@ -1,0 +1,83 @@
+package proc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Freeze makes every process in the group and below it stand still, and
+// returns when they do. What cannot be interrupted (a process in an
+// uninterruptible sleep) can make it take for ever: ctx bounds it, and
+// the group is thawed when it fails.
+func (g Group) Freeze(ctx context.Context) error {
+	freeze := func() error { return g.write("cgroup.freeze", "1") }
+	if err := g.await(ctx, "frozen", true, freeze); err != nil {
+		return fmt.Errorf("freeze group %s: %w", g.path, errors.Join(err, g.Thaw()))
+	}
+	return nil
+}
+
+// Thaw lets the processes run again. It does not wait, and a group that is
+// gone or not frozen is no error.
+func (g Group) Thaw() error {
+	if err := g.write("cgroup.freeze", "0"); err != nil && !errors.Is(err, ErrNoGroup) {
+		return fmt.Errorf("thaw group %s: %w", g.path, err)
+	}
+	return nil
+}
+
+// await starts to listen to cgroup.events, calls act, and returns when key has
+// the wanted value. The value is read before each wait, for the kernel tells a
+// change only once, and late when it told another one just before.
+func (g Group) await(ctx context.Context, key string, want bool, act func() error) error {
+	events, err := g.listen()
+	if err != nil {
+		return err
+	}
+	defer events.Close() //nolint:errcheck // An inotify descriptor has nothing to lose.
+	if act != nil {
+		if err := act(); err != nil {
+			return err
+		}
+	}
+	stop := context.AfterFunc(ctx, func() {
+		_ = events.SetReadDeadline(time.Unix(1, 0))
+	})
+	defer stop()
+	buf := make([]byte, 4096)
+	for {
+		value, err := g.event(key)
+		if err != nil || value == want {
+			return err
+		}
+		if _, err := events.Read(buf); err != nil {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return fmt.Errorf("wait for cgroup.events: %w", err)
+		}
+	}
+}
+
+// eventMask is what changes of a control group's file look like. IN_DELETE_SELF
+// comes when the group is removed.
+const eventMask = unix.IN_MODIFY | unix.IN_DELETE_SELF
+
+// listen opens a stream that becomes readable when cgroup.events changes.
+func (g Group) listen() (*os.File, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("inotify: %w", err)
+	}
+	if _, err := unix.InotifyAddWatch(fd, filepath.Join(g.path, "cgroup.events"), eventMask); err != nil {
+		_ = unix.Close(fd)
+		return nil, fmt.Errorf("watch group %s: %w", g.path, goneGroup(err))
+	}
+	return os.NewFile(uintptr(fd), "inotify"), nil
+}

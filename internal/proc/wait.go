@@ -1,0 +1,62 @@
+package proc
+
+import (
+	"errors"
+	"os"
+	"syscall"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// siginfo is what waitid(2) fills in for SIGCHLD on 64-bit Linux
+// (asm-generic/siginfo.h); unix.Siginfo has no names for it.
+type siginfo struct {
+	signo, errno, code int32
+	_                  int32
+	pid                int32
+	uid                uint32
+	status             int32
+	_                  [100]byte
+}
+
+// The codes of SIGCHLD (asm-generic/siginfo.h).
+const (
+	cldExited = 1
+	cldDumped = 3
+)
+
+// reap collects a child of the caller that has ended. child is false when the
+// process is not one; the exit is unknown when it has not ended.
+func reap(fd int) (exit Exit, child bool, err error) {
+	var info siginfo
+	for {
+		err = unix.Waitid(unix.P_PIDFD, fd, (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG, nil)
+		if !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	switch {
+	case errors.Is(err, unix.ECHILD):
+		return Exit{}, false, nil
+	case err != nil:
+		return Exit{}, true, os.NewSyscallError("waitid", err)
+	case info.pid == 0:
+		return Exit{}, true, nil
+	case info.code == cldExited:
+		return Exit{Known: true, Code: int(info.status)}, true, nil
+	default:
+		signal := SignalName(syscall.Signal(info.status))
+		return Exit{Known: true, Signal: signal, CoreDumped: info.code == cldDumped}, true, nil
+	}
+}
+
+// exitInfo asks the kernel for the status of a process that has been reaped by
+// its parent, which Linux 6.15 keeps as long as somebody holds a pidfd.
+func exitInfo(fd int) Exit {
+	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
+	if err := unix.IoctlPidfdInfo(fd, &info); err != nil || info.Mask&unix.PIDFD_INFO_EXIT == 0 {
+		return Exit{}
+	}
+	return exitOf(syscall.WaitStatus(info.Exit_code)) //nolint:gosec // A wait status is 16 bits.
+}

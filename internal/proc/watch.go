@@ -1,0 +1,173 @@
+package proc
+
+import (
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sys/unix"
+)
+
+// Watcher tells when groups change: when they become empty, populated, frozen.
+// It serves any number of groups with one descriptor and one goroutine.
+type Watcher struct {
+	events *os.File
+	done   chan struct{}
+
+	mu sync.Mutex
+	// watches has the watches of each watch descriptor of inotify; a group that
+	// is watched twice has one descriptor.
+	watches map[int32][]*Watch
+	closed  bool
+}
+
+// Watch is the interest of one caller in one group.
+type Watch struct {
+	watcher *Watcher
+	wd      int32
+	c       chan struct{}
+}
+
+// Watch starts a watcher, which ends with ctx.
+func (h *Hierarchy) Watch(ctx context.Context) (*Watcher, error) {
+	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
+	if err != nil {
+		return nil, fmt.Errorf("watch groups: inotify: %w", err)
+	}
+	w := &Watcher{
+		events:  os.NewFile(uintptr(fd), "inotify"),
+		done:    make(chan struct{}),
+		watches: make(map[int32][]*Watch),
+	}
+	stop := context.AfterFunc(ctx, func() { _ = w.events.Close() })
+	go func() {
+		defer close(w.done)
+		defer stop()
+		w.run()
+	}()
+	return w, nil
+}
+
+// Done is closed when the watcher has ended and released everything.
+func (w *Watcher) Done() <-chan struct{} { return w.done }
+
+// Add watches a group. A group that does not exist is an error of kind
+// ErrNoGroup.
+func (w *Watcher) Add(g Group) (*Watch, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.closed {
+		return nil, fmt.Errorf("watch group %s: %w", g.path, fs.ErrClosed)
+	}
+	var wd int
+	err := control(w.events, func(fd int) (err error) {
+		wd, err = unix.InotifyAddWatch(fd, filepath.Join(g.path, "cgroup.events"), eventMask)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("watch group %s: %w", g.path, goneGroup(err))
+	}
+	watch := &Watch{watcher: w, wd: int32(wd), c: make(chan struct{}, 1)} //nolint:gosec // The kernel's own 32-bit number.
+	watch.c <- struct{}{}
+	w.watches[watch.wd] = append(w.watches[watch.wd], watch)
+	return watch, nil
+}
+
+// C has an element when the group may have changed since the last one was
+// taken; it has one from the beginning, so that who reads the state after each
+// misses nothing. It is closed when the watch or its watcher ends.
+func (w *Watch) C() <-chan struct{} { return w.c }
+
+// Close ends the watch. It may be called more than once.
+func (w *Watch) Close() {
+	owner := w.watcher
+	owner.mu.Lock()
+	defer owner.mu.Unlock()
+	watches := owner.watches[w.wd]
+	for i, other := range watches {
+		if other != w {
+			continue
+		}
+		close(w.c)
+		owner.watches[w.wd] = append(watches[:i:i], watches[i+1:]...)
+		break
+	}
+	if len(watches) > 0 && len(owner.watches[w.wd]) == 0 {
+		delete(owner.watches, w.wd)
+		_ = control(owner.events, func(fd int) error {
+			_, err := unix.InotifyRmWatch(fd, uint32(w.wd)) //nolint:gosec // The kernel's own 32-bit number.
+			return err
+		})
+	}
+}
+
+// run passes events on until the descriptor is closed.
+func (w *Watcher) run() {
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := w.events.Read(buf)
+		if err != nil {
+			w.end()
+			return
+		}
+		w.mu.Lock()
+		for event := buf[:n]; len(event) >= unix.SizeofInotifyEvent; {
+			wd := int32(binary.NativeEndian.Uint32(event))      //nolint:gosec // The kernel's own 32-bit number.
+			mask := binary.NativeEndian.Uint32(event[4:])       // struct inotify_event of inotify(7)
+			size := int(binary.NativeEndian.Uint32(event[12:])) // of the name that follows
+			event = event[unix.SizeofInotifyEvent+size:]
+			w.dispatch(wd, mask)
+		}
+		w.mu.Unlock()
+	}
+}
+
+// dispatch wakes the watches of a descriptor, or all when events were lost.
+func (w *Watcher) dispatch(wd int32, mask uint32) {
+	if mask&unix.IN_Q_OVERFLOW != 0 {
+		for _, watches := range w.watches {
+			wake(watches)
+		}
+		return
+	}
+	wake(w.watches[wd])
+}
+
+func wake(watches []*Watch) {
+	for _, watch := range watches {
+		select {
+		case watch.c <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func (w *Watcher) end() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.closed = true
+	_ = w.events.Close()
+	for _, watches := range w.watches {
+		for _, watch := range watches {
+			close(watch.c)
+		}
+	}
+	clear(w.watches)
+}
+
+// control calls f with the descriptor of file while it is kept open.
+func control(file *os.File, f func(fd int) error) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var inner error
+	if err := raw.Control(func(fd uintptr) { inner = f(int(fd)) }); err != nil {
+		return fs.ErrClosed // The only reason that there is.
+	}
+	return inner
+}
