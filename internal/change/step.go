@@ -1,0 +1,193 @@
+package change
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"reflect"
+	"runtime/debug"
+)
+
+// Step is one kind of work, with its undo. P says what to do, U what was done;
+// both are kept as JSON.
+//
+// Do is called again, with the same P, after a crash inside it. If it returns
+// an error it has taken back what it did, unless the error is Partial. To wait
+// it returns a *Waiting as its error, and is called again when the change is
+// woken.
+//
+// Undo gets what Do returned. It is called again after a crash inside it. If it
+// fails the error is recorded, and the steps before are undone all the same.
+type Step[P, U any] interface {
+	Do(ctx context.Context, params P) (U, error)
+	Undo(ctx context.Context, params P, done U) error
+}
+
+// Prober is implemented by steps that cannot be repeated blindly, and by all
+// that are used in a gap. After a crash inside Do, Probe reads from the system
+// what Do did. If done is true, u is what Do would have returned. If it is
+// false nothing is left that Undo would have to take back, and Do may be
+// called. If it fails, the step counts as failed and is not undone.
+type Prober[P, U any] interface {
+	Probe(ctx context.Context, params P) (u U, done bool, err error)
+}
+
+// Registry has the steps of a program by their kinds. It must not be modified
+// once an Engine has it.
+type Registry struct {
+	steps map[string]erasedStep
+}
+
+// erasedStep is a Step with its types in closures.
+type erasedStep struct {
+	params reflect.Type
+	do     func(ctx context.Context, params json.RawMessage) (json.RawMessage, error)
+	undo   func(ctx context.Context, params, done json.RawMessage) error
+	// probe is nil if the step cannot be probed.
+	probe func(ctx context.Context, params json.RawMessage) (json.RawMessage, bool, error)
+}
+
+// NewRegistry is a registry without steps.
+func NewRegistry() *Registry { return &Registry{steps: make(map[string]erasedStep)} }
+
+// Register makes s the step of kind. It panics if kind already has one: that
+// is a mistake in the program.
+func Register[P, U any](reg *Registry, kind string, s Step[P, U]) {
+	if _, taken := reg.steps[kind]; taken || kind == "" {
+		panic(fmt.Sprintf("change: step kind %q registered twice or empty", kind))
+	}
+	e := erasedStep{params: reflect.TypeFor[P](), do: erasedDo(s), undo: erasedUndo(s)}
+	if p, ok := s.(Prober[P, U]); ok {
+		e.probe = erasedProbe(p)
+	}
+	reg.steps[kind] = e
+}
+
+func erasedDo[P, U any](s Step[P, U]) func(context.Context, json.RawMessage) (json.RawMessage, error) {
+	return func(ctx context.Context, raw json.RawMessage) (done json.RawMessage, err error) {
+		defer recovered(&err)
+		var params P
+		if err := json.Unmarshal(raw, &params); err != nil {
+			return nil, fmt.Errorf("read parameters: %w", err)
+		}
+		u, err := s.Do(ctx, params)
+		var partial *partialError
+		if err != nil && !errors.As(err, &partial) {
+			return nil, err
+		}
+		done, encodeErr := json.Marshal(u)
+		if encodeErr != nil {
+			// What cannot be recorded cannot be undone later.
+			undoErr := s.Undo(context.WithoutCancel(ctx), params, u)
+			return nil, errors.Join(fmt.Errorf("record what was done: %w", encodeErr), undoErr)
+		}
+		return done, err
+	}
+}
+
+func erasedUndo[P, U any](s Step[P, U]) func(context.Context, json.RawMessage, json.RawMessage) error {
+	return func(ctx context.Context, raw, done json.RawMessage) (err error) {
+		defer recovered(&err)
+		var params P
+		if err := json.Unmarshal(raw, &params); err != nil {
+			return fmt.Errorf("read parameters: %w", err)
+		}
+		var u U
+		if err := json.Unmarshal(done, &u); err != nil {
+			return fmt.Errorf("read what was done: %w", err)
+		}
+		return s.Undo(ctx, params, u)
+	}
+}
+
+func erasedProbe[P, U any](p Prober[P, U]) func(context.Context, json.RawMessage) (json.RawMessage, bool, error) {
+	return func(ctx context.Context, raw json.RawMessage) (done json.RawMessage, ok bool, err error) {
+		defer recovered(&err)
+		var params P
+		if err := json.Unmarshal(raw, &params); err != nil {
+			return nil, false, fmt.Errorf("read parameters: %w", err)
+		}
+		u, ok, err := p.Probe(ctx, params)
+		if err != nil || !ok {
+			return nil, false, err
+		}
+		done, err = json.Marshal(u)
+		return done, err == nil, err
+	}
+}
+
+// recovered turns the panic of a step into its failure. Otherwise the step
+// would be repeated, and would end the daemon, at every start.
+func recovered(err *error) {
+	if p := recover(); p != nil {
+		*err = &panicError{value: p, stack: debug.Stack()}
+	}
+}
+
+type panicError struct {
+	value any
+	stack []byte
+}
+
+func (e *panicError) Error() string { return fmt.Sprintf("step panicked: %v", e.value) }
+
+// TaskSpec describes a task of a change that does not exist yet.
+type TaskSpec struct {
+	Kind    string
+	Summary string
+	// Gap makes the task part of the switch, together with its neighbours.
+	Gap bool
+
+	params     any
+	paramsType reflect.Type
+}
+
+// NewTask describes a task that runs the step of kind with params.
+func NewTask[P any](kind, summary string, params P) TaskSpec {
+	return TaskSpec{Kind: kind, Summary: summary, params: params, paramsType: reflect.TypeFor[P]()}
+}
+
+// InGap is t as part of the switch.
+func (t TaskSpec) InGap() TaskSpec {
+	t.Gap = true
+	return t
+}
+
+// Params are what NewTask got, for tests of those who compile plans into tasks.
+func (t TaskSpec) Params() any { return t.params }
+
+// tasks checks specs and makes them tasks, numbered later.
+func (reg *Registry) tasks(specs []TaskSpec) ([]Task, error) {
+	tasks := make([]Task, 0, len(specs))
+	for _, spec := range specs {
+		step, ok := reg.steps[spec.Kind]
+		switch {
+		case !ok:
+			return nil, fmt.Errorf("task %q: no step of kind %q", spec.Summary, spec.Kind)
+		case step.params != spec.paramsType:
+			return nil, fmt.Errorf("task %q: step %q takes %v, not %v", spec.Summary, spec.Kind, step.params, spec.paramsType)
+		case spec.Gap && step.probe == nil:
+			return nil, fmt.Errorf("task %q: step %q is in a gap and cannot be probed", spec.Summary, spec.Kind)
+		}
+		params, err := json.Marshal(spec.params)
+		if err != nil {
+			return nil, fmt.Errorf("task %q: write parameters: %w", spec.Summary, err)
+		}
+		tasks = append(tasks, Task{Kind: spec.Kind, Summary: spec.Summary, Status: Do, Gap: spec.Gap, Params: params})
+	}
+	return tasks, nil
+}
+
+// lookup finds the step of a task that may have been written by another
+// version of the program.
+func (reg *Registry) lookup(kind string) erasedStep {
+	if step, ok := reg.steps[kind]; ok {
+		return step
+	}
+	err := fmt.Errorf("no step of kind %q in this version of the program", kind)
+	return erasedStep{
+		do:   func(context.Context, json.RawMessage) (json.RawMessage, error) { return nil, err },
+		undo: func(context.Context, json.RawMessage, json.RawMessage) error { return err },
+	}
+}
