@@ -1,0 +1,15 @@
+// Command hello greets, and says from where: the app of the example package.
+package main
+
+import (
+	"fmt"
+	"os"
+	"strings"
+)
+
+func main() {
+	fmt.Printf("Hello from revision %s in %s\n", os.Getenv("SNAP_REVISION"), os.Getenv("SNAP"))
+	if len(os.Args) > 1 {
+		fmt.Println(strings.Join(os.Args[1:], " "))
+	}
+}
