@@ -26,11 +26,9 @@ func (a *App) CleanExit(code int, signal syscall.Signal) bool {
 	if signal == 0 {
 		return code == 0 || slices.Contains(declared.Codes, code)
 	}
-	switch signal {
-	case syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE:
-		if a.Daemon != Oneshot {
-			return true
-		}
+	usual := []syscall.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGTERM, syscall.SIGPIPE}
+	if a.Daemon != Oneshot && slices.Contains(usual, signal) {
+		return true
 	}
 	return slices.ContainsFunc(declared.Signals, func(s Signal) bool { return s.Number() == signal })
 }

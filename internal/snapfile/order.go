@@ -1,6 +1,7 @@
 package snapfile
 
 import (
+	"maps"
 	"slices"
 
 	"tenure"
@@ -20,27 +21,10 @@ func (s *Snap) StopOrder() []*App {
 	return order
 }
 
-// startOrder also gives the services that are in a cycle or behind one.
+// startOrder also gives the services that are in a cycle or behind one. Names
+// that are no services do not count.
 func startOrder(apps []App) (order []*App, stuck []tenure.App) {
-	waits := make(map[tenure.App]map[tenure.App]bool)
-	for i := range apps {
-		if apps[i].IsService() {
-			waits[apps[i].Name] = make(map[tenure.App]bool)
-		}
-	}
-	for i := range apps {
-		app := &apps[i]
-		for _, first := range app.After {
-			if waits[app.Name] != nil && waits[first] != nil {
-				waits[app.Name][first] = true
-			}
-		}
-		for _, then := range app.Before {
-			if waits[app.Name] != nil && waits[then] != nil {
-				waits[then][app.Name] = true
-			}
-		}
-	}
+	waits := predecessors(apps)
 	for len(waits) > 0 {
 		next := slices.IndexFunc(apps, func(a App) bool {
 			pending, waiting := waits[a.Name]
@@ -56,10 +40,29 @@ func startOrder(apps []App) (order []*App, stuck []tenure.App) {
 			delete(pending, app.Name)
 		}
 	}
+	return order, slices.Sorted(maps.Keys(waits))
+}
+
+// predecessors are, for each service, those that start before it.
+func predecessors(apps []App) map[tenure.App]map[tenure.App]bool {
+	waits := make(map[tenure.App]map[tenure.App]bool)
 	for i := range apps {
-		if _, left := waits[apps[i].Name]; left {
-			stuck = append(stuck, apps[i].Name)
+		if apps[i].IsService() {
+			waits[apps[i].Name] = make(map[tenure.App]bool)
 		}
 	}
-	return order, stuck
+	link := func(first, then tenure.App) {
+		if waits[first] != nil && waits[then] != nil {
+			waits[then][first] = true
+		}
+	}
+	for i := range apps {
+		for _, first := range apps[i].After {
+			link(first, apps[i].Name)
+		}
+		for _, then := range apps[i].Before {
+			link(apps[i].Name, then)
+		}
+	}
+	return waits
 }

@@ -1,0 +1,264 @@
+package snapfile
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"tenure"
+)
+
+const (
+	maxAliases   = 64
+	maxArguments = 128
+	maxChain     = 32
+	maxStatuses  = 64
+)
+
+// apps reads the map of apps and checks what they say of each other.
+func (o *object) apps(snap string) []App {
+	v, found := o.take("apps")
+	if !found {
+		return nil
+	}
+	all := v.object(maxApps)
+	var apps []App
+	at := make(map[tenure.App]*object)
+	for _, f := range all.fields {
+		if !isApp(f.name) {
+			f.fail("the name "+quote(f.name), acceptedApp)
+			continue
+		}
+		inner := f.object(0)
+		app := inner.app(tenure.App(f.name), snap)
+		inner.finish("adapter", "extensions", "passthrough")
+		apps = append(apps, app)
+		at[app.Name] = inner
+	}
+	slices.SortFunc(apps, func(a, b App) int { return compareStrings(a.Name, b.Name) })
+	checkOrder(all, apps, at)
+	checkUnique(apps, at)
+	return apps
+}
+
+func (o *object) app(name tenure.App, snap string) App {
+	app := App{
+		Name:         name,
+		Command:      o.command("command"),
+		CommandChain: o.commandChain(),
+		Environment:  o.environment(),
+		Plugs:        o.plugNames("plugs"),
+		Slots:        o.plugNames("slots"),
+		Aliases:      sorted(o.texts("aliases", maxAliases, acceptedAlias, isAlias)),
+		Completer:    o.below("completer"),
+		Desktop:      o.below("desktop"),
+		Autostart:    o.text("autostart", "the name of a .desktop file", form(255, autostartForm)),
+		CommonID:     o.text("common-id", "up to 255 of letters, digits and . _ + : -", form(255, commonIDForm)),
+		BusName:      o.text("bus-name", "a D-Bus name, such as org.example.Name", form(255, busNameForm)),
+		Daemon:       choice(o, "daemon", Simple, Forking, Oneshot, Notify, DBus),
+	}
+	if _, found := o.byName["command"]; !found {
+		o.missing("command", acceptedCommand)
+	}
+	o.stopProtocol(&app)
+	o.service(&app, snap)
+	o.refreshMode(&app)
+	app.Lifecycle = o.lifecycle(&app)
+	return app
+}
+
+// stopProtocol reads what ends the app, and what follows.
+func (o *object) stopProtocol(app *App) {
+	app.StopCommand = o.command("stop-command")
+	app.PostStopCommand = o.command("post-stop-command")
+	app.ReloadCommand = o.command("reload-command")
+	app.SuccessExitStatus = o.exitStatuses()
+	app.StopMode = choice(o, "stop-mode", StopTerm, StopTermAll, StopHup, StopHupAll, StopUsr1, StopUsr1All, StopUsr2, StopUsr2All, StopInt, StopIntAll)
+	app.StopTimeout, _ = o.duration("stop-timeout")
+	o.onlyServices(app, "stop-mode", "stop-timeout")
+}
+
+// service reads the keys of services and refuses them elsewhere.
+func (o *object) service(app *App, snap string) {
+	app.DaemonScope = choice(o, "daemon-scope", ScopeSystem, ScopeUser)
+	app.InstallMode = choice(o, "install-mode", InstallEnable, InstallDisable)
+	app.StartTimeout, _ = o.duration("start-timeout")
+	app.WatchdogTimeout, _ = o.duration("watchdog-timeout")
+	app.RestartDelay, _ = o.duration("restart-delay")
+	app.RestartCondition = choice(o, "restart-condition", RestartOnFailure, RestartOnSuccess, RestartOnAbnormal, RestartOnAbort, RestartOnWatchdog, RestartAlways, RestartNever)
+	app.After = o.appNames("after")
+	app.Before = o.appNames("before")
+	app.ActivatesOn = o.plugNames("activates-on")
+	app.Timer = o.text("timer", acceptedTimer, isTimer)
+	o.onlyServices(app, "daemon-scope", "install-mode", "start-timeout", "watchdog-timeout", "restart-delay",
+		"restart-condition", "after", "before", "activates-on", "timer", "sockets", "lifecycle")
+	if app.IsService() && app.DaemonScope == "" {
+		app.DaemonScope = ScopeSystem
+	}
+	app.Sockets = o.sockets(app, snap)
+	if app.Daemon == DBus && o.byName["bus-name"] == nil && o.byName["activates-on"] == nil {
+		o.missing("bus-name", "a D-Bus name, or activates-on, with daemon: dbus")
+	}
+}
+
+func (o *object) onlyServices(app *App, keys ...string) {
+	if _, declared := o.take("daemon"); app.IsService() || declared {
+		return // A wrong daemon is reported by itself.
+	}
+	for _, key := range keys {
+		if v, found := o.take(key); found {
+			v.fail(v.describe()+" without daemon", "this key for services only")
+		}
+	}
+}
+
+func (o *object) refreshMode(app *App) {
+	v, found := o.take("refresh-mode")
+	switch {
+	case !found:
+	case app.IsService():
+		app.RefreshMode = choiceOf(v, RefreshRestart, RefreshEndure)
+	default:
+		app.RefreshMode = choiceOf(v, RefreshIgnoreRunning)
+	}
+}
+
+// command splits a command line at spaces: the format has no quoting.
+func (o *object) command(key string) Command {
+	v, found := o.take(key)
+	if !found {
+		return nil
+	}
+	return v.command()
+}
+
+func (v value) command() Command {
+	line := v.text(acceptedCommand, form(maxText, commandForm))
+	words := strings.Fields(line)
+	if line == "" {
+		return nil
+	}
+	if len(words) == 0 || len(words) > maxArguments {
+		v.fail(fmt.Sprintf("%d words", len(words)), fmt.Sprintf("a program and at most %d arguments", maxArguments-1))
+		return nil
+	}
+	program, ok := belowSnap(words[0])
+	if !ok {
+		v.wants(acceptedCommand)
+		return nil
+	}
+	words[0] = program
+	return words
+}
+
+// commandChain is a list of programs without arguments.
+func (o *object) commandChain() []Command {
+	v, found := o.take("command-chain")
+	if !found {
+		return nil
+	}
+	var chain []Command
+	for _, entry := range v.list(maxChain, "a list of programs") {
+		program, ok := belowSnap(entry.text(acceptedChain, form(1024, chainForm)))
+		if !ok {
+			entry.wants(acceptedChain)
+			continue
+		}
+		chain = append(chain, Command{program})
+	}
+	return chain
+}
+
+// below is a cleaned path below the snap.
+func (o *object) below(key string) string {
+	s := o.text(key, acceptedBelow, func(s string) bool {
+		_, ok := belowSnap(s)
+		return ok && len(s) <= 1024
+	})
+	s, _ = belowSnap(s)
+	return s
+}
+
+// exitStatuses reads numbers and names of signals.
+func (o *object) exitStatuses() ExitStatuses {
+	const accepted = "exit codes from 0 to 255, and names of signals such as SIGUSR1"
+	var statuses ExitStatuses
+	for _, s := range o.texts("success-exit-status", maxStatuses, accepted, isExitStatus) {
+		if code, err := strconv.Atoi(s); err == nil {
+			statuses.Codes = append(statuses.Codes, code)
+		} else {
+			statuses.Signals = append(statuses.Signals, Signal(strings.ToLower(s)))
+		}
+	}
+	slices.Sort(statuses.Codes)
+	statuses.Codes = slices.Compact(statuses.Codes)
+	statuses.Signals = sorted(statuses.Signals)
+	return statuses
+}
+
+func isExitStatus(s string) bool {
+	if n, ok := number(s); ok {
+		return n <= 255
+	}
+	return signalNumbers()[strings.ToLower(s)] != 0
+}
+
+func (o *object) appNames(key string) []tenure.App {
+	var names []tenure.App
+	for _, name := range o.texts(key, maxApps, "names of services of this snap", isApp) {
+		names = append(names, tenure.App(name))
+	}
+	return sorted(names)
+}
+
+// checkOrder reports names in after and before that are no services of the same
+// scope, and cycles.
+func checkOrder(all *object, apps []App, at map[tenure.App]*object) {
+	services := make(map[tenure.App]DaemonScope)
+	for i := range apps {
+		if apps[i].IsService() {
+			services[apps[i].Name] = apps[i].DaemonScope
+		}
+	}
+	sound := true
+	for i := range apps {
+		app := &apps[i]
+		for key, names := range map[string][]tenure.App{"after": app.After, "before": app.Before} {
+			for _, name := range names {
+				if scope, known := services[name]; !known || scope != app.DaemonScope {
+					v, _ := at[app.Name].take(key)
+					v.fail(quote(string(name)), "names of services of this snap and of the same daemon-scope")
+					sound = false
+				}
+			}
+		}
+	}
+	if _, stuck := startOrder(apps); sound && len(stuck) > 0 {
+		names := make([]string, len(stuck))
+		for i, name := range stuck {
+			names[i] = string(name)
+		}
+		all.fail("a cycle of after and before among "+clip(strings.Join(names, ", ")), "an order in which each can start")
+	}
+}
+
+// checkUnique reports aliases and common-ids that two apps claim.
+func checkUnique(apps []App, at map[tenure.App]*object) {
+	owners := make(map[string]tenure.App)
+	claim := func(app *App, key, name string) {
+		if other, taken := owners[key+name]; taken {
+			v, _ := at[app.Name].take(key)
+			v.fail(fmt.Sprintf("%s, which %s has", quote(name), other), "a name of its own")
+		}
+		owners[key+name] = app.Name
+	}
+	for i := range apps {
+		for _, alias := range apps[i].Aliases {
+			claim(&apps[i], "aliases", alias)
+		}
+		if apps[i].CommonID != "" {
+			claim(&apps[i], "common-id", apps[i].CommonID)
+		}
+	}
+}
