@@ -8,12 +8,12 @@
 //
 // The life of a change; every arrow but those inside a gap is one durable write:
 //
-//	        Start                     last step done
-//	  ────────────▶ Do ──▶ Doing ─────────────────────▶ Done
-//	                ▲       │  │ a step fails, or Abort
-//	           Wake │       │  └──────▶ Undoing ───────▶ Error   (a step failed)
-//	                │       ▼              ▲                Undone  (aborted, something was undone)
-//	                └───── Wait ───────────┘ Abort          Hold    (aborted, nothing had been done)
+//	      Start                     last step done
+//	────────────▶ Do ──▶ Doing ─────────────────────▶ Done
+//	              ▲       │  │ a step fails, or Abort
+//	         Wake │       │  └──────▶ Undoing ───────▶ Error   (a step failed)
+//	              │       ▼              ▲                Undone  (aborted, something was undone)
+//	              └───── Wait ───────────┘ Abort          Hold    (aborted, nothing had been done)
 //
 // One step: its task goes Do, Doing, Done; when the change turns round, Undo,
 // Undoing, Undone, or Hold if it had not begun; the one that failed is Error.

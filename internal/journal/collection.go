@@ -1,0 +1,169 @@
+package journal
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// The names of collections that several packages have to agree on.
+const (
+	// Snaps has the state of each installed instance, by its name.
+	Snaps = "snaps"
+	// Pins has what keeps revisions, by snap and revision.
+	Pins = "pins"
+	// Settings has the options of the system, by their dotted names.
+	Settings = "settings"
+)
+
+// Tx is a transaction. It is valid until the function that got it returns.
+type Tx struct {
+	bolt *bolt.Tx
+	db   *DB
+}
+
+// Update runs f and commits what it wrote, durably; or nothing, if f fails or
+// panics.
+func (db *DB) Update(f func(tx *Tx) error) error {
+	return db.bolt.Update(func(tx *bolt.Tx) error { return f(&Tx{bolt: tx, db: db}) })
+}
+
+// View runs f on the state of one moment. Writing in f fails.
+func (db *DB) View(f func(tx *Tx) error) error {
+	return db.bolt.View(func(tx *bolt.Tx) error { return f(&Tx{bolt: tx, db: db}) })
+}
+
+// Collection is a set of documents of one type, each under a key of its own.
+// It is kept as JSON; fields that T does not have are lost when a document is
+// put again.
+type Collection[T any] struct {
+	db   *DB
+	name string
+}
+
+// NewCollection is the collection called name, which exists as soon as
+// something is put into it. Two collections of one name are the same.
+func NewCollection[T any](db *DB, name string) *Collection[T] {
+	return &Collection[T]{db: db, name: name}
+}
+
+// In is c inside a transaction.
+func (c *Collection[T]) In(tx *Tx) Documents[T] { return Documents[T]{tx: tx, name: c.name} }
+
+// Get returns the document under key, and whether there is one.
+func (c *Collection[T]) Get(key string) (doc T, found bool, err error) {
+	err = c.db.View(func(tx *Tx) (err error) {
+		doc, found, err = c.In(tx).Get(key)
+		return err
+	})
+	return doc, found, err
+}
+
+// Put makes doc the document under key, durably.
+func (c *Collection[T]) Put(key string, doc T) error {
+	return c.db.Update(func(tx *Tx) error { return c.In(tx).Put(key, doc) })
+}
+
+// Delete removes the document under key, durably, if there is one.
+func (c *Collection[T]) Delete(key string) error {
+	return c.db.Update(func(tx *Tx) error { return c.In(tx).Delete(key) })
+}
+
+// All returns all documents by their keys.
+func (c *Collection[T]) All() (docs map[string]T, err error) {
+	err = c.db.View(func(tx *Tx) (err error) {
+		docs, err = c.In(tx).All()
+		return err
+	})
+	return docs, err
+}
+
+// Keys returns the keys of all documents, sorted.
+func (c *Collection[T]) Keys() ([]string, error) {
+	docs, err := NewCollection[json.RawMessage](c.db, c.name).All()
+	return slices.Sorted(maps.Keys(docs)), err
+}
+
+// Documents is a collection inside a transaction.
+type Documents[T any] struct {
+	tx   *Tx
+	name string
+}
+
+// Get returns the document under key, and whether there is one.
+func (d Documents[T]) Get(key string) (doc T, found bool, err error) {
+	b := d.bucket()
+	if b == nil {
+		return doc, false, nil
+	}
+	raw := b.Get([]byte(key))
+	if raw == nil {
+		return doc, false, nil
+	}
+	doc, err = d.decode(key, raw)
+	return doc, err == nil, err
+}
+
+// Put makes doc the document under key.
+func (d Documents[T]) Put(key string, doc T) error {
+	raw, err := json.Marshal(doc)
+	if err != nil {
+		return fmt.Errorf("put %s %q: %w", d.name, key, err)
+	}
+	b, err := d.tx.bolt.Bucket([]byte(bucketDocuments)).CreateBucketIfNotExists([]byte(d.name))
+	if err == nil {
+		err = b.Put([]byte(key), raw)
+	}
+	if err != nil {
+		return fmt.Errorf("put %s %q: %w", d.name, key, err)
+	}
+	return nil
+}
+
+// Delete removes the document under key, if there is one.
+func (d Documents[T]) Delete(key string) error {
+	b := d.bucket()
+	if b == nil {
+		return nil
+	}
+	if err := b.Delete([]byte(key)); err != nil {
+		return fmt.Errorf("delete %s %q: %w", d.name, key, err)
+	}
+	return nil
+}
+
+// All returns all documents by their keys. If some cannot be decoded it
+// returns the others, and an error that names each.
+func (d Documents[T]) All() (map[string]T, error) {
+	docs := make(map[string]T)
+	b := d.bucket()
+	if b == nil {
+		return docs, nil
+	}
+	var failures []error
+	err := b.ForEach(func(k, v []byte) error {
+		doc, err := d.decode(string(k), v)
+		if err != nil {
+			failures = append(failures, err)
+			return nil
+		}
+		docs[string(k)] = doc
+		return nil
+	})
+	return docs, errors.Join(append(failures, err)...)
+}
+
+func (d Documents[T]) bucket() *bolt.Bucket {
+	return d.tx.bolt.Bucket([]byte(bucketDocuments)).Bucket([]byte(d.name))
+}
+
+func (d Documents[T]) decode(key string, raw []byte) (doc T, err error) {
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		return doc, fmt.Errorf("read %s %q: %w", d.name, key, err)
+	}
+	return doc, nil
+}

@@ -1,0 +1,27 @@
+// Package journal is the only package that knows how state is stored: in one
+// bbolt file, state.db.
+//
+// Always true: what a method has returned from is on disk, whole; a reader
+// sees all of an Update or nothing of it. A file that cannot be read, or that a
+// newer version wrote, is refused before anything in it is modified.
+//
+// The schema, version 1. ◀ is a bucket, numbers are 8 bytes, big-endian:
+//
+//	meta ◀
+//	    version           : number        the schema's; a file without meta is new
+//	changes ◀                             its sequence is the highest ID ever put
+//	    ID number         : JSON          change.Change
+//	documents ◀
+//	    COLLECTION ◀                      "snaps", "settings", ...: see NewCollection
+//	        key text      : JSON          what the collection's owner keeps
+//	events ◀                              its sequence is the last event's
+//	    sequence number   : JSON          Event
+//
+// A file of an older version is migrated when it is opened, in one transaction.
+// The file as it was before is kept beside it, as state.db.bak, at every open.
+//
+// Any number of goroutines may use a DB. Readers never wait for writers; one
+// writer runs at a time, and its commit waits for the disk (about 0.3 ms).
+// Inside Update and View only the Tx may be used: a method of the DB, or of a
+// Collection, that writes would wait for itself.
+package journal

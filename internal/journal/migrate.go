@@ -1,0 +1,71 @@
+package journal
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// migration brings a file from the version of its place in the list to the
+// next.
+type migration func(tx *bolt.Tx) error
+
+// migrations are all there are, from version 0, a new file, to the present.
+func migrations() []migration {
+	return []migration{toVersion1}
+}
+
+func toVersion1(tx *bolt.Tx) error {
+	for _, name := range []string{bucketChanges, bucketDocuments, bucketEvents} {
+		if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+			return fmt.Errorf("create bucket %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+// migrate runs the steps that the file lacks, all or none.
+func (db *DB) migrate(log *slog.Logger, steps []migration) error {
+	newest := uint64(len(steps))
+	var version uint64
+	err := db.bolt.View(func(tx *bolt.Tx) (err error) {
+		version, err = readVersion(tx)
+		return err
+	})
+	if err != nil || version == newest {
+		return err
+	}
+	log.Info("migrate journal", "from", version, "to", newest)
+	err = db.bolt.Update(func(tx *bolt.Tx) error {
+		for v := version; v < newest; v++ {
+			if err := steps[v](tx); err != nil {
+				return fmt.Errorf("migrate from version %d: %w", v, err)
+			}
+		}
+		meta, err := tx.CreateBucketIfNotExists([]byte(bucketMeta))
+		if err != nil {
+			return fmt.Errorf("create bucket %s: %w", bucketMeta, err)
+		}
+		return meta.Put([]byte(keyVersion), number(newest))
+	})
+	return err
+}
+
+// readVersion returns 0 for a file that nobody has written to.
+func readVersion(tx *bolt.Tx) (uint64, error) {
+	meta := tx.Bucket([]byte(bucketMeta))
+	if meta == nil {
+		if k, _ := tx.Cursor().First(); k != nil {
+			return 0, errors.New("it is not a journal of Tenure: it has no version")
+		}
+		return 0, nil
+	}
+	raw := meta.Get([]byte(keyVersion))
+	if len(raw) != 8 {
+		return 0, fmt.Errorf("it is not a journal of Tenure: version %x", raw)
+	}
+	return binary.BigEndian.Uint64(raw), nil
+}
