@@ -1,0 +1,219 @@
+package policy
+
+import (
+	"fmt"
+	"slices"
+
+	"tenure"
+)
+
+// item decides about one subject.
+func (d *decider) item(s subject) Item {
+	r := d.rule(s)
+	item := Item{
+		Unit: s.ID, Revision: s.Revision, Main: s.Main, Since: s.Since,
+		Verdict: r.verdict, Rule: r.rule, Remedy: r.remedy,
+	}
+	for _, p := range s.Processes {
+		item.Processes = append(item.Processes, p.Process)
+	}
+	if len(s.Processes) > 0 {
+		item.Command = s.Processes[0].CommandLine
+	}
+	d.adjustToKind(s, &item)
+	d.adjustToTarget(s, &item)
+	d.adjustToDeferral(s, &item)
+	d.adjustToCompatibility(s, &item)
+	d.adjustToConsent(s, &item)
+	d.adjustToForce(s, &item)
+	d.adjustToEngine(s, &item)
+	if item.Verdict != tenure.Refuse {
+		item.Remedy = ""
+	}
+	d.describe(s, &item)
+	return item
+}
+
+// replace changes the verdict and says why.
+func (i *Item) replace(verdict tenure.Verdict, format string, args ...any) {
+	if i.Wanted == "" {
+		i.Wanted = i.Verdict
+	}
+	i.Verdict = verdict
+	i.Notes = append(i.Notes, fmt.Sprintf("instead of %s: %s", i.Wanted, fmt.Sprintf(format, args...)))
+}
+
+// refuse makes the item refuse by a rule of its own, which hides the one before.
+func (i *Item) refuse(rule Rule, remedy string) {
+	i.Wanted = i.Verdict
+	i.Verdict, i.Rule, i.Remedy = tenure.Refuse, rule, remedy
+}
+
+// ends reports whether v ends the processes that it is about.
+func ends(v tenure.Verdict) bool {
+	return v == tenure.Restart || v == tenure.Stop || v == tenure.HandOver
+}
+
+// renews reports whether v means that the unit runs the new revision afterwards.
+func renews(v tenure.Verdict) bool {
+	return v == tenure.Restart || v == tenure.Reload || v == tenure.HandOver
+}
+
+// adjustToKind replaces verdicts that a unit of this kind, or any unit for this
+// reason, cannot have.
+func (d *decider) adjustToKind(s subject, item *Item) {
+	service, reason := s.ID.Kind == tenure.Service, d.Change.Reason
+	restarts := d.switches() || reason == tenure.ReasonRestart
+	switch {
+	case reason == tenure.ReasonShutdown && item.Verdict != tenure.Stop && s.ID.Kind != tenure.HookRun:
+		item.replace(tenure.Stop, "nothing outlives a shutdown")
+	case !restarts && renews(item.Verdict):
+		item.replace(tenure.Stop, "nothing is started again on %s", reason)
+	case service && len(s.Processes) == 0 && restarts && !endsOrRefuses(item.Verdict):
+		item.replace(tenure.Restart, "it is not running, so that nothing is interrupted")
+	case service:
+	case item.Verdict == tenure.Restart:
+		item.replace(tenure.Stop, "only a service can be started again")
+	case item.Verdict == tenure.HandOver, item.Verdict == tenure.Reload && s.ID.Kind != tenure.Workload:
+		item.replace(tenure.Endure, "only a service can do that")
+	}
+}
+
+func endsOrRefuses(v tenure.Verdict) bool {
+	return v == tenure.Restart || v == tenure.Stop || v == tenure.Refuse
+}
+
+// adjustToTarget stops what the new revision no longer has.
+func (d *decider) adjustToTarget(s subject, item *Item) {
+	target := d.target()
+	if target == nil || s.user || s.ID.Kind != tenure.Service || !renews(item.Verdict) {
+		return
+	}
+	if !target.Apps[s.ID.App].Daemon {
+		item.replace(tenure.Stop, "revision %s has no service %s", d.Change.To, s.ID.App)
+	}
+}
+
+// adjustToDeferral ends the patience of an automatic change.
+func (d *decider) adjustToDeferral(s subject, item *Item) {
+	limit := d.Limits.MaxInhibition
+	if item.Verdict != tenure.Defer || s.ID.Kind == tenure.HookRun || !d.Change.Auto || limit <= 0 || d.Change.Since.IsZero() {
+		return
+	}
+	if d.Now.Sub(d.Change.Since) >= limit {
+		item.replace(d.undeferred(s), "the change has waited since %s, and %s is the limit", d.Change.Since.UTC().Format("2006-01-02"), formatDuration(limit))
+	}
+}
+
+// undeferred is what happens to a unit that is no longer waited for: a service is
+// dealt with as if it had not asked, and what people or services started lives on.
+func (d *decider) undeferred(s subject) tenure.Verdict {
+	switch {
+	case s.ID.Kind == tenure.Service && (d.switches() || d.Change.Reason == tenure.ReasonRestart):
+		return tenure.Restart
+	case s.ID.Kind == tenure.HookRun, s.ID.Kind == tenure.Service, d.leaves():
+		return tenure.Stop
+	}
+	return tenure.Endure
+}
+
+// adjustToCompatibility refuses to leave a workload to a manager that cannot
+// handle it (DESIGN.md section 9, 18).
+func (d *decider) adjustToCompatibility(s subject, item *Item) {
+	target := d.target()
+	if item.Verdict != tenure.Endure || s.ID.Kind != tenure.Workload || s.user || target == nil {
+		return
+	}
+	if s.ID.Name == tenure.Leftover {
+		return
+	}
+	w := findWorkload(target.Apps[s.ID.App], s.ID.Name)
+	if w == nil {
+		item.Notes = append(item.Notes, fmt.Sprintf("revision %s does not declare the workload %s", d.Change.To, s.ID.Name))
+		return
+	}
+	version := ""
+	if s.decl != nil {
+		version = s.decl.Version
+	}
+	if w.CompatibleFrom == "" {
+		return
+	}
+	verb := ""
+	switch compatible(w.CompatibleFrom, s.Revision, version) {
+	case ageFine:
+		return
+	case ageTooOld:
+		verb = "is older"
+	case ageUnknown:
+		verb = "cannot be compared"
+	}
+	item.refuse(Rule{Package, workloadKey(s, "compatible-from"), fmt.Sprintf(
+		"revision %s can manage workloads from %s on, and %s %s", d.Change.To, w.CompatibleFrom, s.Revision, verb)},
+		"end it first, refresh to a revision in between, or use --force to end it")
+}
+
+// adjustToConsent holds a package to N12: what it wants to leave behind on disable
+// or remove needs the administrator's word.
+func (d *decider) adjustToConsent(s subject, item *Item) {
+	if item.Verdict != tenure.Endure || !d.leaves() || s.user {
+		return
+	}
+	switch {
+	case item.Rule.Source != Package:
+	case d.Change.Leave:
+		item.Notes = append(item.Notes, "the administrator agreed")
+	default:
+		rule := item.Rule
+		rule.Text += fmt.Sprintf(", and nothing is left running on %s unless you agree", d.Change.Reason)
+		item.refuse(rule, "agree with --leave, or use --force to end it")
+	}
+}
+
+// adjustToForce carries out what would be refused or deferred.
+func (d *decider) adjustToForce(s subject, item *Item) {
+	if !d.Change.Force {
+		return
+	}
+	switch item.Verdict {
+	case tenure.Defer:
+		item.replace(d.undeferred(s), "the administrator said now (--force)")
+	case tenure.Refuse:
+		item.replace(d.forced(s), "the administrator said now (--force)")
+	case tenure.Restart, tenure.Reload, tenure.HandOver, tenure.Endure, tenure.Stop:
+	}
+}
+
+// forced is what happens to a unit whose refusal does not count. What people run is
+// left alone by a refresh, since that is in nobody's way.
+func (d *decider) forced(s subject) tenure.Verdict {
+	if s.ID.Kind == tenure.Workload {
+		return tenure.Stop
+	}
+	return d.undeferred(s)
+}
+
+// adjustToEngine replaces what the engine cannot carry out by what is safest.
+func (d *decider) adjustToEngine(s subject, item *Item) {
+	can := func(v tenure.Verdict) bool {
+		return v == tenure.Refuse || len(d.Supported) == 0 || slices.Contains(d.Supported, v)
+	}
+	if can(item.Verdict) {
+		return
+	}
+	missing := item.Verdict
+	instead := tenure.Refuse
+	switch {
+	case missing == tenure.Defer && d.Change.Reason == tenure.ReasonShutdown:
+		instead = tenure.Stop
+	case missing != tenure.Reload && missing != tenure.HandOver:
+	case s.ID.Kind == tenure.Service && can(tenure.Restart):
+		instead = tenure.Restart
+	case s.ID.Kind == tenure.Workload && can(tenure.Endure):
+		instead = tenure.Endure
+	}
+	item.replace(instead, "this version of Tenure cannot %s yet", missing)
+	if instead == tenure.Refuse && item.Remedy == "" {
+		item.Remedy = "end it first, or use --force"
+	}
+}

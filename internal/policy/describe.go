@@ -1,0 +1,203 @@
+package policy
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"tenure"
+)
+
+// describe adds what follows from the verdict: the protocol, the pins, whether
+// the unit is stale, and what a person should know.
+func (d *decider) describe(s subject, item *Item) {
+	if ends(item.Verdict) && len(s.Processes) > 0 {
+		protocol := d.protocol(s)
+		item.Stop = &protocol
+		item.Notes = append(item.Notes, protocol.notes()...)
+		if note := d.beyondMain(s, protocol); note != "" {
+			item.Notes = append(item.Notes, note)
+		}
+	}
+	if item.Verdict == tenure.HandOver {
+		item.Drain = s.app.DrainTimeout
+	}
+	d.describeSurvivor(s, item)
+	if s.decl == nil && s.ID.Kind != tenure.HookRun {
+		item.Notes = append(item.Notes, fmt.Sprintf("what revision %s declares is not known, so that the defaults hold", s.Revision))
+	}
+	if ruling, ok := d.ruling(s, AspectVerdict); ok && !slices.Contains(tenure.Verdicts(), tenure.Verdict(ruling.Value)) {
+		item.Notes = append(item.Notes, fmt.Sprintf("rule %s is passed over: %q is no verdict", ruling.Rule, ruling.Value))
+	}
+}
+
+func (d *decider) describeSurvivor(s subject, item *Item) {
+	if item.Verdict == tenure.Refuse || ends(item.Verdict) && item.Verdict != tenure.HandOver || len(s.Processes) == 0 {
+		return
+	}
+	item.Pins = append([]tenure.Ref{{Snap: s.ID.Snap, Revision: s.Revision}}, s.Uses...)
+	if item.Verdict != tenure.Endure {
+		return
+	}
+	item.Stale = d.stale(s)
+	if item.Stale && s.decl != nil && s.decl.Classic {
+		item.Notes = append(item.Notes, "classic: it sees the host's files, so that nothing keeps it from opening those of another revision")
+	}
+	foreign := slices.IndexFunc(s.Processes, func(p Process) bool { return p.Foreign })
+	if foreign >= 0 && s.ID.Kind == tenure.Workload {
+		item.Notes = append(item.Notes, "processes in control groups that the service made stay in them")
+	}
+}
+
+// stale reports whether s will run on another revision than the one that is
+// current after the change.
+func (d *decider) stale(s subject) bool {
+	current := d.Change.From
+	if d.switches() {
+		current = d.Change.To
+	}
+	if d.Change.Reason == tenure.ReasonRemove {
+		return true
+	}
+	if !s.user {
+		return !current.IsZero() && s.Revision != current
+	}
+	return slices.ContainsFunc(s.Uses, func(r tenure.Ref) bool {
+		return r.Snap == d.Change.Snap && !current.IsZero() && r.Revision != current
+	})
+}
+
+// beyondMain tells what becomes of a service's other processes when the main
+// process alone is signalled.
+func (d *decider) beyondMain(s subject, protocol Protocol) string {
+	if protocol.Target != TargetMain || s.ID.Kind != tenure.Service || len(s.Processes) < 2 {
+		return ""
+	}
+	fate := "lives on as leftover"
+	if d.leaves() || d.Change.Reason == tenure.ReasonShutdown {
+		fate = "is stopped as leftover"
+	}
+	return fmt.Sprintf("the main process alone is signalled; what does not end with it %s", fate)
+}
+
+// protocol is how s is ended. A workload without a protocol of its own
+// has its service's signal, grace and kill, for all its processes, without the
+// service's command, which knows nothing of it.
+func (d *decider) protocol(s subject) Protocol {
+	p := Protocol{Source: "default"}
+	switch {
+	case s.service.IsZero():
+	case s.ID.Kind == tenure.Service:
+		p.Stop = s.app.Stop
+	default:
+		p.Stop = s.app.Stop
+		p.Command, p.Target = false, TargetGroup
+		if s.workload != nil && s.workload.Stop != nil {
+			p.Stop = s.workload.Stop.or(p.Stop)
+		}
+	}
+	switch {
+	case s.decl == nil || s.service.IsZero():
+	case s.ownStop():
+		p.Source = workloadKey(s, "stop")
+	default:
+		p.Source = appKey(s, "stop")
+	}
+	d.applyRulings(s, &p)
+	p.Signal = cmp.Or(p.Signal, "SIGTERM")
+	p.Target = cmp.Or(p.Target, TargetGroup)
+	p.Kill = cmp.Or(p.Kill, KillAfterTimeout)
+	if p.Timeout <= 0 {
+		p.Timeout = DefaultStopTimeout
+	}
+	if limit := d.Limits.MaxStopTimeout; limit > 0 && p.Timeout > limit {
+		p.Asked, p.Timeout = p.Timeout, limit
+	}
+	if d.Change.Kill && p.Kill == KillNever {
+		p.Kill, p.Forced = KillAfterTimeout, true
+	}
+	return p
+}
+
+func (s subject) ownStop() bool { return s.workload != nil && s.workload.Stop != nil }
+
+// or fills what s does not say from other.
+func (s Stop) or(other Stop) Stop {
+	return Stop{
+		Command: s.Command,
+		Signal:  cmp.Or(s.Signal, other.Signal),
+		Target:  cmp.Or(s.Target, other.Target),
+		Timeout: cmp.Or(s.Timeout, other.Timeout),
+		Kill:    cmp.Or(s.Kill, other.Kill),
+	}
+}
+
+// applyRulings lets the administrator's rules change a protocol. A value that
+// cannot be read changes nothing.
+func (d *decider) applyRulings(s subject, p *Protocol) {
+	if r, ok := d.ruling(s, AspectStopTimeout); ok {
+		if timeout, err := time.ParseDuration(r.Value); err == nil && timeout > 0 {
+			p.Timeout, p.Source = timeout, "rule "+r.Rule
+		}
+	}
+	if r, ok := d.ruling(s, AspectKill); ok {
+		if kill := Kill(r.Value); kill == KillNever || kill == KillAfterTimeout {
+			p.Kill, p.Source = kill, "rule "+r.Rule
+		}
+	}
+}
+
+func (p Protocol) notes() []string {
+	var notes []string
+	if p.Asked > 0 {
+		notes = append(notes, fmt.Sprintf("the grace period of %s is cut to the administrator's limit of %s", formatDuration(p.Asked), formatDuration(p.Timeout)))
+	}
+	if p.Forced {
+		notes = append(notes, "SIGKILL is allowed by the administrator's word (--kill) although the package forbids it")
+	}
+	if p.Kill == KillNever {
+		notes = append(notes, fmt.Sprintf("never killed: if it does not end in %s the change waits for it", formatDuration(p.Timeout)))
+	}
+	return notes
+}
+
+// checkEstimates refuses a change that would run into the grace period of
+// workloads, by the last times measured, and kill them. Workloads that share
+// their service's protocol are ended one after another within one grace
+// period; one with a protocol of its own has all of it.
+func (d *decider) checkEstimates(items []Item) {
+	if d.Change.Force || d.leaves() || d.Change.Reason == tenure.ReasonShutdown || d.Change.Reason == tenure.ReasonStop {
+		return
+	}
+	shared := map[string]time.Duration{}
+	for _, item := range items {
+		if item.mayBeCutShort() {
+			shared[item.estimateKey()] += d.Estimates[item.Unit]
+		}
+	}
+	for i := range items {
+		item := &items[i]
+		if !item.mayBeCutShort() || d.Estimates[item.Unit] == 0 {
+			continue
+		}
+		if total := shared[item.estimateKey()]; total > item.Stop.Timeout {
+			text := fmt.Sprintf("stopping takes %s by the last times measured, and is cut off after %s", formatDuration(total), formatDuration(item.Stop.Timeout))
+			item.refuse(Rule{Default, "stop-estimate", text}, "raise stop-timeout by a rule, end some first, or use --force")
+			item.Stop = nil
+		}
+	}
+}
+
+// mayBeCutShort reports whether SIGKILL may interrupt the end of the item.
+func (i *Item) mayBeCutShort() bool {
+	return ends(i.Verdict) && i.Stop != nil && i.Stop.Kill == KillAfterTimeout
+}
+
+// estimateKey is equal for items that share one grace period.
+func (i *Item) estimateKey() string {
+	if i.Unit.Kind == tenure.Workload && i.Stop.Source == appKey(subject{Unit: Unit{ID: i.Unit}}, "stop") {
+		return i.Unit.Service().String()
+	}
+	return i.Unit.String()
+}

@@ -1,0 +1,244 @@
+package policy
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"tenure"
+)
+
+// finish adds what follows from all items together.
+func (p *Plan) finish() {
+	var refusing []Item
+	for _, item := range p.Items {
+		switch item.Verdict {
+		case tenure.Refuse:
+			refusing = append(refusing, item)
+		case tenure.Defer:
+			p.Waits = append(p.Waits, item.Unit)
+		case tenure.Restart, tenure.Reload, tenure.HandOver, tenure.Endure, tenure.Stop:
+		}
+	}
+	if len(refusing) > 0 {
+		p.Refusal = p.refusal(refusing)
+	}
+	p.Summary = p.summary()
+}
+
+func (p *Plan) refusal(items []Item) *Refusal {
+	refusal := &Refusal{}
+	var texts, remedies []string
+	for _, item := range items {
+		refusal.Units = append(refusal.Units, item.Unit)
+		text := item.Rule.Text
+		if item.Wanted == tenure.Defer {
+			text += ", and waiting is not supported yet"
+		}
+		texts = append(texts, fmt.Sprintf("%s (%s): %s", item.Unit, item.processText(), text))
+		if item.Remedy != "" && !slices.Contains(remedies, item.Remedy) {
+			remedies = append(remedies, item.Remedy)
+		}
+	}
+	refusal.Text = fmt.Sprintf("cannot %s: %s", p.Change, strings.Join(texts, "; "))
+	refusal.Remedy = strings.Join(remedies, "; ")
+	return refusal
+}
+
+func (p *Plan) summary() string {
+	var counts []string
+	for _, verdict := range tenure.Verdicts() {
+		n := 0
+		for _, item := range p.Items {
+			if item.Verdict == verdict {
+				n++
+			}
+		}
+		if n > 0 {
+			counts = append(counts, fmt.Sprintf("%d %s", n, verdict))
+		}
+	}
+	if len(counts) == 0 {
+		return p.Change.String() + ": nothing is running"
+	}
+	return p.Change.String() + ": " + strings.Join(counts, ", ")
+}
+
+// String is the change in the words of the command line: "refresh virt 12 -> 13".
+func (c Change) String() string {
+	text := string(c.Reason)
+	switch {
+	case len(c.Units) > 0:
+		for _, unit := range c.Units {
+			text += " " + unit.String()
+		}
+	case c.Snap != "":
+		text += " " + string(c.Snap)
+	}
+	if !c.To.IsZero() {
+		text += fmt.Sprintf(" %s -> %s", c.From, c.To)
+	}
+	return text
+}
+
+// String is the plan as a person reads it, aligned for a terminal.
+func (p Plan) String() string {
+	var b strings.Builder
+	b.WriteString(p.Change.String() + "\n")
+	p.table(&b)
+	for _, unit := range p.New {
+		b.WriteString("new service: " + unit.String() + "\n")
+	}
+	for _, item := range p.Items {
+		for _, note := range item.Notes {
+			fmt.Fprintf(&b, "note: %s: %s\n", item.Unit, note)
+		}
+	}
+	if len(p.Waits) > 0 && p.Refusal == nil {
+		var names []string
+		for _, unit := range p.Waits {
+			names = append(names, unit.String())
+		}
+		b.WriteString("waits for: " + strings.Join(names, ", ") + "\n")
+	}
+	if p.Refusal != nil {
+		b.WriteString("error: " + p.Refusal.Text + "\n")
+		b.WriteString("what to do: " + p.Refusal.Remedy + "\n")
+	}
+	b.WriteString(p.Summary + "\n")
+	return b.String()
+}
+
+// WriteTo writes String.
+func (p Plan) WriteTo(w io.Writer) (int64, error) {
+	n, err := io.WriteString(w, p.String())
+	return int64(n), err
+}
+
+func (p Plan) table(b *strings.Builder) {
+	if len(p.Items) == 0 {
+		return
+	}
+	rows := [][]string{{"Unit", "Rev", "Verdict", "Processes", "Stop", "Keeps", "Rule"}}
+	for _, item := range p.Items {
+		rows = append(rows, []string{
+			item.Unit.String(), item.Revision.String(), item.verdictText(), item.processText(),
+			item.Stop.text(), item.pinText(), item.Rule.String(),
+		})
+	}
+	writeTable(b, rows)
+}
+
+// writeTable aligns columns with two spaces between them.
+func writeTable(b *strings.Builder, rows [][]string) {
+	widths := make([]int, len(rows[0]))
+	for _, row := range rows {
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
+	}
+	for _, row := range rows {
+		var line strings.Builder
+		for i, cell := range row {
+			line.WriteString(cell + strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)+2))
+		}
+		b.WriteString(strings.TrimRight(line.String(), " ") + "\n")
+	}
+}
+
+func (i *Item) verdictText() string {
+	if i.Stale {
+		return string(i.Verdict) + " (stale)"
+	}
+	return string(i.Verdict)
+}
+
+// processText names the processes: the pids, and the program of the first.
+func (i *Item) processText() string {
+	if len(i.Processes) == 0 {
+		return "not running"
+	}
+	const most = 3
+	var pids []string
+	for _, p := range i.Processes {
+		pids = append(pids, strconv.Itoa(p.PID))
+	}
+	if more := len(pids) - most; more > 0 {
+		pids = append(pids[:most], fmt.Sprintf("+%d", more))
+	}
+	return strings.Join(pids, " ") + " " + program(i.Command)
+}
+
+// program is the name of the program in a command line, fit for a terminal.
+func program(commandLine string) string {
+	name, _, _ := strings.Cut(commandLine, " ")
+	if strings.HasPrefix(commandLine, "[") {
+		if end := strings.IndexByte(commandLine, ']'); end > 0 {
+			name = commandLine[:end+1]
+		}
+	} else if slash := strings.LastIndexByte(name, '/'); slash >= 0 {
+		name = name[slash+1:]
+	}
+	return strings.Map(printable, name)
+}
+
+func printable(r rune) rune {
+	if !strconv.IsPrint(r) {
+		return '?'
+	}
+	return r
+}
+
+func (p *Protocol) text() string {
+	if p == nil {
+		return "-"
+	}
+	text := fmt.Sprintf("%s to %s, %s", p.Signal, p.Target, formatDuration(p.Timeout))
+	if p.Command {
+		text = "command, " + text
+	}
+	if p.Kill == KillNever {
+		return text + ", no kill"
+	}
+	return text
+}
+
+func (i *Item) pinText() string {
+	if len(i.Pins) == 0 {
+		return "-"
+	}
+	var refs []string
+	for _, ref := range i.Pins {
+		refs = append(refs, ref.String())
+	}
+	return strings.Join(refs, " ")
+}
+
+// String is the rule with who made it: "package: apps.virtd.refresh-mode". The name of
+// a default says that it is one.
+func (r Rule) String() string {
+	if r.Source == Default {
+		return r.Name
+	}
+	return string(r.Source) + ": " + r.Name
+}
+
+// formatDuration is a duration without the zeros that its String has at the end.
+func formatDuration(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d >= day && d%day == 0 {
+		return fmt.Sprintf("%dd", d/day)
+	}
+	text := d.String()
+	if strings.HasSuffix(text, "m0s") {
+		text = strings.TrimSuffix(text, "0s")
+	}
+	if strings.HasSuffix(text, "h0m") {
+		text = strings.TrimSuffix(text, "0m")
+	}
+	return text
+}
