@@ -2,6 +2,7 @@ package qmp
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -70,4 +71,28 @@ func (c *Client) ReadOverHTTP(ctx context.Context, size int) (err error) {
 		return err
 	}
 	return c.Execute(ctx, "blockdev-del", map[string]any{"node-name": node}, nil)
+}
+
+// End presses the power button and, where the guest does not switch itself off
+// within grace, ends the process. It returns when the connection has ended.
+func (c *Client) End(ctx context.Context, grace time.Duration) error {
+	if err := c.PowerDown(ctx); err != nil && !errors.Is(err, ErrClosed) {
+		return err
+	}
+	patience, cancel := context.WithTimeout(ctx, grace)
+	defer cancel()
+	select {
+	case <-c.Done():
+		return nil
+	case <-patience.Done():
+	}
+	if err := c.Quit(ctx); err != nil && !errors.Is(err, ErrClosed) {
+		return err
+	}
+	select {
+	case <-c.Done():
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the machine to end: %w", context.Cause(ctx))
+	}
 }

@@ -99,7 +99,7 @@ func (c Client) ask(ctx context.Context, request Request) ([]Machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ask virtd: %w", err)
 	}
-	defer conn.Close() //nolint:errcheck // The answer is in, or the error.
+	defer conn.Close()                                                           //nolint:errcheck // The answer is in, or the error.
 	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) }) //nolint:errcheck // A closed connection needs no deadline.
 	defer stop()
 	if err := json.NewEncoder(conn).Encode(request); err != nil {

@@ -1,0 +1,245 @@
+// Package manager runs QEMU machines that outlive it.
+//
+// A machine is a directory below $SNAP_COMMON with its record, disk, serial
+// log and QMP sockets, and, while it runs, a QEMU process that has daemonized
+// itself. All there is to know is in that directory: a manager that starts
+// finds every running machine by its socket, whoever started it, and one that
+// ends, in whatever way, leaves all machines as they are.
+//
+// One goroutine, Run, owns the machines; requests are handed to it. Waiting
+// for a machine to end happens outside of it.
+package manager
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"tenure/examples/clients/qmp"
+	"tenure/examples/clients/virtd"
+)
+
+// Config says where the manager's things are. All but Accel and Log are
+// required.
+type Config struct {
+	// Snap is the directory of the revision, from which machines are started.
+	Snap string
+	// Common is where the machines and the manager's own socket are.
+	Common string
+	// Revision is written down with each machine that is started.
+	Revision string
+	// Accel are QEMU's accelerators in the order in which they are tried;
+	// KVM, if this process may use it, and TCG by default.
+	Accel []string
+	// Log hears of machines that come and go; by default nobody does.
+	Log *slog.Logger
+}
+
+const (
+	// managerSocket is the QMP socket that the manager keeps a connection to.
+	managerSocket = "manager.qmp"
+	// StopSocket is the QMP socket of the stop command.
+	StopSocket = "stop.qmp"
+	// Grace is how long a guest may take to switch itself off, before its
+	// process is told to quit.
+	Grace = 20 * time.Second
+	// startTimeout bounds the start of QEMU and every reattachment.
+	startTimeout = 30 * time.Second
+)
+
+// Manager owns machines. Make one with New.
+type Manager struct {
+	config Config
+	// calls are run by Run, one after the other; only they use machines.
+	calls    chan func(context.Context)
+	machines map[string]*machine
+	serving  sync.WaitGroup
+}
+
+// machine is a machine; client is nil if it was not running when last looked for.
+type machine struct {
+	virtd.Machine
+
+	client *qmp.Client
+}
+
+// New makes a manager that does nothing before Run.
+func New(config Config) *Manager {
+	if config.Accel == nil {
+		config.Accel = accelerators()
+	}
+	if config.Log == nil {
+		config.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Manager{config: config, calls: make(chan func(context.Context)), machines: make(map[string]*machine)}
+}
+
+func accelerators() []string {
+	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
+	if err != nil {
+		return []string{"tcg"}
+	}
+	kvm.Close() //nolint:errcheck // Nothing was written.
+	return []string{"kvm", "tcg"}
+}
+
+// Run finds the machines that run, listens, calls ready, and serves until ctx
+// is done. The machines stay.
+func (m *Manager) Run(ctx context.Context, ready func(context.Context) error) error {
+	defer m.detach()
+	if err := m.reattach(ctx); err != nil {
+		return err
+	}
+	listener, err := m.listen()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer m.serving.Wait()
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { listener.Close() }) //nolint:errcheck // The accept loop ends with it.
+	defer stop()
+	m.serving.Go(func() { m.accept(ctx, listener) })
+	if err := ready(ctx); err != nil {
+		return err
+	}
+	for {
+		select {
+		case call := <-m.calls:
+			call(ctx)
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (m *Manager) listen() (net.Listener, error) {
+	path := filepath.Join(m.config.Common, virtd.Socket)
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	listener.SetUnlinkOnClose(false)
+	return listener, nil
+}
+
+// reattach reads all records and connects to the machines that answer.
+func (m *Manager) reattach(ctx context.Context) error {
+	root := filepath.Join(m.config.Common, virtd.Machines)
+	if err := os.MkdirAll(root, 0o700); err != nil {
+		return fmt.Errorf("make the directory of the machines: %w", err)
+	}
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return fmt.Errorf("look for machines: %w", err)
+	}
+	for _, entry := range entries {
+		record, err := readRecord(filepath.Join(root, entry.Name()))
+		if err != nil {
+			m.config.Log.Error("machine left out", slog.String("name", entry.Name()), slog.Any("error", err))
+			continue
+		}
+		found := &machine{Machine: record}
+		m.machines[record.Name] = found
+		if err := m.attach(ctx, found); err != nil {
+			m.config.Log.Info("machine does not run", slog.String("name", record.Name), slog.Any("error", err))
+			continue
+		}
+		found.Reattached = true
+		m.config.Log.Info("machine reattached", slog.String("name", record.Name), slog.Int("pid", found.PID))
+	}
+	return nil
+}
+
+// attach connects to the process of a machine.
+func (m *Manager) attach(ctx context.Context, to *machine) error {
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	client, err := qmp.Dial(ctx, m.file(to.Name, managerSocket))
+	if err != nil {
+		return err
+	}
+	uuid, err := client.UUID(ctx)
+	if err == nil && uuid != to.UUID {
+		err = fmt.Errorf("machine %s answers with uuid %s, want %s", to.Name, uuid, to.UUID)
+	}
+	var pid int
+	if err == nil {
+		pid, err = readPID(m.file(to.Name, virtd.PIDFile))
+	}
+	if err != nil {
+		return errors.Join(err, client.Close())
+	}
+	to.client, to.PID = client, pid
+	return nil
+}
+
+// running reports whether the machine's process still keeps its connection.
+func (v *machine) running() bool {
+	if v.client == nil {
+		return false
+	}
+	select {
+	case <-v.client.Done():
+		return false
+	default:
+		return true
+	}
+}
+
+// state is what clients are told about the machine.
+func (v *machine) state() virtd.Machine {
+	state := v.Machine
+	state.Running = v.running()
+	if !state.Running {
+		state.PID, state.Reattached = 0, false
+	}
+	return state
+}
+
+// detach lets go of all machines.
+func (m *Manager) detach() {
+	for _, v := range m.machines {
+		if v.client != nil {
+			v.client.Close() //nolint:errcheck // The machine goes on either way.
+		}
+	}
+}
+
+func (m *Manager) file(name, file string) string {
+	return virtd.Client{Common: m.config.Common}.File(name, file)
+}
+
+func readPID(path string) (int, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return 0, fmt.Errorf("read the pid: %w", err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return 0, fmt.Errorf("read the pid: %w", err)
+	}
+	return pid, nil
+}
+
+// list is all machines by name.
+func (m *Manager) list() []virtd.Machine {
+	all := make([]virtd.Machine, 0, len(m.machines))
+	for _, name := range slices.Sorted(maps.Keys(m.machines)) {
+		all = append(all, m.machines[name].state())
+	}
+	return all
+}

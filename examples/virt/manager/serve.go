@@ -1,0 +1,106 @@
+package manager
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"tenure/examples/clients/qmp"
+	"tenure/examples/clients/virtd"
+)
+
+// accept serves each client in a goroutine of its own.
+func (m *Manager) accept(ctx context.Context, listener net.Listener) {
+	for {
+		conn, err := listener.Accept()
+		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil {
+			m.config.Log.Error("accept", slog.Any("error", err))
+			continue
+		}
+		m.serving.Go(func() { m.serve(ctx, conn) })
+	}
+}
+
+// serve answers the requests of one client, one line each.
+func (m *Manager) serve(ctx context.Context, conn net.Conn) {
+	defer conn.Close()                                                           //nolint:errcheck // The client has its answers or has gone.
+	stop := context.AfterFunc(ctx, func() { conn.SetDeadline(time.Unix(1, 0)) }) //nolint:errcheck // A closed connection needs no deadline.
+	defer stop()
+	lines := bufio.NewScanner(conn)
+	for lines.Scan() {
+		var response virtd.Response
+		machines, err := m.handle(ctx, lines.Bytes())
+		if err != nil {
+			response.Error = err.Error()
+		}
+		response.Machines = machines
+		if err := json.NewEncoder(conn).Encode(response); err != nil {
+			return
+		}
+	}
+}
+
+func (m *Manager) handle(ctx context.Context, line []byte) ([]virtd.Machine, error) {
+	var request virtd.Request
+	if err := json.Unmarshal(line, &request); err != nil {
+		return nil, fmt.Errorf("request %q: %w", line, err)
+	}
+	switch request.Command {
+	case virtd.List:
+		return call(ctx, m, func(context.Context) ([]virtd.Machine, error) { return m.list(), nil })
+	case virtd.Start:
+		return call(ctx, m, func(ctx context.Context) ([]virtd.Machine, error) {
+			started, err := m.start(ctx, request.Name)
+			if err != nil {
+				return nil, err
+			}
+			return []virtd.Machine{started}, nil
+		})
+	case virtd.Shutdown:
+		client, err := call(ctx, m, func(context.Context) (*qmp.Client, error) { return m.client(request.Name) })
+		if err != nil {
+			return nil, err
+		}
+		if err := client.End(ctx, Grace); err != nil {
+			return nil, fmt.Errorf("shut down machine %s: %w", request.Name, err)
+		}
+		return nil, nil
+	default:
+		return nil, fmt.Errorf("command %q: want %s, %s or %s", request.Command, virtd.Start, virtd.List, virtd.Shutdown)
+	}
+}
+
+// client is the connection to the machine of the name, which must run.
+func (m *Manager) client(name string) (*qmp.Client, error) {
+	v := m.machines[name]
+	if v == nil || !v.running() {
+		return nil, fmt.Errorf("machine %s does not run", name)
+	}
+	return v.client, nil
+}
+
+// call has Run call f and returns what it returned.
+func call[T any](ctx context.Context, m *Manager, f func(context.Context) (T, error)) (T, error) {
+	var result T
+	var err error
+	done := make(chan struct{})
+	run := func(ctx context.Context) {
+		defer close(done)
+		result, err = f(ctx)
+	}
+	select {
+	case m.calls <- run:
+		<-done
+		return result, err
+	case <-ctx.Done():
+		return result, context.Cause(ctx)
+	}
+}
