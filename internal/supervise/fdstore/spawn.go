@@ -1,0 +1,58 @@
+package fdstore
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"syscall"
+)
+
+// Spawner starts holder processes. The program it runs must call Serve with os.Stdout as
+// ServeConfig.Ready.
+type Spawner struct {
+	// Path is the program and Args its arguments, without its name.
+	Path string
+	Args []string
+	// Env is the environment; nil is that of this process.
+	Env []string
+	// Group is the directory of the control group that the holder is born in; nil is
+	// that of this process.
+	Group *os.File
+}
+
+// Spawn starts a holder in a session of its own and returns when it listens. It is meant for
+// Config.Spawn. The holder outlives ctx, and this process.
+func (s Spawner) Spawn(ctx context.Context) error {
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), s.Path, s.Args...)
+	cmd.Env, cmd.Dir = s.Env, "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if s.Group != nil {
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(s.Group.Fd())
+	}
+	ready, stdout, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("start holder %s: %w", s.Path, err)
+	}
+	defer func() { _ = ready.Close() }()
+	cmd.Stdout = stdout
+	err = cmd.Start()
+	_ = stdout.Close()
+	if err != nil {
+		return fmt.Errorf("start holder: %w", err)
+	}
+	exited := make(chan error, 1)
+	go func() { exited <- cmd.Wait() }() // Reaps it, however late that is.
+	stop := context.AfterFunc(ctx, func() { _ = ready.Close() })
+	defer stop()
+	line, err := bufio.NewReaderSize(ready, 16).ReadString('\n')
+	if line == "ready\n" {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("start holder %s: %w", s.Path, context.Cause(ctx))
+	}
+	return fmt.Errorf("start holder %s: %w", s.Path, errors.Join(err, <-exited))
+}

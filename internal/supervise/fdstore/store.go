@@ -1,0 +1,69 @@
+package fdstore
+
+import (
+	"fmt"
+	"slices"
+
+	"tenure"
+)
+
+// maxItems bounds how many descriptors are kept: below what one process may have open, with
+// room for as many logs.
+const maxItems = 8192
+
+// keptItem is an item with its descriptor.
+type keptItem struct {
+	Item
+	fd descriptor
+}
+
+// store is the set of kept descriptors, in the order in which they were put.
+type store struct{ items []keptItem }
+
+// put takes over fd, also when it fails.
+func (s *store) put(item Item, fd descriptor) error {
+	if err := item.check(); err != nil {
+		fd.close()
+		return err
+	}
+	for i, k := range s.items {
+		if k.Item != item {
+			continue
+		}
+		if item.Kind != Stored {
+			k.fd.close()
+			s.items[i].fd = fd
+			return nil
+		}
+		if k.fd.same(fd) {
+			fd.close()
+			return nil
+		}
+	}
+	if len(s.items) >= maxItems {
+		fd.close()
+		return fmt.Errorf("keep %s of %s: %w (%d)", item.Name, item.Unit, ErrFull, maxItems)
+	}
+	s.items = append(s.items, keptItem{Item: item, fd: fd})
+	return nil
+}
+
+// remove closes the descriptors of a unit that have one of names, or all of the kind when
+// no name is given, or all of the unit when no kind is given either.
+func (s *store) remove(unit tenure.UnitID, kind Kind, names []string) {
+	s.items = slices.DeleteFunc(s.items, func(k keptItem) bool {
+		doomed := k.Unit == unit && (kind == "" || k.Kind == kind) && (len(names) == 0 || slices.Contains(names, k.Name))
+		if doomed {
+			k.fd.close()
+		}
+		return doomed
+	})
+}
+
+// close closes everything.
+func (s *store) close() {
+	for _, k := range s.items {
+		k.fd.close()
+	}
+	s.items = nil
+}
