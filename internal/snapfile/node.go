@@ -50,6 +50,13 @@ func (p *parser) add(problem *ValueError) {
 	p.problems = append(p.problems, problem)
 }
 
+// ignore notes what means nothing here; text is printable already.
+func (p *parser) ignore(text string) {
+	if len(p.ignored) < maxIgnored {
+		p.ignored = append(p.ignored, text)
+	}
+}
+
 // err is nil when nothing is wrong.
 func (p *parser) err() error {
 	if len(p.problems) == 0 {

@@ -99,6 +99,9 @@ func (o *object) path(name string) string {
 	return o.key + "." + name
 }
 
+// isMap reports whether there is a map at all.
+func (o *object) isMap() bool { return o.node.Kind == yaml.MappingNode }
+
 // take gives the entry called name, unless it is missing or null.
 func (o *object) take(name string) (value, bool) {
 	f, ok := o.byName[name]
@@ -121,8 +124,8 @@ func (o *object) finish(meaningless ...string) {
 		o.take(name)
 	}
 	for _, f := range o.fields {
-		if !f.taken && len(o.p.ignored) < maxIgnored {
-			o.p.ignored = append(o.p.ignored, fmt.Sprintf("%s (line %d)", clip(f.key), f.line))
+		if !f.taken {
+			o.p.ignore(fmt.Sprintf("%s (line %d)", f.key, f.line))
 		}
 	}
 }

@@ -220,34 +220,45 @@ func (o *object) hooks(files []string) []Hook {
 	for _, file := range files {
 		if isName(file) {
 			byName[file] = &Hook{Name: file, Present: true}
-		} else if len(o.p.ignored) < maxIgnored {
-			o.p.ignored = append(o.p.ignored, HooksDir+"/"+clip(file))
+		} else {
+			o.p.ignore(HooksDir + "/" + clip(file))
 		}
 	}
-	if v, found := o.take("hooks"); found {
-		for _, f := range v.object(maxHooks).fields {
-			if !isName(f.name) {
-				f.fail("the name "+quote(f.name), acceptedName)
-				continue
-			}
-			hook := byName[f.name]
-			if hook == nil {
-				hook = &Hook{Name: f.name}
-				byName[f.name] = hook
-			}
-			inner := f.object(0)
-			hook.CommandChain = inner.commandChain()
-			hook.Environment = inner.environment()
-			hook.Plugs = inner.plugNames("plugs")
-			hook.Slots = inner.plugNames("slots")
-			inner.finish("passthrough")
-		}
-	}
+	o.declaredHooks(byName)
 	var hooks []Hook
 	for _, name := range slices.Sorted(maps.Keys(byName)) {
 		hooks = append(hooks, *byName[name])
 	}
 	return hooks
+}
+
+// declaredHooks adds what snap.yaml says of hooks.
+func (o *object) declaredHooks(byName map[string]*Hook) {
+	v, found := o.take("hooks")
+	if !found {
+		return
+	}
+	for _, f := range v.object(maxHooks).fields {
+		if !isPlug(f.name) {
+			f.fail("the name "+quote(f.name), acceptedName)
+			continue
+		}
+		if !isName(f.name) {
+			o.p.ignore(f.key)
+			continue
+		}
+		hook := byName[f.name]
+		if hook == nil {
+			hook = &Hook{Name: f.name}
+			byName[f.name] = hook
+		}
+		inner := f.object(0)
+		hook.CommandChain = inner.commandChain()
+		hook.Environment = inner.environment()
+		hook.Plugs = inner.plugNames("plugs")
+		hook.Slots = inner.plugNames("slots")
+		inner.finish("passthrough")
+	}
 }
 
 // sorted also removes duplicates.

@@ -31,6 +31,9 @@ func (o *object) apps(snap string) []App {
 			continue
 		}
 		inner := f.object(0)
+		if !inner.isMap() && !f.isNull() {
+			continue
+		}
 		app := inner.app(tenure.App(f.name), snap)
 		inner.finish("adapter", "extensions", "passthrough")
 		apps = append(apps, app)
@@ -58,13 +61,13 @@ func (o *object) app(name tenure.App, snap string) App {
 		BusName:      o.text("bus-name", "a D-Bus name, such as org.example.Name", form(255, busNameForm)),
 		Daemon:       choice(o, "daemon", Simple, Forking, Oneshot, Notify, DBus),
 	}
-	if _, found := o.byName["command"]; !found {
+	if v, found := o.take("command"); !found || v.isEmpty() {
 		o.missing("command", acceptedCommand)
 	}
 	o.stopProtocol(&app)
 	o.service(&app, snap)
 	o.refreshMode(&app)
-	app.Lifecycle = o.lifecycle(&app)
+	app.Lifecycle = o.lifecycle()
 	return app
 }
 
@@ -127,13 +130,9 @@ func (o *object) refreshMode(app *App) {
 // command splits a command line at spaces: the format has no quoting.
 func (o *object) command(key string) Command {
 	v, found := o.take(key)
-	if !found {
+	if !found || v.isEmpty() {
 		return nil
 	}
-	return v.command()
-}
-
-func (v value) command() Command {
 	line := v.text(acceptedCommand, form(maxText, commandForm))
 	words := strings.Fields(line)
 	if line == "" {
@@ -160,12 +159,14 @@ func (o *object) commandChain() []Command {
 	}
 	var chain []Command
 	for _, entry := range v.list(maxChain, "a list of programs") {
-		program, ok := belowSnap(entry.text(acceptedChain, form(1024, chainForm)))
-		if !ok {
-			entry.wants(acceptedChain)
-			continue
+		program := ""
+		entry.text(acceptedChain, func(s string) (ok bool) {
+			program, ok = belowSnap(s)
+			return ok && form(1024, chainForm)(s)
+		})
+		if program != "" {
+			chain = append(chain, Command{program})
 		}
-		chain = append(chain, Command{program})
 	}
 	return chain
 }
@@ -224,15 +225,12 @@ func checkOrder(all *object, apps []App, at map[tenure.App]*object) {
 	sound := true
 	for i := range apps {
 		app := &apps[i]
-		for key, names := range map[string][]tenure.App{"after": app.After, "before": app.Before} {
-			for _, name := range names {
-				if scope, known := services[name]; !known || scope != app.DaemonScope {
-					v, _ := at[app.Name].take(key)
-					v.fail(quote(string(name)), "names of services of this snap and of the same daemon-scope")
-					sound = false
-				}
-			}
+		foreign := func(name tenure.App) bool {
+			scope, known := services[name]
+			return !known || scope != app.DaemonScope
 		}
+		sound = at[app.Name].refuseNames("after", app.After, foreign) && sound
+		sound = at[app.Name].refuseNames("before", app.Before, foreign) && sound
 	}
 	if _, stuck := startOrder(apps); sound && len(stuck) > 0 {
 		names := make([]string, len(stuck))
@@ -241,6 +239,19 @@ func checkOrder(all *object, apps []App, at map[tenure.App]*object) {
 		}
 		all.fail("a cycle of after and before among "+clip(strings.Join(names, ", ")), "an order in which each can start")
 	}
+}
+
+// refuseNames reports the names of the list called key that are foreign.
+func (o *object) refuseNames(key string, names []tenure.App, foreign func(tenure.App) bool) bool {
+	sound := true
+	for _, name := range names {
+		if foreign(name) {
+			v, _ := o.take(key)
+			v.fail(quote(string(name)), "names of services of this snap and of the same daemon-scope")
+			sound = false
+		}
+	}
+	return sound
 }
 
 // checkUnique reports aliases and common-ids that two apps claim.

@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"go.yaml.in/yaml/v3"
 )
 
 const (
@@ -20,8 +22,12 @@ func (o *object) epoch() Epoch {
 	if !found {
 		return none
 	}
-	if v.isScalar() {
+	switch {
+	case v.isScalar():
 		return v.shortEpoch()
+	case v.node.Kind != yaml.MappingNode:
+		v.wants(acceptedEpoch)
+		return none
 	}
 	inner := v.object(0)
 	epoch := Epoch{Read: inner.numbers("read"), Write: inner.numbers("write")}

@@ -32,6 +32,9 @@ func (o *object) layouts() []Layout {
 			continue
 		}
 		inner := f.object(0)
+		if !inner.isMap() && !f.isNull() {
+			continue
+		}
 		layout, ok := inner.layout(f.name)
 		inner.finish()
 		if ok {
@@ -62,7 +65,8 @@ func (o *object) layout(target string) (Layout, bool) {
 			layout.Source = v.text(acceptedSource, isSource)
 		}
 	}
-	if choice(o, "type", LayoutTmpfs) != "" {
+	if v, found := o.take("type"); found && !v.isEmpty() {
+		choiceOf(v, LayoutTmpfs)
 		kinds = append(kinds, LayoutTmpfs)
 	}
 	if len(kinds) != 1 {

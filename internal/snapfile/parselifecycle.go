@@ -19,7 +19,7 @@ const (
 // handover is how the file writes the verdict HandOver.
 const handover = "handover"
 
-func (o *object) lifecycle(app *App) Lifecycle {
+func (o *object) lifecycle() Lifecycle {
 	v, found := o.take("lifecycle")
 	if !found {
 		return Lifecycle{}
@@ -39,9 +39,6 @@ func (o *object) lifecycle(app *App) Lifecycle {
 	life.ReloadTimeout, _ = inner.duration("reload-timeout")
 	if observe, set := inner.duration("observe"); set {
 		life.Observe = &observe
-	}
-	if life.Instances && len(app.After)+len(app.Before) > 0 {
-		inner.fail("instances with after or before", "an order only among services that are no templates")
 	}
 	inner.finish()
 	return life
