@@ -45,7 +45,8 @@ func (i *Item) compare(p tenure.Process, unit tenure.UnitID, alive bool) (Differ
 		case alive && unit != i.Unit && i.Verdict == tenure.Endure:
 			return Moved, fmt.Sprintf("process %d is in %s", p.PID, unit)
 		}
-	case tenure.Restart, tenure.Stop, tenure.HandOver:
+	case tenure.HandOver: // The old process may still drain.
+	case tenure.Restart, tenure.Stop:
 		if alive && !i.mayLeave(p, unit) {
 			return Survived, fmt.Sprintf("process %d was to end and lives in %s", p.PID, unit)
 		}
@@ -61,7 +62,7 @@ func (i *Item) mayLeave(p tenure.Process, unit tenure.UnitID) bool {
 }
 
 // notStarted tells that a service that was to run the new revision does not.
-func (p *Plan) notStarted(item Item, after []Unit) string {
+func (p Plan) notStarted(item Item, after []Unit) string {
 	if p.Refusal != nil || !renews(item.Verdict) {
 		return ""
 	}

@@ -21,8 +21,7 @@ func Decide(f Facts) Plan {
 	}
 	d.checkEstimates(plan.Items)
 	plan.New = d.newServices()
-	plan.finish()
-	return plan
+	return plan.finish()
 }
 
 // decider has the facts and their index.

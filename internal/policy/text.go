@@ -13,7 +13,7 @@ import (
 )
 
 // finish adds what follows from all items together.
-func (p *Plan) finish() {
+func (p Plan) finish() Plan {
 	var refusing []Item
 	for _, item := range p.Items {
 		switch item.Verdict {
@@ -28,9 +28,10 @@ func (p *Plan) finish() {
 		p.Refusal = p.refusal(refusing)
 	}
 	p.Summary = p.summary()
+	return p
 }
 
-func (p *Plan) refusal(items []Item) *Refusal {
+func (p Plan) refusal(items []Item) *Refusal {
 	refusal := &Refusal{}
 	var texts, remedies []string
 	for _, item := range items {
@@ -49,7 +50,7 @@ func (p *Plan) refusal(items []Item) *Refusal {
 	return refusal
 }
 
-func (p *Plan) summary() string {
+func (p Plan) summary() string {
 	var counts []string
 	for _, verdict := range tenure.Verdicts() {
 		n := 0
@@ -70,19 +71,19 @@ func (p *Plan) summary() string {
 
 // String is the change in the words of the command line: "refresh virt 12 -> 13".
 func (c Change) String() string {
-	text := string(c.Reason)
+	words := []string{string(c.Reason)}
 	switch {
 	case len(c.Units) > 0:
 		for _, unit := range c.Units {
-			text += " " + unit.String()
+			words = append(words, unit.String())
 		}
 	case c.Snap != "":
-		text += " " + string(c.Snap)
+		words = append(words, string(c.Snap))
 	}
 	if !c.To.IsZero() {
-		text += fmt.Sprintf(" %s -> %s", c.From, c.To)
+		words = append(words, fmt.Sprintf("%s -> %s", c.From, c.To))
 	}
-	return text
+	return strings.Join(words, " ")
 }
 
 // String is the plan as a person reads it, aligned for a terminal.
@@ -127,7 +128,7 @@ func (p Plan) table(b *strings.Builder) {
 	for _, item := range p.Items {
 		rows = append(rows, []string{
 			item.Unit.String(), item.Revision.String(), item.verdictText(), item.processText(),
-			item.Stop.text(), item.pinText(), item.Rule.String(),
+			protocolText(item.Stop), item.pinText(), item.Rule.String(),
 		})
 	}
 	writeTable(b, rows)
@@ -193,7 +194,7 @@ func printable(r rune) rune {
 	return r
 }
 
-func (p *Protocol) text() string {
+func protocolText(p *Protocol) string {
 	if p == nil {
 		return "-"
 	}

@@ -36,7 +36,7 @@ func Stage(s State, rev tenure.Revision) (State, Delta, error) {
 	}
 	next := s.clone()
 	next.Aside = append(next.Aside, rev)
-	next.noteLocal(rev)
+	noteLocal(&next, rev)
 	delta.Added = []tenure.Revision{rev}
 	return next, delta, nil
 }
@@ -51,7 +51,7 @@ func Install(s State, rev tenure.Revision) (State, Delta, error) {
 		return s, Delta{}, fmt.Errorf("install revision %s: %w at revision %s", rev, ErrInstalled, s.Current)
 	}
 	next := s.clone()
-	delta := Delta{To: rev, Activated: true, Added: next.attach(rev)}
+	delta := Delta{To: rev, Activated: true, Added: attach(&next, rev)}
 	next.Sequence = []tenure.Revision{rev}
 	next.Current, next.Active = rev, true
 	return next, delta, nil
@@ -74,7 +74,7 @@ func Refresh(s State, to tenure.Revision) (State, Delta, error) {
 	after := slices.Index(next.Sequence, s.Current) + 1
 	next.Aside = append(next.Aside, next.Sequence[after:]...)
 	next.Sequence = next.Sequence[:after]
-	delta.Added = next.attach(to)
+	delta.Added = attach(&next, to)
 	next.Sequence = append(next.Sequence, to)
 	next.Current, next.Skipped = to, nil
 	return next, delta, nil
@@ -102,11 +102,11 @@ func Revert(s State, to tenure.Revision) (State, Delta, error) {
 	}
 	next := s.clone()
 	if !slices.Contains(next.Sequence, to) {
-		next.attach(to)
+		attach(&next, to)
 		next.Sequence = slices.Insert(next.Sequence, at, to)
 	}
 	next.Current = to
-	next.skipAfterCurrent()
+	skipAfterCurrent(&next)
 	return next, Delta{From: s.Current, To: to}, nil
 }
 
@@ -169,7 +169,7 @@ func Forget(s State, rev tenure.Revision) (State, Delta, error) {
 
 func forget(s State, rev tenure.Revision) (State, Delta, error) {
 	next := s.clone()
-	next.detach(rev)
+	detach(&next, rev)
 	delta := Delta{From: s.Current, To: s.Current, Dropped: []tenure.Revision{rev}}
 	if rev == s.Current {
 		next.Current, next.Skipped, next.Active = tenure.Revision{}, nil, false
@@ -221,22 +221,22 @@ func (s State) clone() State {
 
 // attach takes rev from wherever it is, so that it can be put into the history, and
 // gives it back if it was not on disk before.
-func (s *State) attach(rev tenure.Revision) []tenure.Revision {
-	s.noteLocal(rev)
+func attach(s *State, rev tenure.Revision) []tenure.Revision {
+	noteLocal(s, rev)
 	if s.Has(rev) {
-		s.detach(rev)
+		detach(s, rev)
 		return nil
 	}
 	return []tenure.Revision{rev}
 }
 
-func (s *State) detach(rev tenure.Revision) {
+func detach(s *State, rev tenure.Revision) {
 	is := func(other tenure.Revision) bool { return other == rev }
 	s.Sequence = slices.DeleteFunc(s.Sequence, is)
 	s.Aside = slices.DeleteFunc(s.Aside, is)
 }
 
-func (s *State) noteLocal(rev tenure.Revision) {
+func noteLocal(s *State, rev tenure.Revision) {
 	if rev.Local() {
 		s.LastLocal = max(s.LastLocal, rev.Number())
 	}
@@ -244,7 +244,7 @@ func (s *State) noteLocal(rev tenure.Revision) {
 
 // skipAfterCurrent marks what comes after the current revision in the history, beside
 // what was marked before and is no longer in it.
-func (s *State) skipAfterCurrent() {
+func skipAfterCurrent(s *State) {
 	skipped := slices.DeleteFunc(s.Skipped, func(rev tenure.Revision) bool {
 		return rev == s.Current || slices.Contains(s.Sequence, rev)
 	})
