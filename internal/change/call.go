@@ -134,6 +134,10 @@ func (e *Engine) probeReturned(r *run, i int, res result, amended amendment) {
 	case res.err != nil && e.stopping:
 	case res.err != nil:
 		delete(r.crashed, i)
+		var partial *partialError
+		if errors.As(res.err, &partial) {
+			t.Status, t.Undo, t.Ready = Done, res.done, time.Now()
+		}
 		e.fail(r, i, fmt.Errorf("read what was done: %w", res.err))
 	case res.probed:
 		delete(r.crashed, i)

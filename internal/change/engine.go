@@ -210,6 +210,7 @@ func (e *Engine) Start(ctx context.Context, n NewChange) (ID, error) {
 		c.intend(0)
 		e.save(r, func() {
 			r.refused = nil
+			e.publish(r)
 			started <- c.ID
 			reply <- nil
 			e.step(r)

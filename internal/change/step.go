@@ -28,7 +28,8 @@ type Step[P, U any] interface {
 // that are used in a gap. After a crash inside Do, Probe reads from the system
 // what Do did. If done is true, u is what Do would have returned. If it is
 // false nothing is left that Undo would have to take back, and Do may be
-// called. If it fails, the step counts as failed and is not undone.
+// called. If it fails, the step counts as failed, and is undone only if the
+// error is Partial.
 type Prober[P, U any] interface {
 	Probe(ctx context.Context, params P) (u U, done bool, err error)
 }
@@ -109,11 +110,15 @@ func erasedProbe[P, U any](p Prober[P, U]) func(context.Context, json.RawMessage
 			return nil, false, fmt.Errorf("read parameters: %w", err)
 		}
 		u, ok, err := p.Probe(ctx, params)
-		if err != nil || !ok {
+		var partial *partialError
+		if err != nil && !errors.As(err, &partial) || err == nil && !ok {
 			return nil, false, err
 		}
-		done, err = json.Marshal(u)
-		return done, err == nil, err
+		done, encodeErr := json.Marshal(u)
+		if encodeErr != nil {
+			return nil, false, fmt.Errorf("record what was done: %w", encodeErr)
+		}
+		return done, ok, err
 	}
 }
 

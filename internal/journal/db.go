@@ -200,9 +200,16 @@ func damaged(path string, cause error) error {
 func openBolt(cfg Config) (b *bolt.DB, err error) {
 	var file *os.File
 	defer func() {
-		if err != nil && file != nil {
+		if err == nil {
+			return
+		}
+		if b != nil {
+			_ = guard(b.Close) // What is damaged has been said.
+		}
+		if file != nil {
 			_ = file.Close() // It frees the lock of a file that bbolt gave up on; often it is closed already.
 		}
+		b = nil
 	}()
 	options := &bolt.Options{
 		Timeout:      cfg.LockTimeout,
@@ -225,11 +232,11 @@ func openBolt(cfg Config) (b *bolt.DB, err error) {
 	case fault == nil:
 		return b, nil
 	case errors.Is(fault, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("open journal %s: %w", cfg.Path, ErrInUse)
+		return b, fmt.Errorf("open journal %s: %w", cfg.Path, ErrInUse)
 	case errors.As(fault, &pathErr):
-		return nil, fmt.Errorf("open journal: %w", fault)
+		return b, fmt.Errorf("open journal: %w", fault)
 	}
-	return nil, damaged(cfg.Path, fault)
+	return b, damaged(cfg.Path, fault)
 }
 
 func (db *DB) checkVersion(newest int) error {
