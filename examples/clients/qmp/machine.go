@@ -61,8 +61,9 @@ func (c *Client) ReadOverHTTP(ctx context.Context, size int) (err error) {
 	ended := make(chan error, 1)
 	go func() { ended <- server.Serve(listener) }()
 	defer func() {
-		server.Close() //nolint:errcheck // What Serve returned says it all.
-		<-ended
+		if closed := errors.Join(server.Close(), <-ended); !errors.Is(closed, http.ErrServerClosed) {
+			err = errors.Join(err, closed)
+		}
 	}()
 
 	const node = "over-http"
@@ -73,26 +74,31 @@ func (c *Client) ReadOverHTTP(ctx context.Context, size int) (err error) {
 	return c.Execute(ctx, "blockdev-del", map[string]any{"node-name": node}, nil)
 }
 
-// End presses the power button and, where the guest does not switch itself off
-// within grace, ends the process. It returns when the connection has ended.
+// pressAgain is how long a guest may ignore the power button before it is
+// pressed once more: one that is still booting does not see it.
+const pressAgain = time.Second
+
+// End presses the power button until the guest switches itself off and, where
+// it does not within grace, ends the process. It returns when the connection
+// has ended.
 func (c *Client) End(ctx context.Context, grace time.Duration) error {
-	if err := c.PowerDown(ctx); err != nil && !errors.Is(err, ErrClosed) {
-		return err
-	}
-	patience, cancel := context.WithTimeout(ctx, grace)
-	defer cancel()
-	select {
-	case <-c.Done():
-		return nil
-	case <-patience.Done():
-	}
-	if err := c.Quit(ctx); err != nil && !errors.Is(err, ErrClosed) {
-		return err
-	}
-	select {
-	case <-c.Done():
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("wait for the machine to end: %w", context.Cause(ctx))
+	pressing := time.NewTicker(pressAgain)
+	defer pressing.Stop()
+	patience := time.NewTimer(grace)
+	defer patience.Stop()
+	press := c.PowerDown
+	for {
+		if err := press(ctx); err != nil && !errors.Is(err, ErrClosed) {
+			return err
+		}
+		select {
+		case <-c.Done():
+			return nil
+		case <-pressing.C:
+		case <-patience.C:
+			press = c.Quit
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the machine to end: %w", context.Cause(ctx))
+		}
 	}
 }

@@ -3,6 +3,8 @@
 // It looks at every ELF file of the first tree given, and finds what they link
 // in that tree or in one of the others (the base that the tree will run on).
 // It exits with 1 after naming each library that is in none. Nothing is run.
+//
+//nolint:forbidigo // The whole program is its main: it reads and ends its own process.
 package main
 
 import (

@@ -1,4 +1,6 @@
 // Command hello greets, and says from where: the app of the example package.
+//
+//nolint:forbidigo // The whole program is its main: it reads and ends its own process.
 package main
 
 import (

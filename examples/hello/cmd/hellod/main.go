@@ -3,6 +3,8 @@
 //
 // It is ready when its socket is, and says so to its supervisor. SIGTERM ends
 // it at once: an answer takes less time than a grace period is worth.
+//
+//nolint:forbidigo // The whole program is its main: it reads and ends its own process.
 package main
 
 import (

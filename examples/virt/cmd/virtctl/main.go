@@ -1,4 +1,6 @@
 // Command virtctl asks virtd to start, list and shut down machines.
+//
+//nolint:forbidigo // The whole program is its main: it reads and ends its own process.
 package main
 
 import (
@@ -14,9 +16,7 @@ import (
 	"tenure/examples/clients/virtd"
 )
 
-const usage = "usage: virtctl list | virtctl start NAME... | virtctl shutdown NAME..."
-
-var errUsage = errors.New(usage)
+var errUsage = errors.New("usage: virtctl {list | start NAME [NAME] | shutdown NAME [NAME]}")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)

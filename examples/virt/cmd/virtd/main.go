@@ -1,5 +1,7 @@
 // Command virtd is the manager of the example package virt. SIGTERM ends it
 // and leaves its machines running.
+//
+//nolint:forbidigo // The whole program is its main: it reads and ends its own process.
 package main
 
 import (

@@ -2,6 +2,8 @@
 // power button of each machine whose process is in SNAP_LIFECYCLE_PIDS, and
 // returns when all of these processes have ended. A machine that does not
 // switch itself off is told to quit.
+//
+//nolint:forbidigo // The whole program is its main: it reads and ends its own process.
 package main
 
 import (
