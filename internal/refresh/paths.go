@@ -48,14 +48,6 @@ func (p Paths) State() string { return p.at("var", "lib", "tenure") }
 // Staging is where snap files arrive before they are admitted.
 func (p Paths) Staging() string { return filepath.Join(p.State(), "staging") }
 
-// Snaps is where snap files are kept.
-func (p Paths) Snaps() string { return filepath.Join(p.State(), "snaps") }
-
-// File is the snap file of one revision.
-func (p Paths) File(r tenure.Ref) string {
-	return filepath.Join(p.Snaps(), string(r.Snap)+"_"+r.Revision.String()+".snap")
-}
-
 // Logs is where what units write is kept.
 func (p Paths) Logs() string { return filepath.Join(p.State(), "logs") }
 

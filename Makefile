@@ -1,0 +1,61 @@
+# Tenure. `make help` lists the targets.
+
+SHELL       := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export CGO_ENABLED := 0
+
+BIN     := bin
+CACHE   := .cache
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS := -s -w -X tenure/internal/daemon.Version=$(VERSION)
+LINT    := $(CACHE)/golangci-lint
+
+.PHONY: help
+help: ## Show this list.
+	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## Build tenured, tenure and snapctl into bin/, static.
+	@mkdir -p $(BIN)
+	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
+
+.PHONY: deps
+deps: ## Install the Debian packages that building and testing need.
+	@./scripts/deps
+
+.PHONY: examples
+examples: deps build ## Build the example snaps into .cache/examples/.
+	@$(MAKE) --no-print-directory -C examples
+
+.PHONY: demo
+demo: examples ## Show the main job: a VM and a database live through refreshes.
+	@./scripts/demo
+
+.PHONY: test
+test: examples ## Run all tests, as root, and check that nothing is left behind.
+	@./scripts/test
+
+.PHONY: lint
+lint: $(LINT) ## Check formatting, vet, lint and shell scripts.
+	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
+	go vet ./...
+	$(LINT) run ./...
+	shellcheck $$(git ls-files | xargs -r grep -lE '^#!(/bin/sh|/bin/bash|/usr/bin/env bash)')
+
+$(LINT): tools/go.mod tools/go.sum
+	@mkdir -p $(CACHE)
+	go build -modfile=tools/go.mod -o $(LINT) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+.PHONY: bench
+bench: examples ## Measure, against floors measured in the same run.
+	@./scripts/bench
+
+FUZZTIME ?= 10m
+.PHONY: fuzz
+fuzz: ## Run each fuzz target for FUZZTIME (10m).
+	@FUZZTIME=$(FUZZTIME) ./scripts/fuzz
+
+.PHONY: clean
+clean: ## Remove what was built, but not downloads.
+	rm -rf $(BIN) $(CACHE)/examples

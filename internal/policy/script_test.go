@@ -1,0 +1,453 @@
+package policy_test
+
+import (
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/datadriven"
+	"go.yaml.in/yaml/v3"
+
+	"tenure"
+	"tenure/internal/policy"
+)
+
+// TestScripts runs the decision scripts. testdata/README.md says how to read them.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	paths, err := filepath.Glob("testdata/*/*.txt")
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	for _, path := range paths {
+		t.Run(strings.TrimSuffix(strings.TrimPrefix(path, "testdata/"), ".txt"), func(t *testing.T) {
+			t.Parallel()
+			s := script{facts: policy.Facts{Now: scriptNow(), Rulings: map[tenure.UnitID][]policy.Ruling{}, Estimates: map[tenure.UnitID]time.Duration{}}}
+			datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+				t.Helper()
+				out, err := s.run(d)
+				if err != nil {
+					d.Fatalf(t, "%v", err)
+				}
+				return out
+			})
+		})
+	}
+}
+
+// TestEveryNeedAndCase holds the scripts to their subject: one for each need that
+// a decision can answer, and one for each case.
+func TestEveryNeedAndCase(t *testing.T) {
+	t.Parallel()
+	var want []string
+	for _, n := range []int{1, 2, 3, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16} { // N4 is package schedule's.
+		want = append(want, fmt.Sprintf("testdata/needs/n%02d-*.txt", n))
+	}
+	for n := 1; n <= 16; n++ {
+		want = append(want, fmt.Sprintf("testdata/cases/%02d-*.txt", n))
+	}
+	for _, pattern := range want {
+		if paths, err := filepath.Glob(pattern); err != nil || len(paths) != 1 {
+			t.Errorf("%s: want one script, have %v (%v)", pattern, paths, err)
+		}
+	}
+	if _, err := os.Stat("testdata/README.md"); err != nil {
+		t.Error(err)
+	}
+}
+
+func scriptNow() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
+
+// script is the state of one script: facts that grow from directive to directive.
+type script struct {
+	facts policy.Facts
+	plan  policy.Plan
+}
+
+func (s *script) run(d *datadriven.TestData) (string, error) {
+	switch d.Cmd {
+	case "snap":
+		return "", s.snap(d)
+	case "units":
+		units, err := parseUnits(d.Input)
+		s.facts.Units = units
+		return "", err
+	case "engine":
+		return "", s.engine(d)
+	case "rule":
+		return "", s.rule(d)
+	case "limit":
+		return "", s.limit(d)
+	case "estimate":
+		return "", s.estimate(d)
+	case "happened":
+		units, err := parseUnits(d.Input)
+		return differences(policy.Compare(s.plan, units)), err
+	case "refresh", "revert", "restart", "stop", "disable", "remove", "shutdown":
+		return s.decide(d)
+	}
+	return "", fmt.Errorf("unknown directive %s", d.Cmd)
+}
+
+func differences(all []policy.Difference) string {
+	if len(all) == 0 {
+		return "as planned\n"
+	}
+	var b strings.Builder
+	for _, d := range all {
+		fmt.Fprintf(&b, "%s: %s: %s\n", d.Unit, d.Kind, d.Text)
+	}
+	return b.String()
+}
+
+// words are the arguments of a directive without those of the form key=value, which
+// are the second result.
+func words(d *datadriven.TestData) (plain []string, set map[string]string) {
+	set = map[string]string{}
+	for _, arg := range d.CmdArgs {
+		if len(arg.Vals) == 0 {
+			plain = append(plain, arg.Key)
+		} else {
+			set[arg.Key] = strings.Join(arg.Vals, ",")
+		}
+	}
+	return plain, set
+}
+
+func (s *script) decide(d *datadriven.TestData) (string, error) {
+	s.facts.Change = policy.Change{Reason: tenure.Reason(d.Cmd)}
+	plain, set := words(d)
+	c := &s.facts.Change
+	for _, word := range plain {
+		if err := changeWord(c, word); err != nil {
+			return "", err
+		}
+	}
+	if waited, ok := set["waiting-for"]; ok {
+		duration, err := parseDuration(waited)
+		if err != nil {
+			return "", err
+		}
+		c.Since = s.facts.Now.Add(-duration)
+	}
+	s.plan = policy.Decide(s.facts)
+	return s.plan.String(), nil
+}
+
+func changeWord(c *policy.Change, word string) error {
+	switch word {
+	case "automatically":
+		c.Auto = true
+	case "--ignore-running":
+		c.IgnoreRunning = true
+	case "--force":
+		c.Force = true
+	case "--leave":
+		c.Leave = true
+	case "--kill":
+		c.Kill = true
+	case "->", "everything":
+	default:
+		if rev, err := tenure.ParseRevision(word); err == nil {
+			if c.From.IsZero() {
+				c.From = rev
+			} else {
+				c.To = rev
+			}
+			return nil
+		}
+		if snap, err := tenure.ParseInstance(word); err == nil {
+			c.Snap = snap
+			return nil
+		}
+		unit, err := tenure.ParseUnit(word)
+		if err != nil {
+			return err
+		}
+		c.Snap = unit.Snap
+		c.Units = append(c.Units, unit)
+	}
+	return nil
+}
+
+func (s *script) engine(d *datadriven.TestData) error {
+	s.facts.Supported = nil
+	plain, _ := words(d)
+	for _, word := range plain {
+		if word == "all" {
+			return nil
+		}
+		var verdict tenure.Verdict
+		if err := verdict.UnmarshalText([]byte(strings.ReplaceAll(word, "-", " "))); err != nil {
+			return err
+		}
+		s.facts.Supported = append(s.facts.Supported, verdict)
+	}
+	return nil
+}
+
+func (s *script) rule(d *datadriven.TestData) error {
+	plain, set := words(d)
+	if len(plain) != 2 {
+		return fmt.Errorf("want: rule NAME UNIT ASPECT=VALUE")
+	}
+	unit, err := tenure.ParseUnit(plain[1])
+	if err != nil {
+		return err
+	}
+	for _, aspect := range slices.Sorted(maps.Keys(set)) {
+		s.facts.Rulings[unit] = append(s.facts.Rulings[unit], policy.Ruling{Aspect: policy.Aspect(aspect), Value: set[aspect], Rule: plain[0]})
+	}
+	return nil
+}
+
+func (s *script) limit(d *datadriven.TestData) (err error) {
+	_, set := words(d)
+	s.facts.Limits = policy.Limits{}
+	for key, value := range set {
+		switch key {
+		case "stop-timeout":
+			s.facts.Limits.MaxStopTimeout, err = parseDuration(value)
+		case "inhibition":
+			s.facts.Limits.MaxInhibition, err = parseDuration(value)
+		default:
+			err = fmt.Errorf("unknown limit %s", key)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *script) estimate(d *datadriven.TestData) error {
+	for line := range strings.Lines(d.Input) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
+		unit, err := tenure.ParseUnit(name)
+		if err != nil {
+			return err
+		}
+		if s.facts.Estimates[unit], err = parseDuration(strings.TrimSpace(value)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func parseDuration(s string) (time.Duration, error) {
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.Atoi(days)
+		return time.Duration(n) * 24 * time.Hour, err
+	}
+	return time.ParseDuration(s)
+}
+
+// yamlApp is the part of an app in snap.yaml that decisions depend on.
+type yamlApp struct {
+	Daemon      string             `yaml:"daemon"`
+	RefreshMode policy.RefreshMode `yaml:"refresh-mode"`
+	StopMode    string             `yaml:"stop-mode"`
+	StopCommand string             `yaml:"stop-command"`
+	StopTimeout string             `yaml:"stop-timeout"`
+	Lifecycle   struct {
+		Refresh      string      `yaml:"refresh"`
+		Kill         policy.Kill `yaml:"kill"`
+		DrainTimeout string      `yaml:"drain-timeout"`
+		Instances    bool        `yaml:"instances"`
+		Workloads    yaml.Node   `yaml:"workloads"`
+	} `yaml:"lifecycle"`
+}
+
+type yamlWorkload struct {
+	Match          string                     `yaml:"match"`
+	StopCommand    string                     `yaml:"stop-command"`
+	StopTimeout    string                     `yaml:"stop-timeout"`
+	StopSignal     string                     `yaml:"stop-signal"`
+	Kill           policy.Kill                `yaml:"kill"`
+	CompatibleFrom string                     `yaml:"compatible-from"`
+	Verdicts       map[tenure.Reason]yamlWord `yaml:",inline"`
+}
+
+type yamlWord string
+
+// snap adds a declaration, or replaces the one of the same revision.
+func (s *script) snap(d *datadriven.TestData) error {
+	plain, set := words(d)
+	if len(plain) < 2 {
+		return fmt.Errorf("want: snap NAME REVISION")
+	}
+	rev, err := tenure.ParseRevision(plain[1])
+	if err != nil {
+		return err
+	}
+	decl := policy.Declaration{
+		Snap: tenure.Instance(plain[0]), Revision: rev, Version: set["version"],
+		Classic: slices.Contains(plain, "classic"), Apps: map[tenure.App]policy.App{},
+	}
+	var file struct {
+		Apps map[tenure.App]yamlApp `yaml:"apps"`
+	}
+	decoder := yaml.NewDecoder(strings.NewReader(d.Input))
+	decoder.KnownFields(true)
+	if strings.TrimSpace(d.Input) != "" {
+		if err := decoder.Decode(&file); err != nil {
+			return err
+		}
+	}
+	for name, app := range file.Apps {
+		if decl.Apps[name], err = app.declare(); err != nil {
+			return err
+		}
+	}
+	s.facts.Declarations = append(s.facts.Declarations, decl)
+	return nil
+}
+
+func (a yamlApp) declare() (app policy.App, err error) {
+	app = policy.App{Daemon: a.Daemon != "", RefreshMode: a.RefreshMode, Instances: a.Lifecycle.Instances}
+	app.Refresh = tenure.Verdict(strings.ReplaceAll(a.Lifecycle.Refresh, "handover", "hand over"))
+	mode, all := strings.CutSuffix(a.StopMode, "-all")
+	app.Stop = policy.Stop{Command: a.StopCommand != "", Signal: strings.ToUpper(mode), Kill: a.Lifecycle.Kill}
+	if mode != "" && !all {
+		app.Stop.Target = policy.TargetMain
+	}
+	if app.Stop.Timeout, err = optionalDuration(a.StopTimeout); err != nil {
+		return app, err
+	}
+	if app.DrainTimeout, err = optionalDuration(a.Lifecycle.DrainTimeout); err != nil {
+		return app, err
+	}
+	nodes := a.Lifecycle.Workloads.Content
+	for i := 0; i+1 < len(nodes); i += 2 {
+		var w yamlWorkload
+		if err := nodes[i+1].Decode(&w); err != nil {
+			return app, err
+		}
+		workload, err := w.declare(nodes[i].Value)
+		if err != nil {
+			return app, err
+		}
+		app.Workloads = append(app.Workloads, workload)
+	}
+	return app, nil
+}
+
+func (w yamlWorkload) declare(name string) (policy.Workload, error) {
+	workload := policy.Workload{Name: name, Match: w.Match, CompatibleFrom: w.CompatibleFrom, Verdicts: map[tenure.Reason]tenure.Verdict{}}
+	for reason, word := range w.Verdicts {
+		if !slices.Contains(tenure.Reasons(), reason) {
+			return workload, fmt.Errorf("workload %s: unknown key %s", name, reason)
+		}
+		workload.Verdicts[reason] = tenure.Verdict(word)
+	}
+	timeout, err := optionalDuration(w.StopTimeout)
+	if w.StopCommand != "" || w.StopSignal != "" || w.Kill != "" || timeout != 0 {
+		workload.Stop = &policy.Stop{Command: w.StopCommand != "", Signal: strings.ToUpper(w.StopSignal), Timeout: timeout, Kill: w.Kill}
+	}
+	return workload, err
+}
+
+func optionalDuration(s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	return parseDuration(s)
+}
+
+// parseUnits reads units and their process trees; see testdata/README.md.
+func parseUnits(input string) ([]policy.Unit, error) {
+	var units []policy.Unit
+	var parents []parent
+	for line := range strings.Lines(input) {
+		fields := strings.Fields(line)
+		if len(fields) == 0 {
+			continue
+		}
+		depth := len(line) - len(strings.TrimLeft(line, " "))
+		if depth == 0 {
+			unit, err := parseUnit(fields)
+			if err != nil {
+				return nil, err
+			}
+			units, parents = append(units, unit), nil
+			continue
+		}
+		if len(units) == 0 {
+			return nil, fmt.Errorf("process without a unit: %s", line)
+		}
+		for len(parents) > 0 && parents[len(parents)-1].depth >= depth {
+			parents = parents[:len(parents)-1]
+		}
+		process, main, err := parseProcess(fields)
+		if err != nil {
+			return nil, err
+		}
+		process.PPID = 1
+		if len(parents) > 0 {
+			process.PPID = parents[len(parents)-1].pid
+		}
+		parents = append(parents, parent{depth, process.PID})
+		unit := &units[len(units)-1]
+		unit.Processes = append(unit.Processes, process)
+		if main {
+			unit.Main = process.Process
+		}
+	}
+	return units, nil
+}
+
+type parent struct{ depth, pid int }
+
+func parseUnit(fields []string) (policy.Unit, error) {
+	if len(fields) < 2 {
+		return policy.Unit{}, fmt.Errorf("want: UNIT REVISION, not %v", fields)
+	}
+	id, err := tenure.ParseUnit(fields[0])
+	if err != nil {
+		return policy.Unit{}, err
+	}
+	rev, err := tenure.ParseRevision(fields[1])
+	if err != nil {
+		return policy.Unit{}, err
+	}
+	unit := policy.Unit{ID: id, Revision: rev, Active: true}
+	for _, field := range fields[2:] {
+		switch {
+		case strings.HasPrefix(field, "uses="):
+			ref, err := tenure.ParseRef(strings.TrimPrefix(field, "uses="))
+			if err != nil {
+				return unit, err
+			}
+			unit.Uses = append(unit.Uses, ref)
+		case field == "stopped":
+			unit.Active = false
+		case field == "armed":
+		default:
+			return unit, fmt.Errorf("unknown word %s", field)
+		}
+	}
+	return unit, nil
+}
+
+func parseProcess(fields []string) (p policy.Process, main bool, err error) {
+	for len(fields) > 0 && (fields[0] == "main" || fields[0] == "foreign") {
+		main = main || fields[0] == "main"
+		p.Foreign = p.Foreign || fields[0] == "foreign"
+		fields = fields[1:]
+	}
+	if len(fields) < 2 {
+		return p, main, fmt.Errorf("want: PID COMMAND, not %v", fields)
+	}
+	if p.PID, err = strconv.Atoi(fields[0]); err != nil {
+		return p, main, err
+	}
+	p.Start = uint64(p.PID)
+	p.CommandLine = strings.Join(fields[1:], " ")
+	return p, main, nil
+}

@@ -1,0 +1,351 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"tenure"
+	"tenure/internal/change"
+	"tenure/internal/mount"
+	"tenure/internal/proc"
+	"tenure/internal/revision"
+	"tenure/internal/supervise"
+)
+
+// pins are the reasons to keep each revision of state. Those of processes are
+// only looked for where nothing else pins a revision: they are expensive.
+func (m *Manager) pins(ctx context.Context, state *snapState) (map[tenure.Revision][]revision.Pin, error) {
+	facts, err := m.pinFacts(ctx, state.Instance)
+	if err != nil {
+		return nil, err
+	}
+	pins := revision.Pins(state.Line, facts)
+	idle := revision.Unreachable(state.Line, pins)
+	if len(idle) == 0 {
+		return pins, nil
+	}
+	if facts.Users, err = m.users(ctx, state.Instance, idle); err != nil {
+		return nil, err
+	}
+	return revision.Pins(state.Line, facts), nil
+}
+
+func (m *Manager) pinFacts(ctx context.Context, snap tenure.Instance) (revision.Facts, error) {
+	statuses, err := m.cfg.Supervisor.Units(ctx)
+	if err != nil {
+		return revision.Facts{}, fmt.Errorf("see what pins %s: %w", snap, err)
+	}
+	facts := revision.Facts{
+		Retain:  m.retain(),
+		Units:   map[tenure.Revision][]tenure.UnitID{},
+		Changes: map[tenure.Revision][]string{},
+	}
+	for _, status := range statuses {
+		if idle(status) {
+			continue
+		}
+		if status.Unit.Snap == snap {
+			facts.Units[status.Revision] = append(facts.Units[status.Revision], status.Unit)
+		}
+		if status.Spec != nil && status.Spec.Base.Snap == snap {
+			facts.Units[status.Spec.Base.Revision] = append(facts.Units[status.Spec.Base.Revision], status.Unit)
+		}
+	}
+	own := change.IDFrom(ctx)
+	for _, running := range m.engine.List(change.Filter{Select: change.All, Snap: snap}) {
+		if running.Status.Ready() || running.ID == own {
+			continue
+		}
+		for _, rev := range mentioned(running, snap) {
+			facts.Changes[rev] = append(facts.Changes[rev], running.ID.String())
+		}
+	}
+	return facts, nil
+}
+
+// idle reports whether a unit will not run again from what it was started from
+// unless somebody starts it.
+func idle(status supervise.Status) bool {
+	return status.State == supervise.Inactive || status.State == supervise.Failed
+}
+
+// users are the processes, whoever they belong to, that use the mounts of revs.
+func (m *Manager) users(ctx context.Context, snap tenure.Instance, revs []tenure.Revision) (map[tenure.Revision][]tenure.Process, error) {
+	byDev := map[mount.Dev]tenure.Revision{}
+	var infos []mount.Info
+	for _, rev := range revs {
+		info, mounted, err := mount.Mounted(m.cfg.Mounts.Dir(snap, rev))
+		if err != nil {
+			return nil, fmt.Errorf("see who uses %s: %w", tenure.Ref{Snap: snap, Revision: rev}, err)
+		}
+		if mounted {
+			byDev[info.Dev] = rev
+			infos = append(infos, info)
+		}
+	}
+	if len(infos) == 0 {
+		return nil, nil
+	}
+	found, err := mount.UsersOf(ctx, infos...)
+	if err != nil {
+		return nil, fmt.Errorf("see who uses revisions of %s: %w", snap, err)
+	}
+	users := map[tenure.Revision][]tenure.Process{}
+	for dev, uses := range found {
+		for _, use := range uses {
+			users[byDev[dev]] = append(users[byDev[dev]], use.Process)
+		}
+	}
+	return users, nil
+}
+
+// Wake asks for a collection soon: something that may have pinned a revision is gone.
+func (m *Manager) Wake() {
+	select {
+	case m.collect <- struct{}{}:
+	default:
+	}
+}
+
+// Collect runs the collector until ctx ends: it goes over all snaps whenever a
+// unit has ended, a change is done, or a process that alone pinned a revision is gone.
+func (m *Manager) Collect(ctx context.Context) error {
+	go m.watchUnits(ctx)
+	go m.watchChanges(ctx)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-m.collect:
+		}
+		all, err := m.snaps.All()
+		if err != nil {
+			m.cfg.Logger.ErrorContext(ctx, "cannot collect revisions", "error", err)
+			continue
+		}
+		for i := range all {
+			snap := all[i].Instance
+			if err := m.collectIdle(ctx, snap); err != nil && ctx.Err() == nil {
+				m.cfg.Logger.ErrorContext(ctx, "cannot collect revisions", "snap", snap, "error", err)
+			}
+		}
+	}
+}
+
+func (m *Manager) watchUnits(ctx context.Context) {
+	for event := range m.cfg.Supervisor.Events(ctx) {
+		switch event.Kind {
+		case supervise.EventEmpty, supervise.EventState, supervise.EventLost:
+			m.Wake()
+		case supervise.EventSplit, supervise.EventSignal:
+		}
+	}
+}
+
+func (m *Manager) watchChanges(ctx context.Context) {
+	for changed := range m.engine.Subscribe(ctx, m.engine.Revision()) {
+		if changed.Status.Ready() {
+			m.Wake()
+		}
+	}
+}
+
+// collectIdle collects what is unreachable of a snap that no change works on. A
+// change that does collects by itself, and wakes the collector when it ends.
+func (m *Manager) collectIdle(ctx context.Context, snap tenure.Instance) error {
+	release, err := m.claims.take(ctx, snap)
+	if err != nil {
+		return err
+	}
+	defer release()
+	for _, running := range m.engine.List(change.Filter{Select: change.All, Snap: snap}) {
+		if running.Holds {
+			return nil
+		}
+	}
+	return m.collectSnap(ctx, snap)
+}
+
+// collectSnap drops the unreachable revisions of one snap: first from its
+// state, durably, then from the machine, so that a crash leaves something to
+// sweep and never a state that speaks of what is gone.
+func (m *Manager) collectSnap(ctx context.Context, snap tenure.Instance) error {
+	state, err := m.snaps.Get(snap)
+	if err != nil || state == nil {
+		return errors.Join(err, m.sweepSnap(ctx, snap, nil))
+	}
+	pins, err := m.pins(ctx, state)
+	if err != nil {
+		return err
+	}
+	m.watchUsers(ctx, state, pins)
+	line := state.Line
+	unreachable := revision.Unreachable(line, pins)
+	if len(unreachable) == 0 {
+		return m.sweepSnap(ctx, snap, state)
+	}
+	for _, rev := range unreachable {
+		if line, _, err = revision.Forget(line, rev); err != nil {
+			return err
+		}
+	}
+	after := state.with(line)
+	if err := m.snaps.Put(snap, after); err != nil {
+		return err
+	}
+	change.ReporterFrom(ctx).Logf("collected %s", revisionNames(unreachable))
+	return m.sweepSnap(ctx, snap, after)
+}
+
+// sweepSnap removes from the machine what state does not speak of: mounts, files
+// and data of revisions, and everything when there is no revision left. Revisions of
+// a change that has not ended are spoken of by the change.
+func (m *Manager) sweepSnap(ctx context.Context, snap tenure.Instance, state *snapState) error {
+	spoken := map[tenure.Revision]bool{}
+	if state != nil {
+		for _, rev := range state.Line.Kept() {
+			spoken[rev] = true
+		}
+	}
+	own := change.IDFrom(ctx)
+	for _, running := range m.engine.List(change.Filter{Select: change.All, Snap: snap}) {
+		if !running.Status.Ready() && running.ID != own {
+			return nil
+		}
+	}
+	var failures []error
+	for _, rev := range m.present(snap) {
+		if !spoken[rev] {
+			failures = append(failures, m.sweepRevision(ctx, tenure.Ref{Snap: snap, Revision: rev}))
+		}
+	}
+	if len(spoken) == 0 && errors.Join(failures...) == nil {
+		failures = append(failures, m.sweepRest(ctx, snap))
+	}
+	return errors.Join(failures...)
+}
+
+// present are the revisions of which anything is on the machine.
+func (m *Manager) present(snap tenure.Instance) []tenure.Revision {
+	found := map[tenure.Revision]bool{}
+	for _, dir := range []string{m.cfg.Mounts.SnapDir(snap), m.cfg.Paths.DataDir(snap)} {
+		entries, err := os.ReadDir(dir)
+		if err != nil {
+			continue
+		}
+		for _, entry := range entries {
+			name := strings.TrimSuffix(strings.TrimPrefix(entry.Name(), "."), ".aside")
+			if rev, err := tenure.ParseRevision(name); err == nil {
+				found[rev] = true
+			}
+		}
+	}
+	if stored, err := m.cfg.Mounts.Files(); err == nil {
+		for _, file := range stored {
+			if file.Snap == snap {
+				found[file.Revision] = true
+			}
+		}
+	}
+	revs := make([]tenure.Revision, 0, len(found))
+	for rev := range found {
+		revs = append(revs, rev)
+	}
+	slices.SortFunc(revs, tenure.Revision.Compare)
+	return revs
+}
+
+func (m *Manager) sweepRevision(ctx context.Context, ref tenure.Ref) error {
+	if err := m.unmountRevision(ctx, ref); err != nil {
+		return err
+	}
+	if err := m.cfg.Mounts.Remove(ref.Snap, ref.Revision); err != nil {
+		return err
+	}
+	return m.removeData(ref)
+}
+
+// sweepRest removes what all revisions of a snap share.
+func (m *Manager) sweepRest(ctx context.Context, snap tenure.Instance) error {
+	if err := m.forgetUnits(ctx, snap); err != nil {
+		return err
+	}
+	if err := m.dropSnapDir(ctx, snap); err != nil {
+		return err
+	}
+	if err := m.dropDataDir(ctx, snap); err != nil {
+		return err
+	}
+	if err := os.RemoveAll(m.cfg.Paths.Tmp(snap)); err != nil {
+		return fmt.Errorf("remove temporary files of %s: %w", snap, err)
+	}
+	return nil
+}
+
+// forgetUnits drops what the supervisor knows of a snap that is gone.
+func (m *Manager) forgetUnits(ctx context.Context, snap tenure.Instance) error {
+	statuses, err := m.cfg.Supervisor.Units(ctx)
+	if err != nil {
+		return fmt.Errorf("forget units of %s: %w", snap, err)
+	}
+	var units []tenure.UnitID
+	for _, status := range statuses {
+		if status.Unit.Snap == snap {
+			units = append(units, status.Unit)
+		}
+	}
+	if len(units) == 0 {
+		return nil
+	}
+	return m.cfg.Supervisor.Forget(ctx, units...)
+}
+
+// watchUsers waits, for each process that alone pins a revision, for its end:
+// nobody else tells.
+func (m *Manager) watchUsers(ctx context.Context, state *snapState, pins map[tenure.Revision][]revision.Pin) {
+	var revs []tenure.Revision
+	for rev, why := range pins {
+		if !slices.ContainsFunc(why, func(pin revision.Pin) bool { return pin.Kind != revision.PinProcess }) {
+			revs = append(revs, rev)
+		}
+	}
+	if len(revs) == 0 {
+		return
+	}
+	users, err := m.users(ctx, state.Instance, revs)
+	if err != nil {
+		return
+	}
+	for _, processes := range users {
+		for _, process := range processes {
+			m.endings.watch(process, m.Wake)
+		}
+	}
+}
+
+func revisionNames(revs []tenure.Revision) string {
+	names := make([]string, 0, len(revs))
+	for _, rev := range revs {
+		names = append(names, rev.String())
+	}
+	return strings.Join(names, ", ")
+}
+
+// report says in the change, or in the log where there is none, that something
+// went wrong that nobody waits for.
+func (m *Manager) report(ctx context.Context, snap tenure.Instance, err error) {
+	change.ReporterFrom(ctx).Logf("%v; it is tried again later", err)
+	m.cfg.Logger.WarnContext(ctx, "collection is incomplete", "snap", snap, "error", err)
+}
+
+var (
+	_ = filepath.Join
+	_ = fs.ErrNotExist
+	_ = proc.Open
+)

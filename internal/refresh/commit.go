@@ -1,0 +1,43 @@
+package refresh
+
+import (
+	"context"
+
+	"tenure"
+)
+
+// commitStep makes a snap's new state durable. From here on the change counts.
+type commitStep struct{ m *Manager }
+
+type commitParams struct {
+	Snap   tenure.Instance `json:"snap"`
+	Before *snapState      `json:"before,omitempty"`
+	After  *snapState      `json:"after,omitempty"`
+}
+
+func (s commitStep) Do(_ context.Context, p commitParams) (nothing, error) {
+	return nothing{}, s.m.snaps.Put(p.Snap, p.After)
+}
+
+func (s commitStep) Undo(_ context.Context, p commitParams, _ nothing) error {
+	return s.m.snaps.Put(p.Snap, p.Before)
+}
+
+// collectStep collects what nothing needs after a change, so that it is gone
+// when the change is done. What a unit still pins goes later, by the collector.
+type collectStep struct{ m *Manager }
+
+type collectParams struct {
+	Snap tenure.Instance `json:"snap"`
+}
+
+// Do never fails: a revision that cannot be collected now is no reason to undo
+// what has been achieved. The collector tries again.
+func (s collectStep) Do(ctx context.Context, p collectParams) (nothing, error) {
+	if err := s.m.collectSnap(ctx, p.Snap); err != nil {
+		s.m.report(ctx, p.Snap, err)
+	}
+	return nothing{}, nil
+}
+
+func (collectStep) Undo(context.Context, collectParams, nothing) error { return nil }

@@ -1,0 +1,226 @@
+package refresh
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"tenure"
+	"tenure/internal/change"
+	"tenure/internal/policy"
+	"tenure/internal/snapfile"
+	"tenure/internal/supervise"
+)
+
+// The kinds of tasks, by snapd's names where it has one.
+const (
+	taskPrepare = "prepare-snap"
+	taskMount   = "mount-snap"
+	taskCopy    = "copy-snap-data"
+	taskDecide  = "decide"
+	taskStop    = "stop-snap-services"
+	taskUpdate  = "update-snap-data"
+	taskLink    = "link-snap"
+	taskStart   = "start-snap-services"
+	taskReload  = "reload-snap-services"
+	taskCommit  = "commit-snap"
+	taskCollect = "collect-revisions"
+)
+
+// tasks prepare the first of jobs, up to the decision, which brings the tasks of
+// its switch and those of the other jobs. Plans are those of all jobs.
+func (m *Manager) tasks(jobs []job, plans []policy.Plan) []change.TaskSpec {
+	if len(jobs) == 0 {
+		return nil
+	}
+	j := jobs[0]
+	var tasks []change.TaskSpec
+	if j.Staged != "" {
+		ref := j.target()
+		tasks = append(tasks,
+			change.NewTask(taskPrepare, fmt.Sprintf("Keep snap file of %s", ref), prepareParams{Ref: ref, Staged: j.Staged}),
+			change.NewTask(taskMount, fmt.Sprintf("Mount %s", ref), mountParams{Ref: ref}),
+			change.NewTask(taskCopy, copySummary(&j), copyParams{From: j.ref(j.from()), To: ref, Copy: j.Copy}),
+		)
+	}
+	return append(tasks, change.NewTask(taskDecide, fmt.Sprintf("Decide what becomes of the processes of %q", j.snap()),
+		decideParams{Jobs: jobs, Plans: plans}))
+}
+
+func copySummary(j *job) string {
+	if j.Copy {
+		return fmt.Sprintf("Copy data of %s to %s", j.ref(j.from()), j.target().Revision)
+	}
+	return fmt.Sprintf("Make data directories of %s", j.target())
+}
+
+func (j *job) ref(rev tenure.Revision) tenure.Ref {
+	return tenure.Ref{Snap: j.snap(), Revision: rev}
+}
+
+// switching is a plan, compiled: what is ended, in what order, and what is
+// started. It is part of the durable intent of the switch.
+type switching struct {
+	// Stop are the services that are told to stop.
+	Stop []stopping
+	// End are workloads and runs of apps that end after the services.
+	End []tenure.UnitID
+	// Start are the services that are started.
+	Start []supervise.Spec
+}
+
+// switchTasks carry out plan for j, and close it.
+func (m *Manager) switchTasks(ctx context.Context, j *job, plan policy.Plan) ([]change.TaskSpec, error) {
+	sw, err := m.compile(ctx, j, plan)
+	if err != nil {
+		return nil, err
+	}
+	snap := j.snap()
+	var tasks []change.TaskSpec
+	add := func(kind change.TaskSpec) { tasks = append(tasks, kind) }
+	if len(sw.Stop)+len(sw.End) > 0 || j.ends() {
+		add(change.NewTask(taskStop, fmt.Sprintf("Stop services of %q", snap), stopParams{
+			Change: j.change(), Stop: sw.Stop, End: sw.End, Hold: names(sw.Start), Kill: j.Options.Kill,
+		}).InGap())
+	}
+	if j.Copy {
+		add(change.NewTask(taskUpdate, fmt.Sprintf("Bring data of %s up to date", j.target()), copyParams{
+			From: j.ref(j.from()), To: j.target(), Copy: true,
+		}).InGap())
+	}
+	if link := m.linkOf(j); link.From != link.To || !slices.Equal(link.FromApps, link.ToApps) {
+		add(change.NewTask(taskLink, linkSummary(link), link).InGap())
+	}
+	if len(sw.Start) > 0 {
+		add(change.NewTask(taskStart, fmt.Sprintf("Start services of %q", snap), startParams{
+			Change: j.change(), Specs: sw.Start,
+		}).InGap())
+	}
+	add(change.NewTask(taskCommit, fmt.Sprintf("Record %q", snap), commitParams{Snap: snap, Before: j.Before, After: j.After}))
+	add(change.NewTask(taskCollect, fmt.Sprintf("Collect revisions of %q that nothing needs", snap), collectParams{Snap: snap}))
+	return tasks, nil
+}
+
+// ends reports whether nothing of the snap is to run afterwards.
+func (j *job) ends() bool {
+	return j.Reason == tenure.ReasonRemove && (j.After == nil || !j.After.Line.Installed()) || j.Reason == tenure.ReasonDisable
+}
+
+// compile turns the verdicts of plan into who is stopped and what is started.
+func (m *Manager) compile(ctx context.Context, j *job, plan policy.Plan) (switching, error) {
+	var sw switching
+	statuses, err := m.cfg.Supervisor.Units(ctx)
+	if err != nil {
+		return sw, fmt.Errorf("compile the plan: %w", err)
+	}
+	status := make(map[tenure.UnitID]supervise.Status, len(statuses))
+	for _, s := range statuses {
+		status[s.Unit] = s
+	}
+	stays := map[tenure.UnitID]bool{}
+	for _, item := range plan.Items {
+		if item.Unit.Snap != j.snap() {
+			continue
+		}
+		known, exists := status[item.Unit]
+		switch item.Verdict {
+		case tenure.Restart, tenure.Stop:
+			if item.Unit.Kind != tenure.Service {
+				if exists {
+					sw.End = append(sw.End, item.Unit)
+				}
+				continue
+			}
+			sw.Stop = append(sw.Stop, stopping{
+				Unit: item.Unit, Revision: known.Revision, Generation: known.Generation, Spec: known.Spec,
+			})
+		case tenure.Endure:
+			stays[item.Unit] = true
+		case tenure.Reload, tenure.HandOver, tenure.Defer, tenure.Refuse:
+			return sw, fmt.Errorf("the verdict %q on %s cannot be carried out", item.Verdict, item.Unit)
+		}
+	}
+	sw.Start, err = m.toStart(j, stays)
+	return sw, err
+}
+
+// toStart are the services of j's target that are started in its switch: all
+// that are enabled, but those that endure and those that the administrator has
+// stopped.
+func (m *Manager) toStart(j *job, stays map[tenure.UnitID]bool) ([]supervise.Spec, error) {
+	if j.to().IsZero() || j.Reason == tenure.ReasonRemove {
+		return nil, nil
+	}
+	r, err := m.runnable(j.After, j.to())
+	if err != nil {
+		return nil, err
+	}
+	var specs []supervise.Spec
+	for _, app := range r.Info.StartOrder() {
+		unit := tenure.ServiceUnit(j.snap(), app.Name)
+		if stays[unit] || slices.Contains(j.After.Disabled, app.Name) || slices.Contains(j.After.Stopped, app.Name) || app.Lifecycle.Instances {
+			continue
+		}
+		specs = append(specs, m.launch.service(r, app))
+	}
+	return specs, nil
+}
+
+// runnable is a revision with the base that it runs on.
+func (m *Manager) runnable(state *snapState, rev tenure.Revision) (*installed, error) {
+	r := state.revision(rev)
+	if !needsBase(r.Info) {
+		return &r, nil
+	}
+	base := tenure.Instance(r.Info.EffectiveBase())
+	found, err := m.snaps.Get(base)
+	if err != nil {
+		return nil, err
+	}
+	if found == nil || !found.Line.Installed() || !found.Line.Active {
+		return nil, &Error{
+			Kind: KindBase, Op: "run", Object: r.Ref.String(), Hint: "install " + string(base),
+			Err: fmt.Errorf("its base %q is not installed", base),
+		}
+	}
+	r.Base = tenure.Ref{Snap: base, Revision: found.Line.Current}
+	return &r, nil
+}
+
+func (m *Manager) linkOf(j *job) linkParams {
+	link := linkParams{Snap: j.snap(), To: j.to()}
+	if j.Before != nil && j.Before.Line.Active {
+		link.From = j.from()
+		link.FromApps = commands(j.Before.Kept[j.from()].Info)
+	}
+	if !link.To.IsZero() {
+		link.ToApps = commands(j.After.Kept[link.To].Info)
+	}
+	return link
+}
+
+func linkSummary(link linkParams) string {
+	if link.To.IsZero() {
+		return fmt.Sprintf("Make %q unavailable to the system", link.Snap)
+	}
+	return fmt.Sprintf("Make %s current", tenure.Ref{Snap: link.Snap, Revision: link.To})
+}
+
+// commands are the apps of a snap that people run, by name.
+func commands(info *snapfile.Snap) []tenure.App {
+	var apps []tenure.App
+	for i := range info.Apps {
+		if !info.Apps[i].IsService() {
+			apps = append(apps, info.Apps[i].Name)
+		}
+	}
+	return apps
+}
+
+func names(specs []supervise.Spec) []tenure.UnitID {
+	units := make([]tenure.UnitID, 0, len(specs))
+	for i := range specs {
+		units = append(units, specs[i].Unit)
+	}
+	return units
+}

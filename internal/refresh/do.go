@@ -1,0 +1,367 @@
+package refresh
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"tenure"
+	"tenure/internal/change"
+	"tenure/internal/policy"
+	"tenure/internal/revision"
+	"tenure/internal/snapfile"
+)
+
+// job is what is to become of one snap. It is decided while the snap is claimed,
+// and is stored with the tasks that carry it out.
+type job struct {
+	Reason tenure.Reason `json:"reason"`
+	// Before is the state that the job starts from; nil for a first install.
+	// After is the state that it leads to; nil when nothing is to be left.
+	Before *snapState `json:"before,omitempty"`
+	After  *snapState `json:"after,omitempty"`
+	// Staged is the file that becomes the new revision; empty when it is there.
+	Staged string `json:"staged,omitempty"`
+	// Copy is that the data of the old revision is copied to the new one.
+	Copy bool `json:"copy,omitempty"`
+	// Only are the units that the administrator named, for stop and restart.
+	Only    []tenure.UnitID `json:"only,omitempty"`
+	Options Options         `json:"options"`
+}
+
+// snap is the instance that the job is about.
+func (j *job) snap() tenure.Instance {
+	if j.After != nil {
+		return j.After.Instance
+	}
+	return j.Before.Instance
+}
+
+// from and to are the current revisions before and after; zero when there is none.
+func (j *job) from() tenure.Revision {
+	if j.Before == nil {
+		return tenure.Revision{}
+	}
+	return j.Before.Line.Current
+}
+
+func (j *job) to() tenure.Revision {
+	if j.After == nil || !j.After.Line.Active {
+		return tenure.Revision{}
+	}
+	return j.After.Line.Current
+}
+
+func (j *job) target() tenure.Ref {
+	return tenure.Ref{Snap: j.snap(), Revision: j.After.Line.Current}
+}
+
+// change is the question that the job puts to policy.
+func (j *job) change() policy.Change {
+	return policy.Change{
+		Reason:        j.Reason,
+		Snap:          j.snap(),
+		From:          j.from(),
+		To:            j.to(),
+		Units:         j.Only,
+		IgnoreRunning: j.Options.IgnoreRunning,
+		Kill:          j.Options.Kill,
+	}
+}
+
+// Do checks a request, decides, and starts the change that carries it out. What
+// is refused has changed nothing.
+func (m *Manager) Do(ctx context.Context, req Request) (change.ID, error) {
+	if req.Action == ActionStart || req.Action == ActionStop || req.Action == ActionRestart {
+		return m.control(ctx, req)
+	}
+	prepared, err := m.prepare(ctx, req)
+	if err != nil {
+		return 0, err
+	}
+	defer prepared.release()
+	op := string(req.Action)
+	for _, plan := range prepared.plans {
+		if plan.Refusal != nil {
+			return 0, refused(op, plan)
+		}
+	}
+	for i := range prepared.jobs {
+		if err := m.stage(ctx, &prepared.jobs[i], prepared.files); err != nil {
+			return 0, err
+		}
+	}
+	plans, err := json.Marshal(prepared.plans)
+	if err != nil {
+		return 0, fmt.Errorf("%s: store the plan: %w", op, err)
+	}
+	snaps := jobSnaps(prepared.jobs)
+	id, err := m.engine.Start(ctx, change.NewChange{
+		Kind:    kindOf(prepared.jobs[0]),
+		Summary: summary(prepared.jobs),
+		Snaps:   snaps,
+		Tasks:   m.tasks(prepared.jobs, prepared.plans),
+		Plan:    plans,
+	})
+	if err != nil {
+		m.unstage(prepared.jobs)
+		return 0, conflict(op, join(snaps), err)
+	}
+	return id, nil
+}
+
+// Plan decides a request without carrying it out.
+func (m *Manager) Plan(ctx context.Context, req Request) ([]policy.Plan, error) {
+	if req.Action == ActionStart || req.Action == ActionStop || req.Action == ActionRestart {
+		return m.planControl(ctx, req)
+	}
+	prepared, err := m.prepare(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	defer prepared.release()
+	return prepared.plans, nil
+}
+
+// prepared is a request that has been checked and decided; its snaps are
+// claimed until it is released.
+type prepared struct {
+	jobs    []job
+	plans   []policy.Plan
+	files   map[tenure.Instance]string
+	release func()
+}
+
+func (m *Manager) prepare(ctx context.Context, req Request) (*prepared, error) {
+	var candidates []candidate
+	for _, file := range req.Files {
+		c, err := m.inspect(ctx, file)
+		if err != nil {
+			return nil, err
+		}
+		candidates = append(candidates, c)
+	}
+	names := slices.Clone(req.Snaps)
+	files := make(map[tenure.Instance]string, len(candidates))
+	for _, c := range candidates {
+		if files[c.Name] != "" {
+			return nil, &Error{Kind: KindBad, Op: string(req.Action), Object: string(c.Name), Err: fmt.Errorf("two files of one command are the snap %q", c.Name)}
+		}
+		files[c.Name] = c.File.Path
+		names = append(names, c.Name)
+	}
+	if len(names) == 0 {
+		return nil, &Error{Kind: KindBad, Op: string(req.Action), Err: fmt.Errorf("no snap was named")}
+	}
+	release, err := m.claims.take(ctx, names...)
+	if err != nil {
+		return nil, err
+	}
+	p := &prepared{files: files, release: release}
+	if p.jobs, err = m.jobs(ctx, req, candidates); err == nil {
+		p.plans, err = m.decideAll(ctx, p.jobs)
+	}
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (m *Manager) jobs(ctx context.Context, req Request, candidates []candidate) ([]job, error) {
+	switch req.Action {
+	case ActionInstall, ActionRefresh:
+		return m.installJobs(req, candidates)
+	case ActionRevert, ActionRemove, ActionEnable, ActionDisable:
+		var jobs []job
+		for _, snap := range slices.Compact(slices.Sorted(slices.Values(req.Snaps))) {
+			j, err := m.snapJob(ctx, req, snap)
+			if err != nil {
+				return nil, err
+			}
+			jobs = append(jobs, j)
+		}
+		return jobs, nil
+	case ActionStart, ActionStop, ActionRestart:
+	}
+	return nil, &Error{Kind: KindBad, Op: string(req.Action), Err: fmt.Errorf("there is no action %q", req.Action)}
+}
+
+// decideAll is the plan of each job.
+func (m *Manager) decideAll(ctx context.Context, jobs []job) ([]policy.Plan, error) {
+	plans := make([]policy.Plan, 0, len(jobs))
+	for i := range jobs {
+		plan, err := m.decide(ctx, &jobs[i])
+		if err != nil {
+			return nil, err
+		}
+		plans = append(plans, plan)
+	}
+	return plans, nil
+}
+
+func (m *Manager) decide(ctx context.Context, j *job) (policy.Plan, error) {
+	var more []installed
+	if !j.to().IsZero() && (j.Before == nil || j.Before.Kept[j.to()].Info == nil) {
+		more = append(more, j.After.revision(j.to()))
+	}
+	facts, err := m.facts(ctx, j.change(), more...)
+	if err != nil {
+		return policy.Plan{}, err
+	}
+	return policy.Decide(facts), nil
+}
+
+func refused(op string, plan policy.Plan) error {
+	return &Error{
+		Kind: KindRefused, Op: op, Object: string(plan.Change.Snap),
+		Hint: plan.Refusal.Remedy,
+		Err:  fmt.Errorf("%s", plan.Refusal.Text), //nolint:err113 // The plan's sentence is the error.
+	}
+}
+
+// snapJob is the job for a snap that is installed.
+func (m *Manager) snapJob(ctx context.Context, req Request, snap tenure.Instance) (job, error) {
+	op := string(req.Action)
+	before, err := m.installedSnap(op, snap)
+	if err != nil {
+		return job{}, err
+	}
+	line := before.Line
+	j := job{Before: before, Options: req.Options, Reason: tenure.ReasonRevert}
+	bad := func(kind Kind, err error) (job, error) {
+		return job{}, &Error{Kind: kind, Op: op, Object: string(snap), Err: err}
+	}
+	switch req.Action {
+	case ActionRevert:
+		if line, _, err = revision.Revert(line, req.Revision); err != nil {
+			return bad(KindNotRevertible, err)
+		}
+	case ActionEnable:
+		j.Reason = tenure.ReasonRestart
+		if line, _, err = revision.Enable(line); err != nil {
+			return bad(KindBad, err)
+		}
+	case ActionDisable:
+		j.Reason = tenure.ReasonDisable
+		if line, _, err = revision.Disable(line); err != nil {
+			return bad(KindBad, err)
+		}
+	case ActionRemove:
+		j.Reason = tenure.ReasonRemove
+		if line, err = m.removeLine(ctx, before, req.Revision); err != nil {
+			return job{}, err
+		}
+	case ActionInstall, ActionRefresh, ActionStart, ActionStop, ActionRestart:
+		return bad(KindBad, fmt.Errorf("there is no action %q on installed snaps", req.Action))
+	}
+	j.After = before.with(line)
+	return j, nil
+}
+
+// removeLine is before without one revision, or without all.
+func (m *Manager) removeLine(ctx context.Context, before *snapState, rev tenure.Revision) (revision.State, error) {
+	snap := string(before.Instance)
+	if !rev.IsZero() {
+		pins, err := m.pins(ctx, before)
+		if err != nil {
+			return revision.State{}, err
+		}
+		line, _, err := revision.RemoveRevision(before.Line, rev, pins)
+		if err != nil {
+			return line, &Error{Kind: KindBad, Op: "remove revision " + rev.String() + " of", Object: snap, Err: err}
+		}
+		return line, nil
+	}
+	if users, err := m.dependents(before); err != nil || len(users) > 0 {
+		if err != nil {
+			return revision.State{}, err
+		}
+		return revision.State{}, &Error{
+			Kind: KindBase, Op: "remove", Object: snap, Hint: "remove " + strings.Join(users, ", ") + " first",
+			Err: fmt.Errorf("it is the base of %s", strings.Join(users, ", ")),
+		}
+	}
+	line, _, err := revision.Remove(before.Line)
+	if err != nil {
+		return line, &Error{Kind: KindBad, Op: "remove", Object: snap, Err: err}
+	}
+	return line, nil
+}
+
+// dependents are the installed snaps that have state's snap as their base.
+func (m *Manager) dependents(state *snapState) ([]string, error) {
+	if state.Kept[state.Line.Current].Info.Type == snapfile.TypeApp {
+		return nil, nil
+	}
+	all, err := m.snaps.All()
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, other := range all {
+		if !other.Line.Installed() || other.Instance == state.Instance {
+			continue
+		}
+		info := other.Kept[other.Line.Current].Info
+		if needsBase(info) && info.EffectiveBase() == string(state.Instance) {
+			names = append(names, string(other.Instance))
+		}
+	}
+	return names, nil
+}
+
+func jobSnaps(jobs []job) []tenure.Instance {
+	snaps := make([]tenure.Instance, 0, len(jobs))
+	for i := range jobs {
+		snaps = append(snaps, jobs[i].snap())
+	}
+	return snaps
+}
+
+func join(snaps []tenure.Instance) string {
+	names := make([]string, 0, len(snaps))
+	for _, snap := range snaps {
+		names = append(names, string(snap))
+	}
+	return strings.Join(names, ", ")
+}
+
+// kindOf is the kind of the change that does j first, by snapd's names.
+func kindOf(j job) string {
+	if j.Before == nil || !j.Before.Line.Installed() {
+		return "install-snap"
+	}
+	switch j.Reason {
+	case tenure.ReasonRefresh:
+		return "refresh-snap"
+	case tenure.ReasonRevert:
+		return "revert-snap"
+	case tenure.ReasonRemove:
+		return "remove-snap"
+	case tenure.ReasonDisable:
+		return "disable-snap"
+	case tenure.ReasonRestart:
+		return "enable-snap"
+	case tenure.ReasonStop, tenure.ReasonShutdown:
+	}
+	return "service-control"
+}
+
+func summary(jobs []job) string {
+	verb := map[string]string{
+		"install-snap": "Install", "refresh-snap": "Refresh", "revert-snap": "Revert",
+		"remove-snap": "Remove", "disable-snap": "Disable", "enable-snap": "Enable",
+	}[kindOf(jobs[0])]
+	quoted := make([]string, 0, len(jobs))
+	for i := range jobs {
+		quoted = append(quoted, fmt.Sprintf("%q", jobs[i].snap()))
+	}
+	noun := "snap"
+	if len(jobs) > 1 {
+		noun = "snaps"
+	}
+	return verb + " " + strings.Join(quoted, ", ") + " " + noun
+}

@@ -1,0 +1,157 @@
+package refresh
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"tenure"
+	"tenure/internal/policy"
+	"tenure/internal/proc"
+	"tenure/internal/snapfile"
+	"tenure/internal/supervise"
+)
+
+// supported are the verdicts that the steps of this package carry out.
+func supported() []tenure.Verdict {
+	return []tenure.Verdict{tenure.Restart, tenure.Stop, tenure.Endure, tenure.Refuse}
+}
+
+// facts gathers what a decision about change depends on. More are revisions
+// that are not installed yet, but that the change leads to.
+func (m *Manager) facts(ctx context.Context, change policy.Change, more ...installed) (policy.Facts, error) {
+	facts := policy.Facts{Now: m.cfg.Now(), Change: change, Supported: supported()}
+	statuses, err := m.cfg.Supervisor.Units(ctx)
+	if err != nil {
+		return policy.Facts{}, fmt.Errorf("gather facts: %w", err)
+	}
+	states, err := m.snaps.All()
+	if err != nil {
+		return policy.Facts{}, fmt.Errorf("gather facts: %w", err)
+	}
+	for _, status := range statuses {
+		if status.Unit.Snap != change.Snap && status.Spec != nil && status.Spec.Base.Snap != change.Snap {
+			continue
+		}
+		unit, err := m.unitFacts(ctx, status)
+		if err != nil {
+			return policy.Facts{}, err
+		}
+		if unit.Active || len(unit.Processes) > 0 {
+			facts.Units = append(facts.Units, unit)
+		}
+	}
+	for _, state := range states {
+		if state.Instance != change.Snap {
+			continue
+		}
+		for rev := range state.Kept {
+			r := state.revision(rev)
+			facts.Declarations = append(facts.Declarations, declaration(&r))
+		}
+	}
+	for i := range more {
+		facts.Declarations = append(facts.Declarations, declaration(&more[i]))
+	}
+	slices.SortFunc(facts.Declarations, func(a, b policy.Declaration) int { return a.Revision.Compare(b.Revision) })
+	return facts, nil
+}
+
+func (m *Manager) unitFacts(ctx context.Context, status supervise.Status) (policy.Unit, error) {
+	unit := policy.Unit{
+		ID:       status.Unit,
+		Revision: status.Revision,
+		Main:     status.Main,
+		Since:    status.Started,
+	}
+	switch status.State {
+	case supervise.Inactive, supervise.Failed:
+	case supervise.Listening, supervise.Waiting, supervise.Starting, supervise.Running,
+		supervise.Reloading, supervise.Stopping, supervise.Backoff:
+		unit.Active = true
+	}
+	if status.Spec != nil && !status.Spec.Base.IsZero() {
+		unit.Uses = []tenure.Ref{status.Spec.Base}
+	}
+	processes, err := m.cfg.Supervisor.Processes(ctx, status.Unit)
+	if err != nil {
+		return policy.Unit{}, fmt.Errorf("gather facts: processes of %s: %w", status.Unit, err)
+	}
+	for _, p := range processes {
+		unit.Processes = append(unit.Processes, processFacts(p))
+	}
+	return unit, nil
+}
+
+func processFacts(p proc.Info) policy.Process {
+	return policy.Process{Process: p.Process, PPID: p.PPID, CommandLine: p.CommandLine(), Foreign: p.Foreign}
+}
+
+// declaration is what r says, in the terms of policy.
+func declaration(r *installed) policy.Declaration {
+	d := policy.Declaration{
+		Snap:     r.Ref.Snap,
+		Revision: r.Ref.Revision,
+		Version:  r.Info.Version,
+		Classic:  r.classic(),
+		Apps:     make(map[tenure.App]policy.App, len(r.Info.Apps)),
+	}
+	for i := range r.Info.Apps {
+		app := &r.Info.Apps[i]
+		declared := policy.App{
+			Daemon:       app.IsService(),
+			RefreshMode:  policy.RefreshMode(app.RefreshMode),
+			Refresh:      app.Lifecycle.Refresh,
+			Stop:         stopFacts(app),
+			DrainTimeout: app.Lifecycle.DrainTimeout,
+			Instances:    app.Lifecycle.Instances,
+		}
+		for j := range app.Lifecycle.Workloads {
+			declared.Workloads = append(declared.Workloads, workloadFacts(app, &app.Lifecycle.Workloads[j]))
+		}
+		d.Apps[app.Name] = declared
+	}
+	return d
+}
+
+func stopFacts(app *snapfile.App) policy.Stop {
+	mode := app.EffectiveStopMode()
+	stop := policy.Stop{
+		Command: len(app.StopCommand) > 0,
+		Signal:  signalName(mode.Signal()),
+		Target:  policy.TargetMain,
+		Timeout: app.EffectiveStopTimeout(),
+		Kill:    policy.KillAfterTimeout,
+	}
+	if mode.All() {
+		stop.Target = policy.TargetGroup
+	}
+	if !app.Lifecycle.MayKill() {
+		stop.Kill = policy.KillNever
+	}
+	return stop
+}
+
+func workloadFacts(app *snapfile.App, w *snapfile.Workload) policy.Workload {
+	stop := stopFacts(app)
+	stop.Command, stop.Target = len(w.StopCommand) > 0, policy.TargetGroup
+	stop.Timeout = app.EffectiveWorkloadStopTimeout(w)
+	if number := w.StopSignal.Number(); number != 0 {
+		stop.Signal = signalName(number)
+	}
+	if !app.MayKillWorkload(w) {
+		stop.Kill = policy.KillNever
+	}
+	return policy.Workload{
+		Name:           w.Name,
+		Match:          w.Match,
+		Verdicts:       w.OnReason,
+		Stop:           &stop,
+		CompatibleFrom: w.CompatibleFrom,
+	}
+}
+
+func signalName(s syscall.Signal) string { return unix.SignalName(s) }

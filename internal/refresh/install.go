@@ -1,0 +1,216 @@
+package refresh
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"tenure"
+	"tenure/internal/revision"
+	"tenure/internal/snapfile"
+)
+
+// installJobs are the jobs for snap files: a first install, or a refresh where
+// the snap is there already. Bases come first, so that what needs them finds them.
+func (m *Manager) installJobs(req Request, candidates []candidate) ([]job, error) {
+	if len(req.Snaps) > 0 {
+		return nil, m.noSource(req)
+	}
+	slices.SortStableFunc(candidates, func(a, b candidate) int { return rank(a.Info) - rank(b.Info) })
+	bases, err := m.bases(candidates)
+	if err != nil {
+		return nil, err
+	}
+	var jobs []job
+	for i := range candidates {
+		c := &candidates[i]
+		before, err := m.snaps.Get(c.Name)
+		if err != nil {
+			return nil, err
+		}
+		if req.Action == ActionRefresh && (before == nil || !before.Line.Installed()) {
+			return nil, &Error{
+				Kind: KindNotInstalled, Op: "refresh", Object: string(c.Name),
+				Hint: "install it: tenure install --dangerous " + c.File.Label,
+				Err:  fmt.Errorf("snap %q is not installed", c.Name),
+			}
+		}
+		options := inherit(req.Options, before)
+		if err := admit(c, before, options, bases); err != nil {
+			return nil, err
+		}
+		j, err := m.installJob(c, before, options)
+		if err != nil {
+			return nil, err
+		}
+		jobs = append(jobs, j)
+	}
+	return jobs, nil
+}
+
+// noSource is the error for snaps named without a file.
+func (m *Manager) noSource(req Request) error {
+	name := string(req.Snaps[0])
+	if req.Action == ActionRefresh {
+		if _, err := m.installedSnap("refresh", req.Snaps[0]); err != nil {
+			return err
+		}
+	}
+	return &Error{
+		Kind: KindNoSource, Op: string(req.Action), Object: name,
+		Hint: "give the path of a file: tenure " + string(req.Action) + " --dangerous ./" + name + ".snap",
+		Err:  errNoFile,
+	}
+}
+
+func rank(info *snapfile.Snap) int {
+	if info.Type == snapfile.TypeApp {
+		return 1
+	}
+	return 0
+}
+
+// inherit keeps the confinement that a snap was installed with.
+func inherit(options Options, before *snapState) Options {
+	if before == nil || options.Classic || options.DevMode || options.JailMode {
+		return options
+	}
+	options.Classic, options.DevMode, options.JailMode = before.Options.Classic, before.Options.DevMode, before.Options.JailMode
+	return options
+}
+
+// bases tells which bases are installed and enabled, or will be by the same request.
+func (m *Manager) bases(candidates []candidate) (func(string) bool, error) {
+	all, err := m.snaps.All()
+	if err != nil {
+		return nil, err
+	}
+	have := map[string]bool{}
+	for _, state := range all {
+		if state.Line.Installed() && state.Line.Active && isBase(state.Kept[state.Line.Current].Info) {
+			have[string(state.Instance)] = true
+		}
+	}
+	for i := range candidates {
+		if isBase(candidates[i].Info) {
+			have[string(candidates[i].Name)] = true
+		}
+	}
+	return func(name string) bool { return have[name] }, nil
+}
+
+func isBase(info *snapfile.Snap) bool {
+	return info.Type == snapfile.TypeBase || info.Type == snapfile.TypeOS
+}
+
+func (m *Manager) installJob(c *candidate, before *snapState, options Options) (job, error) {
+	state := snapState{Instance: c.Name}
+	reason := tenure.ReasonRefresh
+	if before != nil {
+		state = *before
+	}
+	rev := state.Line.NextLocal()
+	advance := revision.Install
+	if state.Line.Installed() {
+		advance = revision.Refresh
+	}
+	line, _, err := advance(state.Line, rev)
+	if err != nil {
+		return job{}, &Error{Kind: KindBad, Op: "install", Object: string(c.Name), Err: err}
+	}
+	after := state.with(line)
+	after.Kept[rev] = kept{Info: c.Info, Digest: c.Digest, Size: c.Size, Installed: m.cfg.Now().UTC()}
+	after.Options = Options{Classic: options.Classic, DevMode: options.DevMode, JailMode: options.JailMode}
+	after.Disabled = disabledAfter(before, c.Info)
+	copies := before != nil && before.Line.Installed()
+	return job{Reason: reason, Before: before, After: after, Staged: c.File.Path, Copy: copies, Options: options}, nil
+}
+
+// disabledAfter are the services that are not started by themselves: those that
+// were not before, and new ones that ask for it (install-mode).
+func disabledAfter(before *snapState, info *snapfile.Snap) []tenure.App {
+	var disabled []tenure.App
+	for i := range info.Apps {
+		app := &info.Apps[i]
+		if !app.IsService() {
+			continue
+		}
+		known := before != nil && before.Line.Installed() && before.Kept[before.Line.Current].Info.App(app.Name) != nil
+		if known && slices.Contains(before.Disabled, app.Name) || !known && !app.StartsOnInstall() {
+			disabled = append(disabled, app.Name)
+		}
+	}
+	return disabled
+}
+
+// with is a copy of s with another line.
+func (s *snapState) with(line revision.State) *snapState {
+	after := *s
+	after.Line = line
+	after.Kept = maps.Clone(s.Kept)
+	if after.Kept == nil {
+		after.Kept = make(map[tenure.Revision]kept)
+	}
+	maps.DeleteFunc(after.Kept, func(rev tenure.Revision, _ kept) bool { return !line.Has(rev) })
+	return &after
+}
+
+// stage puts the file of j where the change finds it, also after a crash: it is
+// the change's own from then on. A file that is in the staging directory already is
+// renamed, any other is copied.
+func (m *Manager) stage(ctx context.Context, j *job, files map[tenure.Instance]string) error {
+	from := files[j.snap()]
+	if j.Staged == "" || from == "" {
+		return nil
+	}
+	dir := m.cfg.Paths.Staging()
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("stage %s: %w", j.snap(), err)
+	}
+	staged, err := os.CreateTemp(dir, string(j.snap())+"-*.snap")
+	if err != nil {
+		return fmt.Errorf("stage %s: %w", j.snap(), err)
+	}
+	defer staged.Close() //nolint:errcheck // What counts is checked before.
+	j.Staged = staged.Name()
+	if filepath.Dir(from) == dir {
+		if err := os.Rename(from, j.Staged); err != nil {
+			return fmt.Errorf("stage %s: %w", j.snap(), err)
+		}
+		return nil
+	}
+	source, err := os.Open(from)
+	if err != nil {
+		return fmt.Errorf("stage %s: %w", j.snap(), err)
+	}
+	defer source.Close() //nolint:errcheck // Opened for reading.
+	if _, err := io.Copy(staged, withContext{ctx, source}); err != nil {
+		return fmt.Errorf("stage %s: %w", j.snap(), err)
+	}
+	return nil
+}
+
+func (m *Manager) unstage(jobs []job) {
+	for i := range jobs {
+		if jobs[i].Staged != "" {
+			_ = os.Remove(jobs[i].Staged)
+		}
+	}
+}
+
+// withContext stops reading when ctx ends.
+type withContext struct {
+	ctx context.Context //nolint:containedctx // It lives as long as one copy.
+	io.Reader
+}
+
+func (r withContext) Read(b []byte) (int, error) {
+	if err := r.ctx.Err(); err != nil {
+		return 0, context.Cause(r.ctx)
+	}
+	return r.Reader.Read(b)
+}

@@ -1,0 +1,180 @@
+package refresh
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"tenure"
+	"tenure/internal/change"
+	"tenure/internal/journal"
+	"tenure/internal/mount"
+	"tenure/internal/snapdata"
+	"tenure/internal/squash"
+	"tenure/internal/supervise"
+)
+
+// Config is what a Manager works with. All fields without a default are required.
+type Config struct {
+	Paths      Paths
+	Journal    *journal.DB
+	Supervisor supervise.Supervisor
+	Mounts     *mount.Store
+	Reader     *squash.Reader
+	// Tenure is the path of the command line program, for the entries in snap/bin.
+	Tenure string
+	// Logger hears what nobody waits for; by default nobody does.
+	Logger *slog.Logger
+	// Now is the clock; by default the real one.
+	Now func() time.Time
+}
+
+// Manager carries out requests. Make one with New, give its steps to an engine
+// with Register, and the engine to the Manager with Use.
+type Manager struct {
+	cfg    Config
+	engine *change.Engine
+	snaps  *states
+	launch launcher
+	claims claims
+	// passes are the first passes of data copies of changes that run.
+	passes passes
+	// collect wakes the collector.
+	collect chan struct{}
+}
+
+// New makes a Manager. It touches nothing.
+func New(cfg Config) *Manager {
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Manager{
+		cfg:     cfg,
+		snaps:   newStates(cfg.Journal),
+		launch:  launcher{paths: cfg.Paths},
+		collect: make(chan struct{}, 1),
+	}
+}
+
+// Use is the engine that runs changes. It must have the steps of Register, and be
+// set before anything else is asked of m.
+func (m *Manager) Use(engine *change.Engine) { m.engine = engine }
+
+// Engine is the engine that runs changes.
+func (m *Manager) Engine() *change.Engine { return m.engine }
+
+// Register adds the steps of m to reg.
+func (m *Manager) Register(reg *change.Registry) {
+	change.Register(reg, taskPrepare, prepareStep{m})
+	change.Register(reg, taskMount, mountStep{m})
+	change.Register(reg, taskCopy, copyStep{m})
+	change.Register(reg, taskDecide, decideStep{m})
+	change.Register(reg, taskStop, stopStep{m})
+	change.Register(reg, taskUpdate, updateStep{m})
+	change.Register(reg, taskLink, linkStep{m})
+	change.Register(reg, taskStart, startStep{m})
+	change.Register(reg, taskReload, reloadStep{m})
+	change.Register(reg, taskCommit, commitStep{m})
+	change.Register(reg, taskCollect, collectStep{m})
+}
+
+// passes keeps the first passes of copies in memory. One that is lost with the
+// daemon costs a full comparison at the second pass, nothing else.
+type passes struct {
+	mu   sync.Mutex
+	made map[tenure.Ref][]*snapdata.Pass
+}
+
+func (p *passes) keep(to tenure.Ref, made []*snapdata.Pass) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.made == nil {
+		p.made = make(map[tenure.Ref][]*snapdata.Pass)
+	}
+	p.made[to] = made
+}
+
+func (p *passes) take(to tenure.Ref) []*snapdata.Pass {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	made := p.made[to]
+	delete(p.made, to)
+	return made
+}
+
+// states are the documents of snaps in the journal.
+type states struct {
+	docs *journal.Collection[snapState]
+}
+
+func newStates(db *journal.DB) *states {
+	return &states{docs: journal.NewCollection[snapState](db, "snaps")}
+}
+
+// All are all instances that have a revision on disk, ordered by name.
+func (s *states) All() ([]snapState, error) {
+	all, err := s.docs.All()
+	if err != nil {
+		return nil, fmt.Errorf("read snaps: %w", err)
+	}
+	list := slices.Collect(maps.Values(all))
+	slices.SortFunc(list, func(a, b snapState) int { return cmp.Compare(a.Instance, b.Instance) })
+	return list, nil
+}
+
+// Get is the state of one instance; nil when there is none.
+func (s *states) Get(snap tenure.Instance) (*snapState, error) {
+	state, found, err := s.docs.Get(string(snap))
+	if err != nil {
+		return nil, fmt.Errorf("read snap %s: %w", snap, err)
+	}
+	if !found {
+		return nil, nil //nolint:nilnil // No state is not an error, and its zero value would look like one.
+	}
+	return &state, nil
+}
+
+// Put makes state durable; nil drops that of snap.
+func (s *states) Put(snap tenure.Instance, state *snapState) error {
+	var err error
+	if state == nil || len(state.Line.Kept()) == 0 {
+		err = s.docs.Delete(string(snap))
+	} else {
+		err = s.docs.Put(string(snap), *state)
+	}
+	if err != nil {
+		return fmt.Errorf("record snap %s: %w", snap, err)
+	}
+	return nil
+}
+
+// installedSnap is the state of snap, or an error that says that it is not installed.
+func (m *Manager) installedSnap(op string, snap tenure.Instance) (*snapState, error) {
+	state, err := m.snaps.Get(snap)
+	if err != nil {
+		return nil, err
+	}
+	if state == nil || !state.Line.Installed() {
+		return nil, &Error{Kind: KindNotInstalled, Op: op, Object: string(snap), Err: fmt.Errorf("snap %q is not installed", snap)}
+	}
+	return state, nil
+}
+
+// conflict words what the engine says of a snap that is busy.
+func conflict(op, object string, err error) error {
+	busy, ok := errors.AsType[*change.ConflictError](err)
+	if !ok {
+		return fmt.Errorf("%s %s: %w", op, object, err)
+	}
+	return &Error{
+		Kind: KindConflict, Op: op, Object: object,
+		Hint: "wait for it (tenure watch " + busy.ID.String() + ") or stop it (tenure abort " + busy.ID.String() + ")",
+		Err:  err,
+	}
+}

@@ -1,0 +1,267 @@
+package refresh
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"tenure"
+	"tenure/internal/change"
+	"tenure/internal/mount"
+	"tenure/internal/policy"
+	"tenure/internal/snapdata"
+)
+
+// prepareStep keeps the staged file as that of its revision.
+type prepareStep struct{ m *Manager }
+
+type prepareParams struct {
+	Ref    tenure.Ref `json:"ref"`
+	Staged string     `json:"staged"`
+}
+
+type nothing struct{}
+
+func (s prepareStep) Do(ctx context.Context, p prepareParams) (nothing, error) {
+	staged, err := os.Open(p.Staged)
+	if errors.Is(err, fs.ErrNotExist) {
+		// Put removes nothing until the file is at its place.
+		if _, found := os.Stat(s.m.cfg.Mounts.File(p.Ref.Snap, p.Ref.Revision)); found == nil {
+			return nothing{}, nil
+		}
+	}
+	if err != nil {
+		return nothing{}, fmt.Errorf("keep snap file: %w", err)
+	}
+	defer staged.Close() //nolint:errcheck // Opened for reading.
+	if _, err := s.m.cfg.Mounts.Put(ctx, p.Ref.Snap, p.Ref.Revision, staged); err != nil {
+		return nothing{}, err
+	}
+	return nothing{}, os.Remove(p.Staged)
+}
+
+func (s prepareStep) Undo(_ context.Context, p prepareParams, _ nothing) error {
+	return s.m.cfg.Mounts.Remove(p.Ref.Snap, p.Ref.Revision)
+}
+
+// mountStep mounts a revision below the snap's directory, which is a shared
+// mount, so that units that hold it as a slave see later revisions.
+type mountStep struct{ m *Manager }
+
+type mountParams struct {
+	Ref tenure.Ref `json:"ref"`
+}
+
+func (s mountStep) Do(ctx context.Context, p mountParams) (nothing, error) {
+	if err := s.m.mountRevision(ctx, p.Ref); err != nil {
+		return nothing{}, errors.Join(err, s.Undo(context.WithoutCancel(ctx), p, nothing{}))
+	}
+	return nothing{}, nil
+}
+
+func (s mountStep) Undo(ctx context.Context, p mountParams, _ nothing) error {
+	if err := s.m.unmountRevision(ctx, p.Ref); err != nil {
+		return err
+	}
+	return s.m.dropSnapDir(ctx, p.Ref.Snap)
+}
+
+func (m *Manager) mountRevision(ctx context.Context, ref tenure.Ref) error {
+	dir := m.cfg.Mounts.SnapDir(ref.Snap)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("mount %s: %w", ref, err)
+	}
+	if err := mount.Share(dir); err != nil {
+		return fmt.Errorf("mount %s: %w", ref, err)
+	}
+	point := m.cfg.Mounts.Dir(ref.Snap, ref.Revision)
+	if err := os.MkdirAll(point, 0o755); err != nil {
+		return fmt.Errorf("mount %s: %w", ref, err)
+	}
+	if _, err := mount.Mount(ctx, m.cfg.Mounts.File(ref.Snap, ref.Revision), point); err != nil {
+		return fmt.Errorf("mount %s: %w", ref, err)
+	}
+	return nil
+}
+
+func (m *Manager) unmountRevision(ctx context.Context, ref tenure.Ref) error {
+	point := m.cfg.Mounts.Dir(ref.Snap, ref.Revision)
+	if err := mount.Unmount(ctx, point); err != nil {
+		return fmt.Errorf("unmount %s: %w", ref, err)
+	}
+	if err := os.Remove(point); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("unmount %s: %w", ref, err)
+	}
+	return nil
+}
+
+// dropSnapDir removes the directory of a snap that has no revision any more.
+func (m *Manager) dropSnapDir(ctx context.Context, snap tenure.Instance) error {
+	dir := m.cfg.Mounts.SnapDir(snap)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || len(entries) > 0 {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove directory of %s: %w", snap, err)
+	}
+	if err := mount.UnmountTree(ctx, dir); err != nil {
+		return fmt.Errorf("remove directory of %s: %w", snap, err)
+	}
+	return os.Remove(dir)
+}
+
+// copyStep makes the data directories of a revision, and fills them with a
+// first copy of the data of the one before, while its services run.
+type copyStep struct{ m *Manager }
+
+type copyParams struct {
+	From tenure.Ref `json:"from,omitzero"`
+	To   tenure.Ref `json:"to"`
+	Copy bool       `json:"copy,omitempty"`
+}
+
+// copied is what a first copy has made.
+type copied struct {
+	// Fresh is that the directory of the snap's data did not exist before.
+	Fresh bool `json:"fresh,omitempty"`
+	// Aside is where a directory that was in the way is kept until the change is done.
+	Aside string `json:"aside,omitempty"`
+}
+
+func (s copyStep) Do(ctx context.Context, p copyParams) (copied, error) {
+	m, done := s.m, copied{}
+	dir := m.cfg.Paths.DataDir(p.To.Snap)
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		done.Fresh = true
+	}
+	err := m.makeDataDirs(p.To.Snap)
+	if err == nil {
+		done.Aside, err = m.clearTarget(p)
+	}
+	if err == nil {
+		err = m.firstCopy(ctx, p)
+	}
+	if err != nil {
+		return done, change.Partial(fmt.Errorf("copy data to %s: %w", p.To, err))
+	}
+	return done, nil
+}
+
+func (s copyStep) Undo(ctx context.Context, p copyParams, done copied) error {
+	s.m.passes.take(p.To)
+	err := s.m.removeData(p.To)
+	if done.Aside != "" {
+		err = errors.Join(err, os.Rename(done.Aside, s.m.cfg.Paths.Data(p.To)))
+	}
+	if done.Fresh {
+		err = errors.Join(err, s.m.dropDataDir(ctx, p.To.Snap))
+	}
+	return err
+}
+
+// makeDataDirs makes what all revisions of a snap share. Mounts below the
+// common directory propagate to every unit (DESIGN.md section 9, 13).
+func (m *Manager) makeDataDirs(snap tenure.Instance) error {
+	common := m.cfg.Paths.Common(snap)
+	if err := os.MkdirAll(common, 0o755); err != nil {
+		return err
+	}
+	return mount.Share(common)
+}
+
+// clearTarget keeps aside what is left at the place of new data from an earlier
+// time.
+func (m *Manager) clearTarget(p copyParams) (aside string, err error) {
+	target := m.cfg.Paths.Data(p.To)
+	if _, err := os.Lstat(target); errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	aside = filepath.Join(m.cfg.Paths.DataDir(p.To.Snap), "."+p.To.Revision.String()+".aside")
+	if err := snapdata.RemoveAll(aside); err != nil {
+		return "", err
+	}
+	return aside, os.Rename(target, aside)
+}
+
+func (m *Manager) firstCopy(ctx context.Context, p copyParams) error {
+	if !p.Copy {
+		return os.MkdirAll(m.cfg.Paths.Data(p.To), 0o755)
+	}
+	report := change.ReporterFrom(ctx)
+	var made []*snapdata.Pass
+	for _, pair := range m.dataPairs(p) {
+		pass, err := snapdata.First(ctx, pair.from, pair.to)
+		if err != nil {
+			return err
+		}
+		made = append(made, pass)
+		report.Logf("copied %s to %s", pair.from, pair.to)
+	}
+	m.passes.keep(p.To, made)
+	return nil
+}
+
+// pair is one directory that is copied to another.
+type pair struct{ from, to string }
+
+func (m *Manager) dataPairs(p copyParams) []pair {
+	pairs := []pair{{m.cfg.Paths.Data(p.From), m.cfg.Paths.Data(p.To)}}
+	if _, err := os.Lstat(pairs[0].from); err != nil {
+		return nil
+	}
+	return pairs
+}
+
+// removeData removes the data of one revision.
+func (m *Manager) removeData(ref tenure.Ref) error {
+	return snapdata.RemoveAll(m.cfg.Paths.Data(ref))
+}
+
+// dropDataDir removes all data of a snap, and ends what it had mounted there.
+func (m *Manager) dropDataDir(ctx context.Context, snap tenure.Instance) error {
+	dir := m.cfg.Paths.DataDir(snap)
+	if err := mount.UnmountTree(ctx, dir); err != nil {
+		return fmt.Errorf("remove data of %s: %w", snap, err)
+	}
+	return snapdata.RemoveAll(dir)
+}
+
+// decideStep decides again, now that everything is prepared, and compiles the
+// decision into the tasks that follow.
+type decideStep struct{ m *Manager }
+
+type decideParams struct {
+	// Jobs are that of this decision and those after it; Plans those of all jobs
+	// of the change.
+	Jobs  []job         `json:"jobs"`
+	Plans []policy.Plan `json:"plans"`
+}
+
+func (s decideStep) Do(ctx context.Context, p decideParams) (nothing, error) {
+	j := &p.Jobs[0]
+	plan, err := s.m.decide(ctx, j)
+	if err != nil {
+		return nothing{}, err
+	}
+	if plan.Refusal != nil {
+		return nothing{}, refused(string(j.Reason), plan)
+	}
+	tasks, err := s.m.switchTasks(ctx, j, plan)
+	if err != nil {
+		return nothing{}, err
+	}
+	p.Plans[len(p.Plans)-len(p.Jobs)] = plan
+	raw, err := json.Marshal(p.Plans)
+	if err != nil {
+		return nothing{}, fmt.Errorf("store the plan: %w", err)
+	}
+	change.ReporterFrom(ctx).Logf("%s", plan.Summary)
+	return nothing{}, change.Replan(ctx, raw, append(tasks, s.m.tasks(p.Jobs[1:], p.Plans)...)...)
+}
+
+func (decideStep) Undo(context.Context, decideParams, nothing) error { return nil }

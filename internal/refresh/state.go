@@ -1,0 +1,56 @@
+package refresh
+
+import (
+	"time"
+
+	"tenure"
+	"tenure/internal/revision"
+	"tenure/internal/snapfile"
+)
+
+// snapState is what the journal keeps of one instance.
+type snapState struct {
+	Instance tenure.Instance `json:"instance"`
+	// Line is the order of its revisions and which one is current.
+	Line revision.State `json:"line"`
+	// Kept describes every revision of Line.
+	Kept map[tenure.Revision]kept `json:"kept"`
+	// Disabled are the services that are not started by themselves.
+	Disabled []tenure.App `json:"disabled,omitempty"`
+	// Stopped are the services that the administrator has stopped; they start again
+	// when he says so, or when the machine does.
+	Stopped []tenure.App `json:"stopped,omitempty"`
+	// Options are those that it was last installed or refreshed with.
+	Options Options `json:"options"`
+}
+
+// kept is what is known of one revision.
+type kept struct {
+	Info *snapfile.Snap `json:"info"`
+	// Digest is the SHA-256 of the file, in hex; Size its length in bytes.
+	Digest    string    `json:"digest"`
+	Size      int64     `json:"size"`
+	Installed time.Time `json:"installed"`
+}
+
+// installed is one revision, ready to be run from.
+type installed struct {
+	Ref     tenure.Ref
+	Info    *snapfile.Snap
+	Options Options
+	// Base is the revision that is its root; zero for classic, bare and bases.
+	Base tenure.Ref
+}
+
+// classic reports whether the snap runs in the host's own namespace.
+func (r *installed) classic() bool {
+	return r.Info.Confinement == snapfile.Classic && !r.Options.JailMode
+}
+
+func (s *snapState) revision(rev tenure.Revision) installed {
+	return installed{
+		Ref:     tenure.Ref{Snap: s.Instance, Revision: rev},
+		Info:    s.Kept[rev].Info,
+		Options: s.Options,
+	}
+}

@@ -1,0 +1,355 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"tenure"
+	"tenure/internal/change"
+	"tenure/internal/policy"
+	"tenure/internal/snapdata"
+	"tenure/internal/supervise"
+)
+
+// stopStep ends what the plan ends.
+type stopStep struct{ m *Manager }
+
+type stopParams struct {
+	Change policy.Change `json:"change"`
+	// Stop are the services.
+	Stop []stopping `json:"stop,omitempty"`
+	// End are workloads and runs of apps, which end after the services.
+	End []tenure.UnitID `json:"end,omitempty"`
+	// Hold are the units that start again in the same switch; their sockets stay open.
+	Hold []tenure.UnitID `json:"hold,omitempty"`
+	Kill bool            `json:"kill,omitempty"`
+}
+
+// stopping is a service as it was when the stop was decided.
+type stopping struct {
+	Unit       tenure.UnitID   `json:"unit"`
+	Revision   tenure.Revision `json:"revision"`
+	Generation int             `json:"generation"`
+	// Spec is what it was started with, for the undo.
+	Spec *supervise.Spec `json:"spec,omitempty"`
+}
+
+// over reports whether status is of a later life of the service than the one that
+// was to be stopped.
+func (w stopping) over(status supervise.Status, change policy.Change) bool {
+	return status.Revision != w.Revision || change.From == change.To && status.Generation > w.Generation
+}
+
+func (s stopStep) Do(ctx context.Context, p stopParams) (nothing, error) {
+	if err := s.stop(ctx, p); err != nil {
+		return nothing{}, change.Partial(err)
+	}
+	return nothing{}, nil
+}
+
+func (s stopStep) stop(ctx context.Context, p stopParams) error {
+	var held, closed []tenure.UnitID
+	for _, service := range p.Stop {
+		if slices.Contains(p.Hold, service.Unit) {
+			held = append(held, service.Unit)
+		} else {
+			closed = append(closed, service.Unit)
+		}
+	}
+	var left []tenure.UnitID
+	for _, group := range []struct {
+		units []tenure.UnitID
+		hold  bool
+	}{{closed, false}, {held, true}} {
+		ended, err := s.m.stopUnits(ctx, p, group.units, group.hold)
+		if err != nil {
+			return err
+		}
+		left = append(left, ended.Left...)
+	}
+	return s.end(ctx, p, left)
+}
+
+// end ends what the plan ends beside services: the units that were there before,
+// and those that have just come out of the services, decided by the same rules.
+func (s stopStep) end(ctx context.Context, p stopParams, left []tenure.UnitID) error {
+	units := slices.Clone(p.End)
+	if len(left) > 0 {
+		facts, err := s.m.facts(ctx, p.Change)
+		if err != nil {
+			return err
+		}
+		for _, item := range policy.Decide(facts).Items {
+			if item.Verdict == tenure.Stop && item.Unit.Kind == tenure.Workload && !slices.Contains(units, item.Unit) {
+				units = append(units, item.Unit)
+			}
+		}
+	}
+	_, err := s.m.stopUnits(ctx, p, units, false)
+	return err
+}
+
+func (m *Manager) stopUnits(ctx context.Context, p stopParams, units []tenure.UnitID, hold bool) (supervise.Ended, error) {
+	if len(units) == 0 {
+		return supervise.Ended{}, nil
+	}
+	ended, err := m.cfg.Supervisor.Stop(ctx, supervise.StopRequest{
+		Units: units, Reason: p.Change.Reason, From: p.Change.From, To: p.Change.To,
+		HoldSockets: hold, Kill: p.Kill,
+	})
+	report := change.ReporterFrom(ctx)
+	for _, killed := range ended.Killed {
+		report.Logf("%s did not end in its time and was killed", killed)
+	}
+	for _, left := range ended.Left {
+		report.Logf("%s lives on", left)
+	}
+	if err != nil {
+		return ended, fmt.Errorf("stop services: %w", err)
+	}
+	return ended, nil
+}
+
+// Undo starts again what was running. What had ended by the plan beside services
+// cannot be brought back.
+func (s stopStep) Undo(ctx context.Context, p stopParams, _ nothing) error {
+	var specs []supervise.Spec
+	for _, service := range p.Stop {
+		if service.Spec != nil {
+			specs = append(specs, *service.Spec)
+		}
+	}
+	if len(specs) == 0 {
+		return nil
+	}
+	if err := s.m.cfg.Supervisor.Start(ctx, specs...); err != nil {
+		return fmt.Errorf("start services again: %w", err)
+	}
+	return nil
+}
+
+// Probe goes on with a stop that has begun: a service that was told to stop
+// cannot be un-told.
+func (s stopStep) Probe(ctx context.Context, p stopParams) (nothing, bool, error) {
+	statuses, err := s.m.cfg.Supervisor.Units(ctx)
+	if err != nil {
+		return nothing{}, false, fmt.Errorf("see what was stopped: %w", err)
+	}
+	begun := false
+	var rest []stopping
+	for _, service := range p.Stop {
+		at := slices.IndexFunc(statuses, func(status supervise.Status) bool { return status.Unit == service.Unit })
+		if at < 0 || service.over(statuses[at], p.Change) {
+			begun = true
+			continue
+		}
+		begun = begun || statuses[at].State == supervise.Stopping || statuses[at].State == supervise.Inactive
+		rest = append(rest, service)
+	}
+	if !begun {
+		return nothing{}, false, nil
+	}
+	p.Stop = rest
+	return nothing{}, true, s.stop(ctx, p)
+}
+
+// updateStep brings the copy of the data up to what the stopped services left.
+type updateStep struct{ m *Manager }
+
+func (s updateStep) Do(ctx context.Context, p copyParams) (nothing, error) {
+	made := s.m.passes.take(p.To)
+	for i, pair := range s.m.dataPairs(p) {
+		var err error
+		if i < len(made) {
+			_, err = made[i].Second(ctx)
+		} else {
+			_, err = snapdata.Second(ctx, pair.from, pair.to)
+		}
+		if err != nil {
+			return nothing{}, fmt.Errorf("bring data of %s up to date: %w", p.To, err)
+		}
+	}
+	return nothing{}, nil
+}
+
+// Undo has nothing to do: the copy as a whole goes with the first one.
+func (updateStep) Undo(context.Context, copyParams, nothing) error { return nil }
+
+// Probe asks for the copy to be made again, which is a comparison.
+func (updateStep) Probe(context.Context, copyParams) (nothing, bool, error) {
+	return nothing{}, false, nil
+}
+
+// linkStep makes a revision current: the links and the commands of its apps.
+type linkStep struct{ m *Manager }
+
+type linkParams struct {
+	Snap tenure.Instance `json:"snap"`
+	// From and To are what is current before and after; zero is nothing.
+	From     tenure.Revision `json:"from,omitzero"`
+	To       tenure.Revision `json:"to,omitzero"`
+	FromApps []tenure.App    `json:"from_apps,omitempty"`
+	ToApps   []tenure.App    `json:"to_apps,omitempty"`
+}
+
+func (p linkParams) reversed() linkParams {
+	return linkParams{Snap: p.Snap, From: p.To, To: p.From, FromApps: p.ToApps, ToApps: p.FromApps}
+}
+
+func (s linkStep) Do(_ context.Context, p linkParams) (nothing, error) {
+	if err := s.m.link(p); err != nil {
+		return nothing{}, errors.Join(err, s.m.link(p.reversed()))
+	}
+	return nothing{}, nil
+}
+
+func (s linkStep) Undo(_ context.Context, p linkParams, _ nothing) error {
+	return s.m.link(p.reversed())
+}
+
+// Probe completes a switch that has begun.
+func (s linkStep) Probe(_ context.Context, p linkParams) (nothing, bool, error) {
+	target, err := os.Readlink(s.m.cfg.Paths.Current(p.Snap))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nothing{}, false, fmt.Errorf("see what is current: %w", err)
+	}
+	before := ""
+	if !p.From.IsZero() {
+		before = p.From.String()
+	}
+	if target == before {
+		return nothing{}, false, nil
+	}
+	return nothing{}, true, s.m.link(p)
+}
+
+func (m *Manager) link(p linkParams) error {
+	paths := m.cfg.Paths
+	for _, link := range []string{paths.Current(p.Snap), paths.DataCurrent(p.Snap)} {
+		if err := pointLink(link, p.To); err != nil {
+			return fmt.Errorf("switch %s to %s: %w", p.Snap, p.To, err)
+		}
+	}
+	for _, app := range p.FromApps {
+		if !slices.Contains(p.ToApps, app) {
+			if err := removeExisting(m.command(p.Snap, app)); err != nil {
+				return fmt.Errorf("remove command: %w", err)
+			}
+		}
+	}
+	for _, app := range p.ToApps {
+		if err := m.makeCommand(p.Snap, app); err != nil {
+			return fmt.Errorf("make command: %w", err)
+		}
+	}
+	return nil
+}
+
+// pointLink makes link point to rev, in one instant; no revision removes it.
+func pointLink(link string, rev tenure.Revision) error {
+	if rev.IsZero() {
+		return removeExisting(link)
+	}
+	next := link + ".next"
+	if err := removeExisting(next); err != nil {
+		return err
+	}
+	if err := os.Symlink(rev.String(), next); err != nil {
+		return err
+	}
+	return os.Rename(next, link)
+}
+
+func removeExisting(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// command is the entry of an app in snap/bin: the snap's name alone for the app
+// that is called like it.
+func (m *Manager) command(snap tenure.Instance, app tenure.App) string {
+	name := string(snap) + "." + string(app)
+	if string(app) == snap.Snap() {
+		name = string(snap)
+	}
+	return filepath.Join(m.cfg.Paths.Bin(), name)
+}
+
+func (m *Manager) makeCommand(snap tenure.Instance, app tenure.App) error {
+	path := m.command(snap, app)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	script := "#!/bin/sh\nexec " + quote(m.cfg.Tenure)
+	if m.cfg.Paths.Private() {
+		script += " --root " + quote(m.cfg.Paths.at())
+	}
+	script += " run " + string(snap) + "." + string(app) + " \"$@\"\n"
+	if current, err := os.ReadFile(path); err == nil && string(current) == script {
+		return nil
+	}
+	next := path + ".next"
+	if err := os.WriteFile(next, []byte(script), 0o755); err != nil { //nolint:gosec // A command that everybody may run.
+		return err
+	}
+	return os.Rename(next, path)
+}
+
+// startStep starts services on what is current now.
+type startStep struct{ m *Manager }
+
+type startParams struct {
+	Change policy.Change    `json:"change"`
+	Specs  []supervise.Spec `json:"specs"`
+}
+
+func (s startStep) Do(ctx context.Context, p startParams) (nothing, error) {
+	err := s.m.cfg.Supervisor.Start(ctx, p.Specs...)
+	if err == nil {
+		return nothing{}, nil
+	}
+	if failed, ok := errors.AsType[*supervise.StartError](err); ok {
+		for _, line := range failed.Log {
+			change.ReporterFrom(ctx).Logf("%s: %s", failed.Unit, line)
+		}
+	}
+	return nothing{}, change.Partial(fmt.Errorf("start services: %w", err))
+}
+
+// Undo stops what was started; those that are to run again on the revision
+// before keep their sockets open meanwhile.
+func (s startStep) Undo(ctx context.Context, p startParams, _ nothing) error {
+	_, err := s.m.cfg.Supervisor.Stop(ctx, supervise.StopRequest{
+		Units: names(p.Specs), Reason: p.Change.Reason, From: p.Change.To, To: p.Change.From,
+		HoldSockets: !p.Change.From.IsZero(),
+	})
+	if err != nil {
+		return fmt.Errorf("stop services again: %w", err)
+	}
+	return nil
+}
+
+// Probe tells whether any of the services runs from its new Spec; starting them
+// again starts only those that do not.
+func (s startStep) Probe(ctx context.Context, p startParams) (nothing, bool, error) {
+	statuses, err := s.m.cfg.Supervisor.Units(ctx)
+	if err != nil {
+		return nothing{}, false, fmt.Errorf("see what was started: %w", err)
+	}
+	for _, status := range statuses {
+		for i := range p.Specs {
+			if status.Unit == p.Specs[i].Unit && status.Revision == p.Specs[i].Revision && status.State != supervise.Inactive {
+				_, err := s.Do(ctx, p)
+				return nothing{}, true, err
+			}
+		}
+	}
+	return nothing{}, false, nil
+}

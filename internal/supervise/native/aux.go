@@ -1,0 +1,210 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"tenure"
+	"tenure/internal/proc"
+	"tenure/internal/supervise"
+)
+
+// auxKind is what a command that runs for a unit is for.
+type auxKind string
+
+const (
+	auxStop   auxKind = "stop"
+	auxReload auxKind = "reload"
+	auxPost   auxKind = "post"
+)
+
+// runAux starts a command for the unit: in a namespace of its own made like the
+// unit's, and in a group of its own beside it. It is not a process of the unit.
+func (u *unit) runAux(ctx context.Context, kind auxKind, command supervise.Command, timeout time.Duration) error {
+	ctx = context.WithoutCancel(ctx)
+	group, err := u.auxGroup(kind)
+	if err != nil {
+		return err
+	}
+	u.rec.Aux, u.rec.AuxKind, u.rec.AuxMain = group.Path(), kind, tenure.Process{}
+	u.save()
+	if err := u.prepareAuxDir(); err != nil {
+		u.dropAux(ctx)
+		return err
+	}
+	handle, err := u.exec(ctx, program{command: command, group: group, env: u.auxEnv()})
+	if err != nil {
+		u.dropAux(ctx)
+		return fmt.Errorf("%s command: %w", kind, err)
+	}
+	u.rec.AuxMain = handle.Process()
+	if timeout > 0 {
+		u.setAlarm(alarmAux, timeout)
+	}
+	u.save()
+	u.holdAux(ctx, handle)
+	return nil
+}
+
+func (u *unit) prepareAuxDir() error {
+	if u.rec.Passive {
+		return u.prepareDir()
+	}
+	return nil
+}
+
+// auxGroup makes a fresh group for a command.
+func (u *unit) auxGroup(kind auxKind) (proc.Group, error) {
+	base := groupName(u.id, max(1, u.rec.Generation)) + auxMark + string(kind)
+	for n := 1; ; n++ {
+		group, err := u.createGroup(base + strconv.Itoa(n))
+		if !errors.Is(err, fs.ErrExist) {
+			return group, err
+		}
+	}
+}
+
+// auxEnv tells a command about the unit that it runs for.
+func (u *unit) auxEnv() []string {
+	env := u.lifeEnv()
+	if u.rec.Main.PID != 0 {
+		env = append(env, "MAINPID="+strconv.Itoa(u.rec.Main.PID))
+	}
+	var pids []string
+	infos, _ := u.living()
+	for _, info := range infos {
+		pids = append(pids, strconv.Itoa(info.PID))
+	}
+	env = append(env, "SNAP_LIFECYCLE_PIDS="+strings.Join(pids, " "))
+	if e := u.rec.Ending; e != nil && e.Reason != "" {
+		env = append(env, "SNAP_LIFECYCLE_REASON="+string(e.Reason),
+			"SNAP_LIFECYCLE_FROM="+revisionText(e.From), "SNAP_LIFECYCLE_TO="+revisionText(e.To))
+	}
+	return env
+}
+
+// revisionText is empty for no revision.
+func revisionText(r tenure.Revision) string {
+	if r.IsZero() {
+		return ""
+	}
+	return r.String()
+}
+
+func (u *unit) holdAux(ctx context.Context, handle *proc.Handle) {
+	u.aux = handle
+	u.s.wg.Go(func() {
+		exit, err := handle.Wait(ctx)
+		if err != nil {
+			exit = proc.Exit{}
+		}
+		_ = u.tell(ctx, func(ctx context.Context) {
+			if u.aux == handle {
+				u.auxEnded(ctx, exit)
+			}
+		})
+	})
+}
+
+// auxTimedOut ends a command that took too long.
+func (u *unit) auxTimedOut(ctx context.Context) {
+	if u.rec.Aux == "" {
+		return
+	}
+	u.warn("command did not end in time", fmt.Errorf("%s command: %w", u.rec.AuxKind, context.DeadlineExceeded))
+	u.auxEnded(ctx, proc.Exit{})
+}
+
+// auxEnded goes on where the command's end was waited for.
+func (u *unit) auxEnded(ctx context.Context, exit proc.Exit) {
+	kind := u.rec.AuxKind
+	u.dropAux(ctx)
+	if !exit.Success() {
+		u.warn("command failed", fmt.Errorf("%s command: %s", kind, exit))
+	}
+	switch kind {
+	case auxReload:
+		u.reloaded(exit)
+	case auxStop, auxPost:
+		u.progress(ctx)
+	}
+}
+
+// dropAux ends what is left of a command, and forgets it. Where SIGKILL is not
+// allowed it is asked to end, and not waited for.
+func (u *unit) dropAux(ctx context.Context) {
+	if u.aux != nil {
+		u.aux.Close()
+		u.aux = nil
+	}
+	u.clearAlarms(alarmAux)
+	if u.rec.Aux == "" {
+		return
+	}
+	group := proc.GroupAt(u.rec.Aux)
+	if u.mayKill() {
+		if err := group.Kill(); err != nil {
+			u.warn("command cannot be ended", err)
+		}
+	} else if infos, err := group.Processes(); err == nil {
+		for _, info := range infos {
+			if handle, err := proc.Open(info.Process); err == nil {
+				_ = handle.Signal(syscall.SIGTERM)
+				handle.Close()
+			}
+		}
+	}
+	u.s.discard(ctx, nil, group)
+	u.rec.Aux, u.rec.AuxKind, u.rec.AuxMain = "", "", tenure.Process{}
+}
+
+// mayKill reports whether the unit's protocol, or an order, allows SIGKILL.
+func (u *unit) mayKill() bool {
+	return u.rec.Spec.Stop.Kill != supervise.KillNever || (u.rec.Ending != nil && u.rec.Ending.Kill)
+}
+
+// reload is a request to take over a new configuration.
+func (u *unit) reload(ctx context.Context, reply chan<- error) {
+	switch {
+	case u.rec.State == supervise.Reloading:
+		u.reloading = append(u.reloading, reply)
+		return
+	case u.rec.State != supervise.Running:
+		reply <- fmt.Errorf("%w: it is %s", supervise.ErrNotReady, u.rec.State)
+		return
+	case u.rec.Spec.Reload == nil:
+		reply <- u.signalMain(syscall.SIGHUP, tenure.Reason(""))
+		return
+	}
+	u.reloading = append(u.reloading, reply)
+	u.state(supervise.Reloading)
+	if err := u.runAux(ctx, auxReload, *u.rec.Spec.Reload, u.rec.Spec.StartTimeout); err != nil {
+		u.endReload(err)
+	}
+}
+
+// reloaded is told when the reload command has ended.
+func (u *unit) reloaded(exit proc.Exit) {
+	var err error
+	if !exit.Success() {
+		err = fmt.Errorf("reload command: %s", exit)
+	}
+	u.endReload(err)
+}
+
+// endReload makes the unit Running again, unless it has ended meanwhile.
+func (u *unit) endReload(err error) {
+	if u.rec.State == supervise.Reloading {
+		u.state(supervise.Running)
+	}
+	for _, reply := range u.reloading {
+		reply <- err
+	}
+	u.reloading = nil
+}

@@ -1,0 +1,104 @@
+package native
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"tenure"
+	"tenure/internal/proc"
+	"tenure/internal/supervise"
+)
+
+func setLabel(group proc.Group, l label) error {
+	text, err := json.Marshal(l)
+	if err != nil {
+		return fmt.Errorf("label group: %w", err)
+	}
+	return group.SetAttr(attrUnit, text)
+}
+
+// labelOf tells whose group it is, by its label or else by its name.
+func (s *Supervisor) labelOf(group proc.Group) (l label, ok bool) {
+	text, err := group.Attr(attrUnit)
+	if err == nil && json.Unmarshal(text, &l) == nil && !l.Unit.IsZero() {
+		return l, true
+	}
+	rel, below := group.Rel(s.cfg.Hierarchy)
+	if !below {
+		return label{}, false
+	}
+	l.Unit, _, ok = UnitOfGroup(rel)
+	return l, ok
+}
+
+// discard removes a group in the background as soon as it is empty, and then
+// tells of it when event is set.
+func (s *Supervisor) discard(ctx context.Context, event *supervise.Event, groups ...proc.Group) {
+	s.wg.Go(func() {
+		for _, group := range groups {
+			if err := removeWhenEmpty(ctx, group); err != nil {
+				return
+			}
+		}
+		if event != nil {
+			s.bus.send(*event)
+		}
+	})
+}
+
+// removeWhenEmpty returns an error only when ctx ended or the kernel refuses
+// for good; the next supervisor finds the group then.
+func removeWhenEmpty(ctx context.Context, group proc.Group) error {
+	for {
+		err := group.Remove()
+		if err == nil {
+			// The directory of the instance goes with its last group. It is in
+			// use when this fails.
+			_ = os.Remove(filepath.Dir(group.Path()))
+			return nil
+		}
+		if !errors.Is(err, proc.ErrPopulated) {
+			return err
+		}
+		if err := group.AwaitEmpty(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// dropGroup lets go of the group of a generation that has ended. It is removed
+// in the background; a group that other units' groups are in stays until they go.
+func (u *unit) dropGroup(ctx context.Context) {
+	u.unwatch()
+	var groups []proc.Group
+	for _, claim := range u.rec.Claims {
+		groups = append(groups, proc.GroupAt(claim))
+	}
+	event := supervise.Event{
+		Kind: supervise.EventEmpty, Time: now(), Unit: u.id, Revision: u.rec.Spec.Revision,
+		Exit: u.rec.LastExit, Reason: u.rec.Ending.reason(),
+	}
+	if u.rec.Group != "" && len(u.rec.Ceded) == 0 {
+		groups = append(groups, proc.GroupAt(u.rec.Group))
+	}
+	hosts := u.rec.Claims
+	u.rec.Group, u.rec.Claims, u.rec.Ceded, u.rec.Main = "", nil, nil, tenure.Process{}
+	u.s.wg.Go(func() {
+		for _, group := range groups {
+			if removeWhenEmpty(ctx, group) != nil {
+				return
+			}
+		}
+		for _, claim := range hosts {
+			// The group around the last claimed one is nobody's any more.
+			if proc.GroupAt(filepath.Dir(claim)).Remove() == nil {
+				_ = os.Remove(filepath.Dir(filepath.Dir(claim)))
+			}
+		}
+		u.s.bus.send(event)
+	})
+}

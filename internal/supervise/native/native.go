@@ -1,0 +1,372 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"iter"
+	"log/slog"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"tenure"
+	"tenure/internal/proc"
+	"tenure/internal/sandbox"
+	"tenure/internal/supervise"
+	"tenure/internal/supervise/fdstore"
+)
+
+// Holder keeps what must survive the daemon; *fdstore.Client is one.
+type Holder interface {
+	Put(ctx context.Context, unit tenure.UnitID, kind fdstore.Kind, name string, f *os.File) error
+	Get(ctx context.Context, unit tenure.UnitID) ([]fdstore.Kept, error)
+	Remove(ctx context.Context, unit tenure.UnitID, kind fdstore.Kind, names ...string) error
+	Log(ctx context.Context, unit tenure.UnitID) (*os.File, error)
+}
+
+// BusNames tells when a name is owned on the system bus.
+type BusNames interface {
+	// Await returns nil when name is owned.
+	Await(ctx context.Context, name string) error
+}
+
+// Launch starts a program; sandbox.Start is one.
+type Launch func(context.Context, sandbox.Profile, sandbox.Exec) (pid int, pidfd *os.File, err error)
+
+// Config is what a Supervisor is made of.
+type Config struct {
+	// StateDir has the records, RuntimeDir what units see of the supervisor.
+	// Both are made when they do not exist, and are below /run.
+	StateDir, RuntimeDir string
+	Hierarchy            *proc.Hierarchy
+	Holder               Holder
+	// Logs reads what units wrote. Without it there are no logs to read.
+	Logs supervise.LogReader
+	// BusNames is needed for units of type dbus. Without it they fail to start.
+	BusNames BusNames
+	// ExecHelper is the command that runs ExecListen, for units that are passed
+	// descriptors: LISTEN_PID must be the pid of the process itself. It is
+	// resolved in the unit's own namespace; the default, /proc/self/exe with
+	// the argument "exec-listen", is the caller's own program everywhere.
+	ExecHelper []string
+	// Launch defaults to sandbox.Start.
+	Launch Launch
+	Logger *slog.Logger
+}
+
+// Supervisor is the native one.
+type Supervisor struct {
+	cfg     Config
+	records records
+	bus     *bus
+	boot    string
+	watcher *proc.Watcher
+	// ready is closed when everything is adopted, ended when Run has returned.
+	ready, ended chan struct{}
+	begun        sync.Once
+	wg           sync.WaitGroup
+
+	mu    sync.Mutex
+	units map[tenure.UnitID]*unit
+}
+
+var (
+	_ supervise.Supervisor = (*Supervisor)(nil)
+	_ supervise.Tracker    = (*Supervisor)(nil)
+	_ supervise.LogReader  = (*Supervisor)(nil)
+)
+
+// ErrEnded is that the supervisor does not run any more; its units may.
+var ErrEnded = errors.New("supervisor has ended")
+
+// New makes a supervisor that does nothing before Run.
+func New(cfg Config) (*Supervisor, error) {
+	if cfg.StateDir == "" || cfg.RuntimeDir == "" || cfg.Hierarchy == nil || cfg.Holder == nil {
+		return nil, fmt.Errorf("new supervisor: StateDir, RuntimeDir, Hierarchy and Holder are needed: %w", fs.ErrInvalid)
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Launch == nil {
+		cfg.Launch = sandbox.Start
+	}
+	if cfg.ExecHelper == nil {
+		cfg.ExecHelper = []string{"/proc/self/exe", "exec-listen"}
+	}
+	for _, dir := range []string{cfg.StateDir, cfg.RuntimeDir} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, fmt.Errorf("new supervisor: %w", err)
+		}
+	}
+	boot, err := proc.BootID()
+	if err != nil {
+		return nil, fmt.Errorf("new supervisor: %w", err)
+	}
+	return &Supervisor{
+		cfg: cfg, records: records{cfg.StateDir}, bus: newBus(), boot: boot,
+		ready: make(chan struct{}), ended: make(chan struct{}),
+		units: make(map[tenure.UnitID]*unit),
+	}, nil
+}
+
+// Run adopts everything that an earlier supervisor left, and supervises until
+// ctx ends. Then it returns and touches nothing: the units go on, and are
+// found by the next one. It can be called once.
+func (s *Supervisor) Run(ctx context.Context) error {
+	first := false
+	s.begun.Do(func() { first = true })
+	if !first {
+		return ErrEnded
+	}
+	defer close(s.ended)
+	ctx, cancel := context.WithCancel(ctx)
+	var err error
+	if s.watcher, err = s.cfg.Hierarchy.Watch(ctx); err != nil {
+		cancel()
+		return fmt.Errorf("run supervisor: %w", err)
+	}
+	defer s.wg.Wait()
+	defer func() { <-s.watcher.Done() }()
+	defer cancel()
+	if err := s.adopt(ctx); err != nil {
+		return fmt.Errorf("run supervisor: %w", err)
+	}
+	close(s.ready)
+	<-ctx.Done()
+	return nil
+}
+
+// Ready is closed when everything has been adopted. Requests that are made
+// before wait for it.
+func (s *Supervisor) Ready() <-chan struct{} { return s.ready }
+
+// await waits for adoption.
+func (s *Supervisor) await(ctx context.Context) error {
+	select {
+	case <-s.ready:
+		return nil
+	default:
+	}
+	select {
+	case <-s.ready:
+		return nil
+	case <-s.ended:
+		return ErrEnded
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// find is the unit of that name, if it is known.
+func (s *Supervisor) find(id tenure.UnitID) (*unit, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u, ok := s.units[id]
+	return u, ok
+}
+
+// add makes u known, unless another one has its name.
+func (s *Supervisor) add(u *unit) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, taken := s.units[u.id]; taken {
+		return false
+	}
+	s.units[u.id] = u
+	return true
+}
+
+func (s *Supervisor) drop(u *unit) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.units[u.id] == u {
+		delete(s.units, u.id)
+	}
+}
+
+func (s *Supervisor) all() []*unit {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	units := make([]*unit, 0, len(s.units))
+	for _, u := range s.units {
+		units = append(units, u)
+	}
+	return units
+}
+
+// ask sends a message to a unit that is known, and reports whether there is one.
+func (s *Supervisor) ask(ctx context.Context, id tenure.UnitID, m func(*unit, context.Context)) (bool, error) {
+	for {
+		u, ok := s.find(id)
+		if !ok {
+			return false, nil
+		}
+		err := u.tell(ctx, func(ctx context.Context) { m(u, ctx) })
+		if errors.Is(err, errForgotten) {
+			continue
+		}
+		return true, err
+	}
+}
+
+// answer waits for what a message was answered with.
+func answer[T any](ctx context.Context, s *Supervisor, c <-chan T) (T, error) {
+	var zero T
+	select {
+	case v := <-c:
+		return v, nil
+	case <-ctx.Done():
+		return zero, context.Cause(ctx)
+	case <-s.ended:
+		return zero, ErrEnded
+	}
+}
+
+// Reload implements supervise.Supervisor.
+func (s *Supervisor) Reload(ctx context.Context, id tenure.UnitID) error {
+	if err := s.await(ctx); err != nil {
+		return fmt.Errorf("reload %s: %w", id, err)
+	}
+	done := make(chan error, 1)
+	known, err := s.ask(ctx, id, func(u *unit, ctx context.Context) { u.reload(ctx, done) })
+	if err == nil && !known {
+		err = supervise.ErrUnknown
+	}
+	if err == nil {
+		var failure error
+		failure, err = answer(ctx, s, done)
+		err = errors.Join(err, failure)
+	}
+	if err != nil {
+		return fmt.Errorf("reload %s: %w", id, err)
+	}
+	return nil
+}
+
+// Units implements supervise.Supervisor.
+func (s *Supervisor) Units(ctx context.Context) ([]supervise.Status, error) {
+	if err := s.await(ctx); err != nil {
+		return nil, fmt.Errorf("list units: %w", err)
+	}
+	var list []supervise.Status
+	for _, u := range s.all() {
+		list = append(list, *u.status.Load())
+	}
+	slices.SortFunc(list, func(a, b supervise.Status) int {
+		return strings.Compare(a.Unit.String(), b.Unit.String())
+	})
+	return list, nil
+}
+
+// Processes implements supervise.Supervisor.
+func (s *Supervisor) Processes(ctx context.Context, id tenure.UnitID) ([]proc.Info, error) {
+	if err := s.await(ctx); err != nil {
+		return nil, fmt.Errorf("processes of %s: %w", id, err)
+	}
+	type result struct {
+		infos []proc.Info
+		err   error
+	}
+	done := make(chan result, 1)
+	known, err := s.ask(ctx, id, func(u *unit, _ context.Context) {
+		infos, err := u.processes()
+		done <- result{infos, err}
+	})
+	if err == nil && !known {
+		err = supervise.ErrUnknown
+	}
+	var r result
+	if err == nil {
+		r, err = answer(ctx, s, done)
+		err = errors.Join(err, r.err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("processes of %s: %w", id, err)
+	}
+	return r.infos, nil
+}
+
+// Events implements supervise.Supervisor.
+func (s *Supervisor) Events(ctx context.Context) iter.Seq[supervise.Event] { return s.bus.subscribe(ctx) }
+
+// Forget implements supervise.Supervisor. A unit that is not known is forgotten
+// already.
+func (s *Supervisor) Forget(ctx context.Context, ids ...tenure.UnitID) error {
+	if err := s.await(ctx); err != nil {
+		return fmt.Errorf("forget: %w", err)
+	}
+	var errs []error
+	for _, id := range ids {
+		done := make(chan error, 1)
+		known, err := s.ask(ctx, id, func(u *unit, ctx context.Context) { done <- u.forget(ctx) })
+		if err == nil && known {
+			var failure error
+			failure, err = answer(ctx, s, done)
+			err = errors.Join(err, failure)
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("forget %s: %w", id, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Logs implements supervise.LogReader.
+func (s *Supervisor) Logs(ctx context.Context, units []tenure.UnitID, n int, follow bool) iter.Seq2[supervise.LogLine, error] {
+	if s.cfg.Logs == nil {
+		return func(func(supervise.LogLine, error) bool) {}
+	}
+	return s.cfg.Logs.Logs(ctx, units, n, follow)
+}
+
+// UnitOf is the unit that a process in the control group (an absolute path)
+// belongs to: the one whose group it is, or the nearest one around it. Commands
+// that run for a unit count as the unit.
+func (s *Supervisor) UnitOf(group string) (tenure.UnitID, bool) {
+	for _, u := range s.all() {
+		for _, own := range u.ownGroups() {
+			if group == own || strings.HasPrefix(group, own+"/") {
+				return u.id, true
+			}
+		}
+	}
+	rel, ok := proc.GroupAt(group).Rel(s.cfg.Hierarchy)
+	if !ok {
+		return tenure.UnitID{}, false
+	}
+	unit, _, ok := UnitOfGroup(rel)
+	return unit, ok
+}
+
+// logTail is the end of what a unit wrote since it was started.
+func (s *Supervisor) logTail(ctx context.Context, id tenure.UnitID, since time.Time) []string {
+	const lines, patience = 5, 200 * time.Millisecond
+	if s.cfg.Logs == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	var tail []string
+	for line, err := range s.cfg.Logs.Logs(ctx, []tenure.UnitID{id}, lines, false) {
+		if err != nil {
+			break
+		}
+		if !line.Time.Before(since) {
+			tail = append(tail, line.Text)
+		}
+	}
+	return tail
+}
+
+// signalNumber reads the name of a signal; empty is SIGTERM.
+func signalNumber(name string) (syscall.Signal, error) {
+	if name == "" {
+		return syscall.SIGTERM, nil
+	}
+	return parseSignal(name)
+}

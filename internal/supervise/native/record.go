@@ -1,0 +1,223 @@
+package native
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"tenure"
+	"tenure/internal/proc"
+	"tenure/internal/supervise"
+)
+
+// record is all that a later supervisor must know of a unit. It is written
+// before what it announces is done, and survives the daemon; it need not
+// survive the power, for then the processes are gone too.
+type record struct {
+	// Boot is the boot that the record is of; under another one it says nothing.
+	Boot       string           `json:"boot"`
+	Spec       *supervise.Spec  `json:"spec"`
+	State      supervise.State  `json:"state"`
+	Generation int              `json:"generation"`
+	Since      time.Time        `json:"since"`
+	Started    time.Time        `json:"started,omitzero"`
+	Restarts   int              `json:"restarts,omitempty"`
+	Streak     int              `json:"streak,omitempty"`
+	LastExit   *proc.Exit       `json:"last_exit,omitempty"`
+	Main       tenure.Process   `json:"main,omitzero"`
+	Text       string           `json:"text,omitempty"`
+	Deadline   map[alarm]moment `json:"deadline,omitempty"`
+
+	// Group is the control group of the current generation, if any.
+	Group string `json:"group,omitempty"`
+	// Ceded are groups below Group that belong to other units now.
+	Ceded []string `json:"ceded,omitempty"`
+	// Claims are groups that a service made below its own and that belong to
+	// this unit now; they are never left by the processes in them.
+	Claims []string `json:"claims,omitempty"`
+	// Launching is set from the intent to fork until the main process is known.
+	Launching bool `json:"launching,omitempty"`
+	// Ready is set when the current generation has been ready.
+	Ready bool `json:"ready,omitempty"`
+	// Passive units came out of another (Parent) or were started elsewhere:
+	// they are never started, and are forgotten when their last process ends.
+	Passive bool          `json:"passive,omitempty"`
+	Parent  tenure.UnitID `json:"parent,omitzero"`
+	// Moving are processes that were promised to this unit and may still be in
+	// From, which is then frozen.
+	Moving []tenure.Process `json:"moving,omitempty"`
+	From   string           `json:"from,omitempty"`
+	// Told is set after a stop that timed out: the unit runs, but when it ends it
+	// was told to. Again is set when it was then asked to start.
+	Told  bool `json:"told,omitempty"`
+	Again bool `json:"again,omitempty"`
+	// Holding is set while sockets and descriptors are kept for a start to come.
+	Holding bool    `json:"holding,omitempty"`
+	Ending  *ending `json:"ending,omitempty"`
+	// Aux is the control group of a command that runs for the unit.
+	Aux     string         `json:"aux,omitempty"`
+	AuxMain tenure.Process `json:"aux_main,omitzero"`
+	AuxKind auxKind        `json:"aux_kind,omitempty"`
+}
+
+// moment is a point in time that is written as nanoseconds since the epoch:
+// a record is read back by the same machine in the same boot.
+type moment int64
+
+func momentOf(t time.Time) moment { return moment(t.UnixNano()) }
+func (m moment) time() time.Time  { return time.Unix(0, int64(m)) }
+
+// maxRecord bounds what is read of a file: a Spec with a large environment is
+// some ten kilobytes.
+const maxRecord = 4 << 20
+
+// records is the directory of the records.
+type records struct{ dir string }
+
+// save replaces the record of a unit at once or not at all.
+func (r records) save(rec *record) error {
+	text, err := json.Marshal(rec)
+	if err != nil {
+		return fmt.Errorf("encode record of %s: %w", rec.Spec.Unit, err)
+	}
+	path := r.path(rec.Spec.Unit)
+	if err := replaceFile(path, text, 0o600); err != nil {
+		return fmt.Errorf("write record of %s: %w", rec.Spec.Unit, err)
+	}
+	return nil
+}
+
+func (r records) remove(unit tenure.UnitID) error {
+	if err := os.Remove(r.path(unit)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("remove record of %s: %w", unit, err)
+	}
+	return nil
+}
+
+// load reads all records of this boot, and removes those of other boots and
+// what was half written. A record that cannot be read is returned as a
+// warning: the processes of its unit are then found by their group.
+func (r records) load(boot string) (recs []*record, warnings []error) {
+	entries, err := os.ReadDir(r.dir)
+	if err != nil {
+		return nil, []error{fmt.Errorf("read records: %w", err)}
+	}
+	for _, entry := range entries {
+		path := filepath.Join(r.dir, entry.Name())
+		name, ok := strings.CutSuffix(entry.Name(), recordSuffix)
+		unit, err := decodeUnit(name)
+		if !ok || err != nil {
+			warnings = append(warnings, os.Remove(path))
+			continue
+		}
+		rec, err := readRecord(path)
+		switch {
+		case err != nil:
+			warnings = append(warnings, fmt.Errorf("record of %s: %w", unit, err))
+		case rec.Boot != boot || rec.Spec == nil || rec.Spec.Unit != unit:
+			warnings = append(warnings, os.Remove(path))
+		default:
+			recs = append(recs, rec)
+		}
+	}
+	return recs, compact(warnings)
+}
+
+func compact(errs []error) (out []error) {
+	for _, err := range errs {
+		if err != nil {
+			out = append(out, err)
+		}
+	}
+	return out
+}
+
+func readRecord(path string) (*record, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.Size() > maxRecord {
+		return nil, fmt.Errorf("%d bytes: %w", info.Size(), fs.ErrInvalid)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	rec := &record{}
+	if err := json.Unmarshal(text, rec); err != nil {
+		return nil, err
+	}
+	return rec, nil
+}
+
+const recordSuffix = ".json"
+
+func (r records) path(unit tenure.UnitID) string {
+	return filepath.Join(r.dir, encodeUnit(unit)+recordSuffix)
+}
+
+// encodeUnit is the name of a unit as a file name: the slash of a workload
+// becomes a plus, which no unit has in its name.
+func encodeUnit(unit tenure.UnitID) string {
+	return strings.ReplaceAll(unit.String(), "/", "+")
+}
+
+func decodeUnit(name string) (tenure.UnitID, error) {
+	if strings.Contains(name, "/") {
+		return tenure.UnitID{}, fmt.Errorf("%w: unit file %q", tenure.ErrName, name)
+	}
+	return tenure.ParseUnit(strings.ReplaceAll(name, "+", "/"))
+}
+
+// groupName is the name of a unit's control group below the hierarchy:
+// "virt/virtd.3" is the third generation of virt.virtd.
+func groupName(unit tenure.UnitID, generation int) string {
+	_, rest, _ := strings.Cut(encodeUnit(unit), ".")
+	return string(unit.Snap) + "/" + rest + "." + strconv.Itoa(generation)
+}
+
+// auxMark stands between the name of a unit's group and what a command that
+// runs beside it is for: "virt/virtd.3=stop1".
+const auxMark = "="
+
+// UnitOfGroup is the unit whose processes were started in the control group
+// rel (relative to the hierarchy), or in one below it, and its generation. What a
+// service left behind stays in its group, so a living supervisor knows better:
+// see Supervisor.UnitOf.
+func UnitOfGroup(rel string) (unit tenure.UnitID, generation int, ok bool) {
+	parts := strings.SplitN(rel, "/", 3)
+	if len(parts) < 2 {
+		return tenure.UnitID{}, 0, false
+	}
+	name, _, _ := strings.Cut(parts[1], auxMark)
+	dot := strings.LastIndexByte(name, '.')
+	if dot < 0 {
+		return tenure.UnitID{}, 0, false
+	}
+	generation, err := strconv.Atoi(name[dot+1:])
+	if err != nil || generation < 1 {
+		return tenure.UnitID{}, 0, false
+	}
+	unit, err = decodeUnit(parts[0] + "." + name[:dot])
+	return unit, generation, err == nil
+}
+
+// replaceFile writes a file beside path and renames it, without waiting for
+// the disk.
+func replaceFile(path string, text []byte, mode os.FileMode) error {
+	temp := path + ".new"
+	if err := os.WriteFile(temp, text, mode); err != nil {
+		return err
+	}
+	if err := os.Rename(temp, path); err != nil {
+		return errors.Join(err, os.Remove(temp))
+	}
+	return nil
+}

@@ -1,0 +1,376 @@
+package native
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"time"
+
+	"tenure"
+	"tenure/internal/proc"
+	"tenure/internal/supervise"
+)
+
+// Start implements supervise.Supervisor. A ctx that ends stops the waiting, and
+// keeps units that wait for others from being started; those that were begun go on.
+func (s *Supervisor) Start(ctx context.Context, specs ...supervise.Spec) error {
+	if err := s.await(ctx); err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	after := make(map[tenure.UnitID][]tenure.UnitID, len(specs))
+	byUnit := make(map[tenure.UnitID]supervise.Spec, len(specs))
+	for _, spec := range specs {
+		if _, twice := byUnit[spec.Unit]; twice {
+			return fmt.Errorf("start %s: the unit is named twice", spec.Unit)
+		}
+		after[spec.Unit], byUnit[spec.Unit] = spec.After, spec
+	}
+	order := startOrder(after)
+	if err := order.check(); err != nil {
+		return fmt.Errorf("start: %w", err)
+	}
+	failures := order.walk(ctx, false, func(ctx context.Context, id tenure.UnitID) error {
+		return s.startOne(ctx, byUnit[id])
+	})
+	return startFailure(ctx, specs, failures)
+}
+
+// startFailure is the error of the first unit, in the order of the request,
+// that failed by itself.
+func startFailure(ctx context.Context, specs []supervise.Spec, failures map[tenure.UnitID]error) error {
+	for _, spec := range specs {
+		if err := failures[spec.Unit]; err != nil && !errors.Is(err, errNotTold) {
+			return err
+		}
+	}
+	if len(failures) > 0 {
+		return fmt.Errorf("start: %w", context.Cause(ctx))
+	}
+	return nil
+}
+
+func (s *Supervisor) startOne(ctx context.Context, spec supervise.Spec) error {
+	done := make(chan error, 1)
+	if err := check(&spec); err != nil {
+		return &supervise.StartError{Unit: spec.Unit, Err: err}
+	}
+	for {
+		known, err := s.ask(ctx, spec.Unit, func(u *unit, ctx context.Context) { u.start(ctx, spec, done) })
+		if err != nil {
+			return fmt.Errorf("start %s: %w", spec.Unit, err)
+		}
+		if known {
+			break
+		}
+		u := newUnit(s, record{Spec: &spec, State: supervise.Inactive, Since: time.Now()})
+		if s.add(u) {
+			s.spawn(ctx, u, nil)
+		}
+	}
+	failure, err := answer(ctx, s, done)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", spec.Unit, err)
+	}
+	return failure
+}
+
+// check refuses what cannot be carried out, before anything is touched.
+func check(spec *supervise.Spec) error {
+	if spec.Unit.IsZero() || len(spec.Command.Argv) == 0 || !path.IsAbs(spec.Command.Argv[0]) {
+		return fmt.Errorf("%w: a unit needs a name and a command with an absolute path", supervise.ErrNotReady)
+	}
+	if _, err := compileWorkloads(spec.Workloads); err != nil {
+		return err
+	}
+	for _, w := range spec.Workloads {
+		if err := tenure.CheckUnitName(w.Name); err != nil {
+			return err
+		}
+		if _, err := signalNumber(w.Stop.Signal); err != nil {
+			return err
+		}
+	}
+	if _, err := signalNumber(spec.Stop.Signal); err != nil {
+		return err
+	}
+	if spec.Timer != "" {
+		if _, err := nextRun(spec.Timer, time.Now()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sameSpec compares two Specs as they are stored.
+func sameSpec(a, b *supervise.Spec) bool {
+	textA, errA := json.Marshal(a)
+	textB, errB := json.Marshal(b)
+	return errA == nil && errB == nil && bytes.Equal(textA, textB)
+}
+
+// start is a request to run with spec.
+func (u *unit) start(ctx context.Context, spec supervise.Spec, reply chan<- error) {
+	same := sameSpec(u.rec.Spec, &spec)
+	running := &supervise.StartError{Unit: u.id, Err: fmt.Errorf("%w with other settings (revision %s)", supervise.ErrRunning, u.rec.Spec.Revision)}
+	switch u.rec.State {
+	case supervise.Running, supervise.Reloading:
+		if !same {
+			reply <- running
+			return
+		}
+		if u.rec.Told {
+			u.rec.Again = true
+			u.save()
+		}
+		reply <- nil
+	case supervise.Starting:
+		if !same {
+			reply <- running
+			return
+		}
+		u.starting = append(u.starting, reply)
+	case supervise.Stopping:
+		u.queued = append(u.queued, queuedStart{spec, reply})
+	case supervise.Listening, supervise.Waiting:
+		if same {
+			reply <- nil
+			return
+		}
+		u.begin(ctx, spec, reply)
+	case supervise.Inactive, supervise.Backoff, supervise.Failed:
+		u.begin(ctx, spec, reply)
+	}
+}
+
+// begin takes over a Spec, and arms or launches.
+func (u *unit) begin(ctx context.Context, spec supervise.Spec, reply chan<- error) {
+	if u.rec.Passive {
+		reply <- &supervise.StartError{Unit: u.id, Err: fmt.Errorf("%w: it cannot be started, only its service can", supervise.ErrUnknown)}
+		return
+	}
+	u.disarm()
+	old := u.rec.Spec
+	matchers, err := compileWorkloads(spec.Workloads)
+	if err == nil {
+		u.rec.Spec, u.matchers = &spec, matchers
+		err = u.openSockets(ctx, old)
+	}
+	if err != nil {
+		u.state(supervise.Failed)
+		reply <- &supervise.StartError{Unit: u.id, Err: err}
+		return
+	}
+	u.rec.Restarts, u.rec.Streak = 0, 0
+	u.rec.Told, u.rec.Again, u.rec.Holding = false, false, false
+	if u.arm(ctx) {
+		reply <- nil
+		return
+	}
+	u.starting = append(u.starting, reply)
+	u.launch(ctx)
+}
+
+// arm makes sockets and timers start the unit, if it has any.
+func (u *unit) arm(ctx context.Context) bool {
+	state := supervise.Inactive
+	if u.rec.Spec.Timer != "" {
+		next, err := nextRun(u.rec.Spec.Timer, time.Now())
+		if err == nil {
+			u.rec.Deadline[alarmTimer] = momentOf(next)
+			state = supervise.Waiting
+		}
+	}
+	if len(u.rec.Spec.Sockets) > 0 {
+		u.listen(ctx)
+		state = supervise.Listening
+	}
+	if state == supervise.Inactive {
+		return false
+	}
+	u.state(state)
+	return true
+}
+
+// disarm takes back what arm did; the sockets stay open.
+func (u *unit) disarm() {
+	u.stopListening()
+	u.clearAlarms(alarmTimer, alarmBackoff)
+}
+
+// launchByItself starts the unit because a timer, a connection or its restart
+// policy says so.
+func (u *unit) launchByItself(ctx context.Context) {
+	if u.rec.State.Alive() {
+		return
+	}
+	u.disarm()
+	u.launch(ctx)
+}
+
+// launch starts the next generation.
+func (u *unit) launch(ctx context.Context) {
+	u.stopListening()
+	u.rec.Ready, u.rec.Text, u.rec.LastExit = false, "", nil
+	u.rec.Told, u.rec.Again, u.rec.Ceded = false, false, nil
+	if err := u.fork(context.WithoutCancel(ctx)); err != nil {
+		u.rec.Launching = false
+		u.fail(ctx, err)
+		return
+	}
+	u.started(ctx)
+}
+
+// started is told when the first process of a launch is known.
+func (u *unit) started(ctx context.Context) {
+	switch u.rec.Spec.Type {
+	case supervise.Forking, supervise.Oneshot, supervise.Notify:
+	case supervise.DBus:
+		u.awaitBusName(ctx)
+	case supervise.Simple:
+		u.becomeReady()
+		return
+	default:
+		u.becomeReady()
+		return
+	}
+	if timeout := u.rec.Spec.StartTimeout; timeout > 0 {
+		u.setAlarm(alarmStart, timeout)
+	}
+	u.state(supervise.Starting)
+	u.save()
+}
+
+// becomeReady is told when the unit is what its type calls ready.
+func (u *unit) becomeReady() {
+	u.clearAlarms(alarmStart)
+	u.rec.Ready = true
+	u.feedWatchdog()
+	u.state(supervise.Running)
+	u.answerStart(nil)
+}
+
+func (u *unit) answerStart(err error) {
+	for _, reply := range u.starting {
+		reply <- err
+	}
+	u.starting = nil
+}
+
+// forked finds the main process of a unit whose first process has left it
+// behind: the oldest.
+func (u *unit) forked(ctx context.Context) {
+	infos, _ := u.living()
+	for _, info := range infos {
+		if handle, err := proc.Open(info.Process); err == nil {
+			u.rec.LastExit = nil
+			u.rec.Started = info.Started
+			u.holdMain(ctx, handle)
+			u.becomeReady()
+			return
+		}
+	}
+	u.endBy(ctx, causeExit)
+}
+
+// startTimedOut ends a unit that was not ready in time.
+func (u *unit) startTimedOut(ctx context.Context) {
+	if u.rec.State == supervise.Starting {
+		u.endBy(ctx, causeTimeout)
+	}
+}
+
+// awaitBusName waits for the name of a unit of type dbus.
+func (u *unit) awaitBusName(ctx context.Context) {
+	names, generation := u.s.cfg.BusNames, u.rec.Generation
+	u.s.wg.Go(func() {
+		err := errors.New("there is no system bus to wait for the name on")
+		if names != nil {
+			err = names.Await(ctx, u.rec.Spec.BusName)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		_ = u.tell(ctx, func(ctx context.Context) {
+			switch {
+			case u.rec.Generation != generation || u.rec.State != supervise.Starting:
+			case err != nil:
+				u.warn("bus name", err)
+				u.endBy(ctx, causeTimeout)
+			default:
+				u.becomeReady()
+			}
+		})
+	})
+}
+
+// fail is told when a launch did not even come to a process.
+func (u *unit) fail(ctx context.Context, err error) {
+	u.dropGroup(ctx)
+	u.answerStart(&supervise.StartError{Unit: u.id, Err: errors.Join(supervise.ErrNotReady, err)})
+	u.warn("launch failed", err)
+	u.afterEnd(ctx, causeExit, proc.Exit{Known: true, Code: execFailed})
+}
+
+// execFailed is the exit status that stands for a program that could not be
+// executed (EXIT_EXEC of systemd.exec(5)).
+const execFailed = 203
+
+// startError says how a unit ended that was to become ready.
+func (u *unit) startError(ctx context.Context, why cause) error {
+	e := &supervise.StartError{Unit: u.id, Exit: u.rec.LastExit, Log: u.s.logTail(ctx, u.id, u.rec.Started)}
+	switch {
+	case why == causeTimeout && u.rec.Spec.Type == supervise.DBus && u.s.cfg.BusNames == nil:
+		e.Err = fmt.Errorf("%w: there is no system bus to wait for the name %s on", supervise.ErrNotReady, u.rec.Spec.BusName)
+	case why == causeTimeout:
+		e.Err = fmt.Errorf("%w within %s", supervise.ErrNotReady, u.rec.Spec.StartTimeout)
+	case why == causeRequest:
+		e.Err = fmt.Errorf("%w: it was told to stop", supervise.ErrNotReady)
+	case u.rec.LastExit != nil && u.rec.LastExit.Success():
+		e.Err = fmt.Errorf("%w: its process ended and left none", supervise.ErrNotReady)
+	case u.rec.LastExit != nil:
+		e.Err = fmt.Errorf("%w: %s", supervise.ErrNotReady, u.rec.LastExit)
+	default:
+		e.Err = supervise.ErrNotReady
+	}
+	return e
+}
+
+// afterEnd decides what follows when a unit has ended by itself.
+func (u *unit) afterEnd(ctx context.Context, why cause, exit proc.Exit) {
+	if len(u.queued) > 0 {
+		u.rec.State = supervise.Inactive
+		u.runQueued(ctx)
+		return
+	}
+	if restarts(u.rec.Spec, why, exit) {
+		if !u.rec.Started.IsZero() && time.Since(u.rec.Started) > lasting {
+			u.rec.Streak = 0
+		}
+		u.setAlarm(alarmBackoff, restartDelay(u.rec.Spec.Restart, u.rec.Streak))
+		u.rec.Restarts++
+		u.rec.Streak++
+		u.state(supervise.Backoff)
+		return
+	}
+	if u.arm(ctx) {
+		return
+	}
+	if why == causeExit && clean(u.rec.Spec, exit) {
+		u.state(supervise.Inactive)
+	} else {
+		u.state(supervise.Failed)
+	}
+	u.closeNotifyAtRest(ctx)
+}
+
+// runQueued carries out the starts that waited for the end.
+func (u *unit) runQueued(ctx context.Context) {
+	for _, q := range slices.Clone(u.queued) {
+		u.queued = u.queued[1:]
+		u.start(ctx, q.spec, q.reply)
+	}
+}

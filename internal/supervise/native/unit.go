@@ -1,0 +1,389 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"tenure"
+	"tenure/internal/proc"
+	"tenure/internal/supervise"
+)
+
+// alarm names one of the times at which something happens to a unit.
+type alarm string
+
+const (
+	// alarmStart is when the unit must be ready.
+	alarmStart alarm = "start"
+	// alarmStop is when the grace of the current phase of ending is over.
+	alarmStop alarm = "stop"
+	// alarmAux is when the command that runs for the unit must have ended.
+	alarmAux alarm = "aux"
+	// alarmWatchdog is when the next sign of life is due.
+	alarmWatchdog alarm = "watchdog"
+	// alarmBackoff is when the unit is started again.
+	alarmBackoff alarm = "backoff"
+	// alarmTimer is when the unit's own timer starts it.
+	alarmTimer alarm = "timer"
+)
+
+// errForgotten is that a unit was forgotten before a message reached it.
+var errForgotten = errors.New("unit was forgotten")
+
+// unit is the actor. Everything below inbox belongs to its goroutine.
+type unit struct {
+	s      *Supervisor
+	id     tenure.UnitID
+	inbox  chan func(context.Context)
+	gone   chan struct{}
+	status atomic.Pointer[supervise.Status]
+	// groups are the unit's own, for those who look a process up.
+	groups atomic.Pointer[[]string]
+
+	rec      record
+	matchers []matcher
+	// main is nil when the main process has ended, or none was there yet.
+	main  *proc.Handle
+	aux   *proc.Handle
+	watch *proc.Watch
+	// extra are watches of claimed groups.
+	extra     []*proc.Watch
+	notify    *notifySocket
+	listening func()
+	timer     *time.Timer
+	forgotten bool
+
+	starting  []chan<- error
+	stopping  []chan<- stopAnswer
+	reloading []chan<- error
+	queued    []queuedStart
+}
+
+// queuedStart is a start that waits for the end of the unit.
+type queuedStart struct {
+	spec  supervise.Spec
+	reply chan<- error
+}
+
+func newUnit(s *Supervisor, rec record) *unit {
+	rec.Boot = s.boot
+	if rec.Deadline == nil {
+		rec.Deadline = make(map[alarm]moment)
+	}
+	u := &unit{
+		s: s, id: rec.Spec.Unit, rec: rec,
+		inbox: make(chan func(context.Context), 4),
+		gone:  make(chan struct{}),
+	}
+	u.publish()
+	return u
+}
+
+// tell sends a message to the actor.
+func (u *unit) tell(ctx context.Context, m func(context.Context)) error {
+	select {
+	case u.inbox <- m:
+		return nil
+	case <-u.gone:
+		return errForgotten
+	case <-u.s.ended:
+		return ErrEnded
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// run is the actor: it ends with ctx, leaving everything as it is, or when the
+// unit is forgotten. What it does is not cut off by ctx, only what it waits for.
+func (u *unit) run(ctx context.Context) {
+	defer close(u.gone)
+	defer u.letGo()
+	u.timer = time.NewTimer(time.Hour)
+	defer u.timer.Stop()
+	for !u.forgotten {
+		u.setTimer()
+		var changed <-chan struct{}
+		if u.watch != nil {
+			changed = u.watch.C()
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case m := <-u.inbox:
+			m(ctx)
+		case _, open := <-changed:
+			if !open {
+				u.watch = nil
+			}
+			u.groupChanged(ctx)
+		case <-u.timer.C:
+			u.ring(ctx)
+		}
+	}
+}
+
+// letGo closes what the actor holds, which ends no process.
+func (u *unit) letGo() {
+	u.stopListening()
+	u.closeNotify()
+	u.unwatch()
+	for _, handle := range []*proc.Handle{u.main, u.aux} {
+		if handle != nil {
+			handle.Close()
+		}
+	}
+}
+
+// setTimer sets the one timer to the nearest alarm.
+func (u *unit) setTimer() {
+	next := moment(0)
+	for _, at := range u.rec.Deadline {
+		if next == 0 || at < next {
+			next = at
+		}
+	}
+	if next == 0 {
+		u.timer.Stop()
+		return
+	}
+	u.timer.Reset(max(0, time.Until(next.time())))
+}
+
+// ring carries out all alarms that are due.
+func (u *unit) ring(ctx context.Context) {
+	now := momentOf(time.Now())
+	for _, name := range slices.Sorted(maps.Keys(u.rec.Deadline)) {
+		at, set := u.rec.Deadline[name]
+		if !set || at > now {
+			continue
+		}
+		delete(u.rec.Deadline, name)
+		switch name {
+		case alarmStart:
+			u.startTimedOut(ctx)
+		case alarmStop:
+			u.graceOver(ctx)
+		case alarmAux:
+			u.auxTimedOut(ctx)
+		case alarmWatchdog:
+			u.watchdogMissed(ctx)
+		case alarmBackoff, alarmTimer:
+			u.launchByItself(ctx)
+		}
+	}
+}
+
+func (u *unit) setAlarm(name alarm, after time.Duration) {
+	u.rec.Deadline[name] = momentOf(time.Now().Add(after))
+}
+
+func (u *unit) clearAlarms(names ...alarm) {
+	for _, name := range names {
+		delete(u.rec.Deadline, name)
+	}
+}
+
+// state moves the unit to a state, writes the record, and tells.
+func (u *unit) state(state supervise.State) {
+	changed := u.rec.State != state
+	if changed {
+		u.rec.State, u.rec.Since = state, time.Now()
+	}
+	u.save()
+	if changed {
+		u.event(supervise.Event{Kind: supervise.EventState, State: state, Exit: u.rec.LastExit, Reason: u.rec.Ending.reason()})
+	}
+}
+
+// save writes the record and publishes it. What cannot be written is told, and
+// found by the next supervisor from the group instead.
+func (u *unit) save() {
+	if err := u.s.records.save(&u.rec); err != nil {
+		u.warn("record cannot be written", err)
+	}
+	u.publish()
+}
+
+// publish makes the state visible to those who do not ask the actor.
+func (u *unit) publish() {
+	status := &supervise.Status{
+		Unit: u.id, Revision: u.rec.Spec.Revision, State: u.rec.State, Main: u.rec.Main,
+		Generation: u.rec.Generation, Group: u.rec.Group, Since: u.rec.Since, Started: u.rec.Started,
+		Text: u.rec.Text, Restarts: u.rec.Restarts, LastExit: u.rec.LastExit,
+		Spec: u.rec.Spec,
+	}
+	if status.Group == "" && len(u.rec.Claims) > 0 {
+		status.Group = u.rec.Claims[0]
+	}
+	groups := slices.Clone(u.rec.Claims)
+	if u.rec.Group != "" {
+		groups = append(groups, u.rec.Group)
+	}
+	u.groups.Store(&groups)
+	u.status.Store(status)
+}
+
+// ownGroups are the absolute paths of the unit's groups. Claims come first, for
+// they may be below a group of another unit, which then does not count.
+func (u *unit) ownGroups() []string { return *u.groups.Load() }
+
+func (u *unit) event(e supervise.Event) {
+	e.Time, e.Unit, e.Revision = time.Now(), u.id, u.rec.Spec.Revision
+	u.s.bus.send(e)
+}
+
+func (u *unit) warn(what string, err error) {
+	u.s.cfg.Logger.Warn("unit: "+what, slog.String("unit", u.id.String()), slog.Any("error", err)) //nolint:sloglint // The prefix is constant, and so is what every caller passes.
+}
+
+// processes are the living processes of the unit, oldest first, without those
+// in groups that were ceded to other units.
+func (u *unit) processes() ([]proc.Info, error) {
+	var all []proc.Info
+	if u.rec.Group != "" {
+		infos, err := proc.GroupAt(u.rec.Group).Processes()
+		if err != nil {
+			return nil, err
+		}
+		for _, info := range infos {
+			if !slices.Contains(u.rec.Ceded, filepath.Join(u.rec.Group, topGroup(info.Group))) || !info.Foreign {
+				all = append(all, info)
+			}
+		}
+	}
+	for _, claim := range u.rec.Claims {
+		infos, err := proc.GroupAt(claim).Processes()
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, infos...)
+	}
+	all = slices.DeleteFunc(all, func(i proc.Info) bool { return i.State == 'Z' || i.State == 'X' })
+	slices.SortStableFunc(all, func(a, b proc.Info) int { return int(a.Start) - int(b.Start) }) //nolint:gosec // Ticks since boot.
+	return all, nil
+}
+
+// living is processes for those who cannot do anything about an error but
+// assume that there are some.
+func (u *unit) living() (infos []proc.Info, ok bool) {
+	infos, err := u.processes()
+	if err != nil {
+		u.warn("processes cannot be listed", err)
+	}
+	return infos, err == nil
+}
+
+// holdMain makes a process the main one and waits for its end.
+func (u *unit) holdMain(ctx context.Context, handle *proc.Handle) {
+	if u.main != nil {
+		u.main.Close()
+	}
+	u.main, u.rec.Main = handle, handle.Process()
+	u.s.wg.Go(func() {
+		exit, err := handle.Wait(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			exit = proc.Exit{}
+		}
+		_ = u.tell(ctx, func(ctx context.Context) { u.mainExited(ctx, handle, exit) })
+	})
+}
+
+// mainExited is told once for every main process that ends.
+func (u *unit) mainExited(ctx context.Context, handle *proc.Handle, exit proc.Exit) {
+	if u.main != handle {
+		return
+	}
+	handle.Close()
+	u.main, u.rec.Main, u.rec.LastExit = nil, tenure.Process{}, &exit
+	switch {
+	case u.rec.Ending != nil:
+		u.rec.Ending.Exit = &exit
+		u.progress(ctx)
+	case u.rec.Passive:
+		u.nextMain(ctx)
+	case u.rec.State == supervise.Starting && u.rec.Spec.Type == supervise.Forking && exit.Success():
+		u.forked(ctx)
+	default:
+		u.endBy(ctx, causeExit)
+	}
+}
+
+// nextMain makes the oldest process of a passive unit its main one, or sees
+// that there is none left.
+func (u *unit) nextMain(ctx context.Context) {
+	for {
+		infos, ok := u.living()
+		if !ok {
+			return
+		}
+		if len(infos) == 0 {
+			u.endBy(ctx, causeExit)
+			return
+		}
+		for _, info := range infos {
+			if handle, err := proc.Open(info.Process); err == nil {
+				u.holdMain(ctx, handle)
+				u.save()
+				return
+			}
+		}
+	}
+}
+
+// groupChanged is told when a group that is watched may have become empty.
+func (u *unit) groupChanged(ctx context.Context) {
+	switch {
+	case u.rec.Ending != nil:
+		u.progress(ctx)
+	case u.rec.Passive && u.main == nil:
+		u.nextMain(ctx)
+	}
+}
+
+// watchGroups hears of the groups' getting empty from now on, and at least once.
+func (u *unit) watchGroups(ctx context.Context) {
+	if u.rec.Group != "" && u.watch == nil {
+		watch, err := u.s.watcher.Add(proc.GroupAt(u.rec.Group))
+		if err != nil && !errors.Is(err, proc.ErrNoGroup) {
+			u.warn("group cannot be watched", err)
+		}
+		u.watch = watch
+	}
+	if len(u.extra) > 0 {
+		return
+	}
+	for _, claim := range u.rec.Claims {
+		watch, err := u.s.watcher.Add(proc.GroupAt(claim))
+		if err != nil {
+			continue
+		}
+		u.extra = append(u.extra, watch)
+		u.s.wg.Go(func() {
+			for range watch.C() {
+				if u.tell(ctx, u.groupChanged) != nil {
+					return
+				}
+			}
+		})
+	}
+}
+
+func (u *unit) unwatch() {
+	if u.watch != nil {
+		u.watch.Close()
+		u.watch = nil
+	}
+	for _, watch := range u.extra {
+		watch.Close()
+	}
+	u.extra = nil
+}
