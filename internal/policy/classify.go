@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"regexp"
 	"slices"
+	"strings"
 
 	"tenure"
 )
@@ -38,13 +39,18 @@ func (c Class) Unit(service tenure.UnitID) tenure.UnitID {
 //     workload. The first pattern that matches counts; below a match no other
 //     pattern is tried.
 //   - What descends from the main process otherwise is the service itself.
+//   - A group that the service made, other than the one that the main process is in,
+//     belongs as a whole to the first workload that has a process in it.
 //   - All others no longer have a parent that leads to the main process: under
 //     TargetGroup they end with the service and are part of it; under TargetMain
-//     each tree of them is a leftover.
+//     they are its leftover, one class named by the oldest.
 //
 // When the main process has ended, its children have another parent: classify
-// again without it.
+// again without it. A parent that started after its child is another process
+// that was given the pid, and is not followed.
 func Classify(procs []Process, workloads []Workload, main tenure.Process, target Target) []Class {
+	procs = slices.Clone(procs)
+	slices.SortStableFunc(procs, func(a, b Process) int { return compareProcesses(a.Process, b.Process) })
 	c := classifier{
 		byPID:    make(map[int]int, len(procs)),
 		procs:    procs,
@@ -58,6 +64,7 @@ func Classify(procs []Process, workloads []Workload, main tenure.Process, target
 	for i := range procs {
 		c.resolve(i)
 	}
+	c.claimGroups()
 	return c.classes(target)
 }
 
@@ -77,7 +84,7 @@ func compile(workloads []Workload) []pattern {
 }
 
 // owner is whom a process belongs to: the class name and the index of its root.
-// The service itself has ownService; an orphan tree has the name Leftover.
+// The service itself has ownService; an orphan has the name Leftover.
 type owner struct {
 	state ownerState
 	name  string
@@ -116,7 +123,7 @@ func (c *classifier) resolve(i int) {
 		c.owner[i].state = ownVisiting
 		path = append(path, i)
 		parent, known := c.byPID[c.procs[i].PPID]
-		if !known {
+		if !known || c.procs[parent].Start > c.procs[i].Start {
 			break
 		}
 		i = parent
@@ -128,11 +135,10 @@ func (c *classifier) resolve(i int) {
 }
 
 func (c *classifier) own(i int, parent owner) owner {
-	inWorkload := parent.state == ownTree && parent.name != tenure.Leftover
 	switch {
 	case c.procs[i].Process == c.main:
 		return owner{state: ownService}
-	case inWorkload:
+	case parent.isWorkload():
 		return parent
 	}
 	for _, p := range c.patterns {
@@ -146,29 +152,56 @@ func (c *classifier) own(i int, parent owner) owner {
 	return parent
 }
 
+// claimGroups gives each group that the service made to the first workload in it.
+func (c *classifier) claimGroups() {
+	claims := map[string]owner{}
+	for i, p := range c.procs {
+		if p.Process == c.main && p.Group != "" {
+			claims[p.topGroup()] = owner{}
+		}
+		_, claimed := claims[p.topGroup()]
+		if p.Group != "" && !claimed && c.owner[i].isWorkload() {
+			claims[p.topGroup()] = c.owner[i]
+		}
+	}
+	for i, p := range c.procs {
+		if claim := claims[p.topGroup()]; p.Group != "" && claim.isWorkload() && p.Process != c.main {
+			c.owner[i] = claim
+		}
+	}
+}
+
+func (p Process) topGroup() string {
+	top, _, _ := strings.Cut(p.Group, "/")
+	return top
+}
+
+func (o owner) isWorkload() bool { return o.state == ownTree && o.name != tenure.Leftover }
+
+// classes collects the processes of each owner. c.procs is sorted, and so are they.
 func (c *classifier) classes(target Target) []Class {
-	service := Class{}
-	trees := map[int]*Class{}
+	classes := []Class{{}}
+	at := map[int]int{}
 	for i, p := range c.procs {
 		o := c.owner[i]
-		orphan := o.name == tenure.Leftover
-		if o.state == ownService || (orphan && target != TargetMain) {
-			service.Processes = append(service.Processes, p)
+		if o.name == tenure.Leftover {
+			o.root = -1
+		}
+		if o.state == ownService || o.root < 0 && target != TargetMain {
+			classes[0].Processes = append(classes[0].Processes, p)
 			continue
 		}
-		if trees[o.root] == nil {
-			trees[o.root] = &Class{Name: o.name, Root: c.procs[o.root].Process}
+		if _, known := at[o.root]; !known {
+			at[o.root] = len(classes)
+			classes = append(classes, Class{Name: o.name, Root: p.Process})
+			if o.root >= 0 {
+				classes[at[o.root]].Root = c.procs[o.root].Process
+			}
 		}
-		trees[o.root].Processes = append(trees[o.root].Processes, p)
-	}
-	classes := []Class{service}
-	for _, tree := range trees {
-		classes = append(classes, *tree)
+		class := &classes[at[o.root]]
+		class.Processes = append(class.Processes, p)
 	}
 	slices.SortFunc(classes[1:], func(a, b Class) int { return compareProcesses(a.Root, b.Root) })
-	for _, class := range classes {
-		slices.SortFunc(class.Processes, func(a, b Process) int { return compareProcesses(a.Process, b.Process) })
-	}
 	return classes
 }
 

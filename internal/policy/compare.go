@@ -42,7 +42,7 @@ func (i *Item) compare(p tenure.Process, unit tenure.UnitID, alive bool) (Differ
 		switch {
 		case !alive && (i.Verdict == tenure.Endure || i.Verdict == tenure.Refuse):
 			return Died, fmt.Sprintf("process %d was to live and is gone", p.PID)
-		case alive && unit != i.Unit && i.Verdict == tenure.Endure:
+		case alive && unit != i.Unit && i.Verdict == tenure.Endure && !sameLeftover(unit, i.Unit):
 			return Moved, fmt.Sprintf("process %d is in %s", p.PID, unit)
 		}
 	case tenure.HandOver: // The old process may still drain.
@@ -59,6 +59,12 @@ func (i *Item) compare(p tenure.Process, unit tenure.UnitID, alive bool) (Differ
 func (i *Item) mayLeave(p tenure.Process, unit tenure.UnitID) bool {
 	return i.Stop != nil && i.Stop.Target == TargetMain && p != i.Main &&
 		unit.Kind == tenure.Workload && unit.Name == tenure.Leftover
+}
+
+// sameLeftover reports whether both are what one service left behind: which process is
+// the oldest of it, and names it, is known only when the service has ended.
+func sameLeftover(a, b tenure.UnitID) bool {
+	return a.Kind == tenure.Workload && a.Name == tenure.Leftover && b.Name == tenure.Leftover && a.Service() == b.Service()
 }
 
 // notStarted tells that a service that was to run the new revision does not.

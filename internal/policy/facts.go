@@ -85,6 +85,8 @@ type Process struct {
 	// Foreign is that the process is in a group that the unit made itself. It is
 	// decided like any other, but is never moved (DESIGN.md section 9, 9).
 	Foreign bool `json:"foreign,omitempty"`
+	// Group is that group, relative to the unit's own; empty when it is not known.
+	Group string `json:"group,omitempty"`
 }
 
 // Declaration is what one revision of a snap says about its apps.

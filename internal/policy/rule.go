@@ -84,7 +84,7 @@ func (d *decider) packageRule(s subject) (ruled, bool) {
 			return ruled{}, false
 		}
 		verdict := s.workload.Verdicts[d.Change.Reason]
-		return declared(verdict, workloadKey(s, string(d.Change.Reason)), "its workloads "+s.ID.Name), true
+		return declared(verdict, workloadKey(s, string(d.Change.Reason)), "the workload "+s.ID.Name), true
 	case tenure.AppRun:
 		if d.switches() && s.app.RefreshMode == RefreshIgnoreRunning {
 			return declared(tenure.Endure, appKey(s, "refresh-mode"), "the app"), true

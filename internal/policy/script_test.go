@@ -251,6 +251,7 @@ func parseDuration(s string) (time.Duration, error) {
 // yamlApp is the part of an app in snap.yaml that decisions depend on.
 type yamlApp struct {
 	Daemon      string             `yaml:"daemon"`
+	Command     string             `yaml:"command"` // For the reader alone.
 	RefreshMode policy.RefreshMode `yaml:"refresh-mode"`
 	StopMode    string             `yaml:"stop-mode"`
 	StopCommand string             `yaml:"stop-command"`
@@ -265,16 +266,14 @@ type yamlApp struct {
 }
 
 type yamlWorkload struct {
-	Match          string                     `yaml:"match"`
-	StopCommand    string                     `yaml:"stop-command"`
-	StopTimeout    string                     `yaml:"stop-timeout"`
-	StopSignal     string                     `yaml:"stop-signal"`
-	Kill           policy.Kill                `yaml:"kill"`
-	CompatibleFrom string                     `yaml:"compatible-from"`
-	Verdicts       map[tenure.Reason]yamlWord `yaml:",inline"`
+	Match          string            `yaml:"match"`
+	StopCommand    string            `yaml:"stop-command"`
+	StopTimeout    string            `yaml:"stop-timeout"`
+	StopSignal     string            `yaml:"stop-signal"`
+	Kill           policy.Kill       `yaml:"kill"`
+	CompatibleFrom string            `yaml:"compatible-from"`
+	Verdicts       map[string]string `yaml:",inline"`
 }
-
-type yamlWord string
 
 // snap adds a declaration, or replaces the one of the same revision.
 func (s *script) snap(d *datadriven.TestData) error {
@@ -340,7 +339,8 @@ func (a yamlApp) declare() (app policy.App, err error) {
 
 func (w yamlWorkload) declare(name string) (policy.Workload, error) {
 	workload := policy.Workload{Name: name, Match: w.Match, CompatibleFrom: w.CompatibleFrom, Verdicts: map[tenure.Reason]tenure.Verdict{}}
-	for reason, word := range w.Verdicts {
+	for key, word := range w.Verdicts {
+		reason := tenure.Reason(key)
 		if !slices.Contains(tenure.Reasons(), reason) {
 			return workload, fmt.Errorf("workload %s: unknown key %s", name, reason)
 		}
@@ -436,9 +436,13 @@ func parseUnit(fields []string) (policy.Unit, error) {
 }
 
 func parseProcess(fields []string) (p policy.Process, main bool, err error) {
-	for len(fields) > 0 && (fields[0] == "main" || fields[0] == "foreign") {
-		main = main || fields[0] == "main"
-		p.Foreign = p.Foreign || fields[0] == "foreign"
+	for len(fields) > 0 {
+		group, foreign := strings.CutPrefix(fields[0], "in:")
+		if !foreign && fields[0] != "main" {
+			break
+		}
+		main = main || !foreign
+		p.Foreign, p.Group = foreign, group
 		fields = fields[1:]
 	}
 	if len(fields) < 2 {

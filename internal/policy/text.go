@@ -64,7 +64,7 @@ func (p Plan) summary() string {
 		}
 	}
 	if len(counts) == 0 {
-		return p.Change.String() + ": nothing is running"
+		return p.Change.String() + ": no unit is touched"
 	}
 	return p.Change.String() + ": " + strings.Join(counts, ", ")
 }
