@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -64,9 +65,9 @@ func Mounted(dir string) (Info, bool, error) {
 
 // topmost is the last mount at dir: later ones cover earlier ones.
 func topmost(entries []entry, dir string) (entry, bool) {
-	for i := len(entries) - 1; i >= 0; i-- {
-		if entries[i].dir == dir {
-			return entries[i], true
+	for _, e := range slices.Backward(entries) {
+		if e.dir == dir {
+			return e, true
 		}
 	}
 	return entry{}, false

@@ -76,7 +76,7 @@ func (p *listParser) line(line string) error {
 	}
 	e, err := parseEntry(line)
 	if err != nil {
-		return fmt.Errorf("%w: cannot read this line of its list of files: %.120q: %s", ErrCorrupt, line, err)
+		return fmt.Errorf("%w: cannot read this line of its list of files: %.120q: %w", ErrCorrupt, line, err)
 	}
 	p.entries = append(p.entries, e)
 	return nil

@@ -172,16 +172,16 @@ func superblockOf(f *os.File) (Superblock, error) {
 }
 
 func kindOf(m os.FileMode) string {
-	switch m.Type() {
-	case os.ModeDir:
+	switch {
+	case m.IsDir():
 		return "a directory"
-	case os.ModeSymlink:
+	case m&os.ModeSymlink != 0:
 		return "a symlink"
-	case os.ModeNamedPipe:
+	case m&os.ModeNamedPipe != 0:
 		return "a fifo"
-	case os.ModeSocket:
+	case m&os.ModeSocket != 0:
 		return "a socket"
-	case os.ModeDevice, os.ModeDevice | os.ModeCharDevice:
+	case m&os.ModeDevice != 0:
 		return "a device"
 	default:
 		return "a file of an unknown kind"
