@@ -76,7 +76,6 @@ func (e *Engine) do(r *run, i int) {
 func (e *Engine) doReturned(r *run, i int, res result, amended amendment) {
 	t := &r.c.Tasks[i]
 	var waiting *Waiting
-	var partial *partialError
 	switch {
 	case res.err == nil:
 		t.Status, t.Undo, t.Ready = Done, res.done, time.Now()
@@ -92,7 +91,7 @@ func (e *Engine) doReturned(r *run, i int, res result, amended amendment) {
 	case e.stopping:
 		// Interrupted. What is durable says that it began.
 	default:
-		if errors.As(res.err, &partial) {
+		if _, ok := errors.AsType[*partialError](res.err); ok {
 			t.Status, t.Undo, t.Ready = Done, res.done, time.Now()
 		}
 		if r.aborting && (errors.Is(res.err, ErrAborted) || errors.Is(res.err, context.Canceled)) {
@@ -129,25 +128,37 @@ func (e *Engine) probe(r *run, i int) {
 }
 
 func (e *Engine) probeReturned(r *run, i int, res result, amended amendment) {
-	t := &r.c.Tasks[i]
 	switch {
 	case res.err != nil && e.stopping:
 	case res.err != nil:
 		delete(r.crashed, i)
-		var partial *partialError
-		if errors.As(res.err, &partial) {
-			t.Status, t.Undo, t.Ready = Done, res.done, time.Now()
+		if _, ok := errors.AsType[*partialError](res.err); ok {
+			r.unproved[i] = res.done
+			r.prove(i)
 		}
 		e.fail(r, i, fmt.Errorf("read what was done: %w", res.err))
 	case res.probed:
 		delete(r.crashed, i)
-		t.Status, t.Undo, t.Ready = Done, res.done, time.Now()
+		r.unproved[i] = res.done
+		r.prove(i)
 		e.amend(r, i, amended)
 		e.advance(r, i)
 	default:
-		// Steps are done in order, so nothing after this one has begun.
-		r.crashed = nil
+		delete(r.crashed, i)
+		r.unproved[i] = res.done
 		e.step(r)
+	}
+}
+
+// prove takes task i as done, and all before it in its gap that could not say
+// it of themselves: steps are done in order.
+func (r *run) prove(i int) {
+	for j := range r.c.Tasks[:i+1] {
+		if done, ok := r.unproved[j]; ok {
+			t := &r.c.Tasks[j]
+			t.Status, t.Undo, t.Ready = Done, done, time.Now()
+			delete(r.unproved, j)
+		}
 	}
 }
 

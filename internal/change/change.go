@@ -143,7 +143,7 @@ type Progress struct {
 }
 
 // Waiting is what a change waits for.
-type Waiting struct {
+type Waiting struct { //nolint:errname // It is a state that a step returns, not a failure.
 	// For is a sentence for people.
 	For string `json:"for"`
 	// Hold keeps the change's snaps locked meanwhile. Inside a gap, and when

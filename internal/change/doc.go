@@ -21,7 +21,7 @@
 // The gap: consecutive tasks with Gap set form one switch. The intent of all of
 // them is one durable write before the first begins; until the last has ended,
 // or one fails, nothing waits for the disk. After a crash inside the gap each
-// is asked in turn, by Probe, whether it was done.
+// is asked in turn, by Probe, whether it was done, before the change goes on.
 //
 // After a crash: a step whose intent is durable, and whose result is not, is
 // probed if it can be, and otherwise done again. A change that was going

@@ -130,7 +130,7 @@ func (e *Engine) shutDown() {
 		f()
 	}
 	if len(e.writer.dirty) > 0 {
-		e.cfg.Logger.Error("changes end without their last state on disk", "changes", len(e.writer.dirty))
+		e.cfg.Logger.Error("changes end without their last state on disk", slog.Int("changes", len(e.writer.dirty)))
 	}
 }
 

@@ -27,6 +27,7 @@ type ConflictError struct {
 	Kind string
 }
 
+// Error names the change in progress.
 func (e *ConflictError) Error() string {
 	return fmt.Sprintf("snap %q has change %s (%s) in progress", e.Snap, e.ID, e.Kind)
 }
@@ -38,6 +39,7 @@ type FinishedError struct {
 	Status Status
 }
 
+// Error says how the change ended.
 func (e *FinishedError) Error() string {
 	return fmt.Sprintf("change %s has ended (%s)", e.ID, e.Status)
 }

@@ -3,7 +3,10 @@ package change
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
+	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -22,6 +25,8 @@ type run struct {
 	// crashed are the tasks whose intent was durable, and whose result was not,
 	// when the process died. They may have been done.
 	crashed map[int]bool
+	// unproved are those that Probe did not find done, with what it returned.
+	unproved map[int]json.RawMessage
 	// running is the step that is running, if any; abort cancels it if it is a Do.
 	running *call
 	abort   context.CancelCauseFunc
@@ -65,7 +70,7 @@ func (e *Engine) resume(saved Saved) {
 
 // reviveRun reads from the record of a change where it was.
 func reviveRun(c *Change) *run {
-	r := &run{c: c, aborting: c.Status == Abort, crashed: make(map[int]bool)}
+	r := &run{c: c, aborting: c.Status == Abort, crashed: make(map[int]bool), unproved: make(map[int]json.RawMessage)}
 	for i := range c.Tasks {
 		if t := &c.Tasks[i]; t.Begun && (t.Status == Do || t.Status == Doing) {
 			r.crashed[i] = true
@@ -136,10 +141,12 @@ func (e *Engine) step(r *run) {
 }
 
 func (e *Engine) stepOn(r *run) {
+	if len(r.crashed) > 0 {
+		e.resolve(r, slices.Min(slices.Collect(maps.Keys(r.crashed))))
+		return
+	}
 	i := slices.IndexFunc(r.c.Tasks, func(t Task) bool { return t.Status == Do || t.Status == Doing || t.Status == Wait })
 	switch {
-	case i >= 0 && r.crashed[i]:
-		e.resolve(r, i)
 	case r.aborting || r.failed:
 		e.turn(r)
 	case i < 0:
@@ -149,7 +156,8 @@ func (e *Engine) stepOn(r *run) {
 	}
 }
 
-// resolve learns what became of a step that was running when the process died.
+// resolve learns what became of a step that was running when the process died,
+// or of one of a gap. All of a gap are asked before the change goes either way.
 // One that cannot be probed is repeated: even when aborting, for only what it
 // returns can be undone.
 func (e *Engine) resolve(r *run, i int) {
@@ -174,7 +182,7 @@ func (e *Engine) advance(r *run, i int) {
 	if tasks[i].Gap {
 		e.boundary(r, i, GapEnd)
 	}
-	if r.aborting {
+	if r.aborting || r.failed {
 		e.step(r)
 		return
 	}
@@ -199,7 +207,6 @@ func (e *Engine) saveStep(r *run, i int) {
 // not be done.
 func (e *Engine) turn(r *run) {
 	r.c.Backward = true
-	r.crashed = nil
 	r.c.Status, r.c.WaitingFor = Undoing, nil
 	last := -1
 	for i := range r.c.Tasks {
@@ -209,7 +216,7 @@ func (e *Engine) turn(r *run) {
 			last = i
 		case Do, Doing, Wait:
 			t.Status, t.Begun, t.Ready = Hold, false, time.Now()
-		default:
+		case Abort, Undo, Undoing, Undone, Hold, Error:
 		}
 	}
 	if last < 0 {
@@ -220,8 +227,8 @@ func (e *Engine) turn(r *run) {
 }
 
 func (e *Engine) stepBack(r *run) {
-	for i := len(r.c.Tasks) - 1; i >= 0; i-- {
-		if s := r.c.Tasks[i].Status; s == Undo || s == Undoing || s == Wait {
+	for i, v := range slices.Backward(r.c.Tasks) {
+		if s := v.Status; s == Undo || s == Undoing || s == Wait {
 			e.undo(r, i)
 			return
 		}
@@ -274,7 +281,10 @@ func (e *Engine) wait(r *run, i int, w *Waiting) {
 		e.saveStep(r, i)
 		return
 	}
-	t.Status, t.Begun = Wait, false
+	t.Status = Wait
+	for j := i; j < len(r.c.Tasks); j++ {
+		r.c.Tasks[j].Begun = false
+	}
 	held := w.Hold || t.Gap || r.c.Backward
 	r.c.Status, r.c.WaitingFor = Wait, &Waiting{For: w.For, Hold: held}
 	if !held {
@@ -305,7 +315,7 @@ func (e *Engine) wake(r *run) {
 		c.Status = Abort
 	default:
 		c.Status, c.Tasks[i].Status = Do, Do
-		c.Tasks[i].Begun = true
+		c.intend(i)
 	}
 	r.queued = true
 	e.publish(r)
@@ -315,8 +325,7 @@ func (e *Engine) wake(r *run) {
 // fail turns the change round because of the error of task i.
 func (e *Engine) fail(r *run, i int, err error) {
 	t := &r.c.Tasks[i]
-	var partial *partialError
-	if !errors.As(err, &partial) {
+	if _, ok := errors.AsType[*partialError](err); !ok {
 		t.Status, t.Ready = Error, time.Now()
 	}
 	e.logFailure(r, t, "", err)
@@ -337,10 +346,12 @@ func (e *Engine) logFailure(r *run, t *Task, prefix string, err error) {
 		text = t.Err + "; " + text
 	}
 	t.Err = text
-	attrs := []any{"change", r.c.ID, "kind", r.c.Kind, "task", t.Kind, "error", prefix + err.Error()}
-	var p *panicError
-	if errors.As(err, &p) {
-		attrs = append(attrs, "stack", string(p.stack))
+	attrs := []slog.Attr{
+		slog.Uint64("change", uint64(r.c.ID)), slog.String("kind", r.c.Kind),
+		slog.String("task", t.Kind), slog.String("error", prefix+err.Error()),
 	}
-	e.cfg.Logger.Warn("step failed", attrs...)
+	if p, ok := errors.AsType[*panicError](err); ok {
+		attrs = append(attrs, slog.String("stack", string(p.stack)))
+	}
+	e.cfg.Logger.LogAttrs(e.steps, slog.LevelWarn, "step failed", attrs...)
 }

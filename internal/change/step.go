@@ -28,7 +28,14 @@ type Step[P, U any] interface {
 // that are used in a gap. After a crash inside Do, Probe reads from the system
 // what Do did. If done is true, u is what Do would have returned. If it is
 // false nothing is left that Undo would have to take back, and Do may be
-// called. If it fails, the step counts as failed, and is undone only if the
+// called.
+//
+// True must mean that this Do did it, for it proves that all steps before it in
+// the same gap were done too, also those whose Probe could not tell; they are
+// then not repeated, and undone with the u that came with false. After a crash
+// inside a gap all its steps are probed, in order, before one is done or undone.
+//
+// If it fails, the step counts as failed, and is undone only if the
 // error is Partial.
 type Prober[P, U any] interface {
 	Probe(ctx context.Context, params P) (u U, done bool, err error)
@@ -111,7 +118,7 @@ func erasedProbe[P, U any](p Prober[P, U]) func(context.Context, json.RawMessage
 		}
 		u, ok, err := p.Probe(ctx, params)
 		var partial *partialError
-		if err != nil && !errors.As(err, &partial) || err == nil && !ok {
+		if err != nil && !errors.As(err, &partial) {
 			return nil, false, err
 		}
 		done, encodeErr := json.Marshal(u)

@@ -2,6 +2,7 @@ package change
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 	"time"
 )
@@ -102,7 +103,7 @@ func (e *Engine) retryLater(err error) {
 		return
 	}
 	w.delay = min(max(2*w.delay, firstRetry), lastRetry)
-	e.cfg.Logger.Error("changes wait since they cannot be written", "error", err, "retry", w.delay)
+	e.cfg.Logger.Error("changes wait since they cannot be written", slog.Any("error", err), slog.Duration("retry", w.delay))
 	w.retry = time.AfterFunc(w.delay, func() {
 		e.inbox <- func() {
 			w.retry = nil

@@ -51,6 +51,7 @@ type DamagedError struct {
 	Cause  error
 }
 
+// Error says what to do about it.
 func (e *DamagedError) Error() string {
 	what := fmt.Sprintf("journal %s is damaged: %v; ", e.Path, e.Cause)
 	if e.Backup == "" {
@@ -59,6 +60,7 @@ func (e *DamagedError) Error() string {
 	return what + fmt.Sprintf("keep a copy of it, and restore the last good one: cp %s %s", e.Backup, e.Path)
 }
 
+// Unwrap is why it cannot be read.
 func (e *DamagedError) Unwrap() error { return e.Cause }
 
 // DB is an open journal.

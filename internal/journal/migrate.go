@@ -38,7 +38,7 @@ func (db *DB) migrate(log *slog.Logger, steps []migration) error {
 	if err != nil || version == newest {
 		return err
 	}
-	log.Info("migrate journal", "from", version, "to", newest)
+	log.Info("migrate journal", slog.Uint64("from", version), slog.Uint64("to", newest))
 	err = db.bolt.Update(func(tx *bolt.Tx) error {
 		for v := version; v < newest; v++ {
 			if err := steps[v](tx); err != nil {
