@@ -69,8 +69,8 @@ func (d *decider) adjustToKind(s subject, item *Item) {
 		item.replace(tenure.Stop, "nothing outlives a shutdown")
 	case !restarts && renews(item.Verdict):
 		item.replace(tenure.Stop, "nothing is started again on %s", reason)
-	case service && len(s.Processes) == 0 && restarts && !endsOrRefuses(item.Verdict):
-		item.replace(tenure.Restart, "it is not running, so that nothing is interrupted")
+	case service && len(s.Processes) == 0 && !endsOrRefuses(item.Verdict):
+		item.replace(d.undeferred(s), "it is not running, so that nothing is interrupted")
 	case service:
 	case item.Verdict == tenure.Restart:
 		item.replace(tenure.Stop, "only a service can be started again")
