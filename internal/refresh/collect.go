@@ -4,16 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 
 	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/mount"
-	"tenure/internal/proc"
 	"tenure/internal/revision"
 	"tenure/internal/supervise"
 )
@@ -240,8 +237,7 @@ func (m *Manager) present(snap tenure.Instance) []tenure.Revision {
 			continue
 		}
 		for _, entry := range entries {
-			name := strings.TrimSuffix(strings.TrimPrefix(entry.Name(), "."), ".aside")
-			if rev, err := tenure.ParseRevision(name); err == nil {
+			if rev, err := tenure.ParseRevision(entry.Name()); err == nil {
 				found[rev] = true
 			}
 		}
@@ -268,7 +264,7 @@ func (m *Manager) sweepRevision(ctx context.Context, ref tenure.Ref) error {
 	if err := m.cfg.Mounts.Remove(ref.Snap, ref.Revision); err != nil {
 		return err
 	}
-	return m.removeData(ref)
+	return m.removeData(ctx, ref)
 }
 
 // sweepRest removes what all revisions of a snap share.
@@ -324,7 +320,7 @@ func (m *Manager) watchUsers(ctx context.Context, state *snapState, pins map[ten
 	}
 	for _, processes := range users {
 		for _, process := range processes {
-			m.endings.watch(process, m.Wake)
+			m.endings.watch(context.WithoutCancel(ctx), process, m.Wake)
 		}
 	}
 }
@@ -343,9 +339,3 @@ func (m *Manager) report(ctx context.Context, snap tenure.Instance, err error) {
 	change.ReporterFrom(ctx).Logf("%v; it is tried again later", err)
 	m.cfg.Logger.WarnContext(ctx, "collection is incomplete", "snap", snap, "error", err)
 }
-
-var (
-	_ = filepath.Join
-	_ = fs.ErrNotExist
-	_ = proc.Open
-)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -37,15 +38,17 @@ type Config struct {
 // Manager carries out requests. Make one with New, give its steps to an engine
 // with Register, and the engine to the Manager with Use.
 type Manager struct {
-	cfg    Config
-	engine *change.Engine
-	snaps  *states
-	launch launcher
-	claims claims
+	cfg      Config
+	engine   *change.Engine
+	snaps    *states
+	settings *journal.Collection[int]
+	launch   launcher
+	claims   claims
 	// passes are the first passes of data copies of changes that run.
 	passes passes
 	// collect wakes the collector.
 	collect chan struct{}
+	endings endings
 }
 
 // New makes a Manager. It touches nothing.
@@ -55,10 +58,11 @@ func New(cfg Config) *Manager {
 		cfg.Now = time.Now
 	}
 	return &Manager{
-		cfg:     cfg,
-		snaps:   newStates(cfg.Journal),
-		launch:  launcher{paths: cfg.Paths},
-		collect: make(chan struct{}, 1),
+		cfg:      cfg,
+		snaps:    newStates(cfg.Journal),
+		settings: journal.NewCollection[int](cfg.Journal, journal.Settings),
+		launch:   launcher{paths: cfg.Paths, usernames: filepath.Join(cfg.Paths.Run(), "etc")},
+		collect:  make(chan struct{}, 1),
 	}
 }
 

@@ -61,3 +61,6 @@ func (p Paths) Tmp(i tenure.Instance) string { return filepath.Join(p.Run(), "tm
 func (p Paths) Private() bool { return p.at() != "/" }
 
 const current = "current"
+
+// SnapMountDir is the directory with the directories of all snaps.
+func (p Paths) SnapMountDir() string { return p.at("snap") }

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 
 	"tenure"
 	"tenure/internal/change"
@@ -129,8 +128,6 @@ type copyParams struct {
 type copied struct {
 	// Fresh is that the directory of the snap's data did not exist before.
 	Fresh bool `json:"fresh,omitempty"`
-	// Aside is where a directory that was in the way is kept until the change is done.
-	Aside string `json:"aside,omitempty"`
 }
 
 func (s copyStep) Do(ctx context.Context, p copyParams) (copied, error) {
@@ -141,7 +138,8 @@ func (s copyStep) Do(ctx context.Context, p copyParams) (copied, error) {
 	}
 	err := m.makeDataDirs(p.To.Snap)
 	if err == nil {
-		done.Aside, err = m.clearTarget(p)
+		// What is left there from an earlier time is kept until the change is done.
+		err = snapdata.Aside(m.cfg.Paths.Data(p.To))
 	}
 	if err == nil {
 		err = m.firstCopy(ctx, p)
@@ -154,9 +152,9 @@ func (s copyStep) Do(ctx context.Context, p copyParams) (copied, error) {
 
 func (s copyStep) Undo(ctx context.Context, p copyParams, done copied) error {
 	s.m.passes.take(p.To)
-	err := s.m.removeData(p.To)
-	if done.Aside != "" {
-		err = errors.Join(err, os.Rename(done.Aside, s.m.cfg.Paths.Data(p.To)))
+	err := s.m.removeData(ctx, p.To)
+	if err == nil {
+		err = snapdata.Restore(s.m.cfg.Paths.Data(p.To))
 	}
 	if done.Fresh {
 		err = errors.Join(err, s.m.dropDataDir(ctx, p.To.Snap))
@@ -174,28 +172,18 @@ func (m *Manager) makeDataDirs(snap tenure.Instance) error {
 	return mount.Share(common)
 }
 
-// clearTarget keeps aside what is left at the place of new data from an earlier
-// time.
-func (m *Manager) clearTarget(p copyParams) (aside string, err error) {
-	target := m.cfg.Paths.Data(p.To)
-	if _, err := os.Lstat(target); errors.Is(err, fs.ErrNotExist) {
-		return "", nil
-	}
-	aside = filepath.Join(m.cfg.Paths.DataDir(p.To.Snap), "."+p.To.Revision.String()+".aside")
-	if err := snapdata.RemoveAll(aside); err != nil {
-		return "", err
-	}
-	return aside, os.Rename(target, aside)
-}
-
 func (m *Manager) firstCopy(ctx context.Context, p copyParams) error {
 	if !p.Copy {
 		return os.MkdirAll(m.cfg.Paths.Data(p.To), 0o755)
 	}
+	// A first pass that died with the daemon is begun again.
+	if err := m.removeData(ctx, p.To); err != nil {
+		return err
+	}
 	report := change.ReporterFrom(ctx)
 	var made []*snapdata.Pass
 	for _, pair := range m.dataPairs(p) {
-		pass, err := snapdata.First(ctx, pair.from, pair.to)
+		pass, err := snapdata.First(ctx, pair.from, pair.to, snapdata.Options{})
 		if err != nil {
 			return err
 		}
@@ -211,15 +199,12 @@ type pair struct{ from, to string }
 
 func (m *Manager) dataPairs(p copyParams) []pair {
 	pairs := []pair{{m.cfg.Paths.Data(p.From), m.cfg.Paths.Data(p.To)}}
-	if _, err := os.Lstat(pairs[0].from); err != nil {
-		return nil
-	}
 	return pairs
 }
 
 // removeData removes the data of one revision.
-func (m *Manager) removeData(ref tenure.Ref) error {
-	return snapdata.RemoveAll(m.cfg.Paths.Data(ref))
+func (m *Manager) removeData(ctx context.Context, ref tenure.Ref) error {
+	return snapdata.Remove(ctx, m.cfg.Paths.Data(ref))
 }
 
 // dropDataDir removes all data of a snap, and ends what it had mounted there.
@@ -228,7 +213,7 @@ func (m *Manager) dropDataDir(ctx context.Context, snap tenure.Instance) error {
 	if err := mount.UnmountTree(ctx, dir); err != nil {
 		return fmt.Errorf("remove data of %s: %w", snap, err)
 	}
-	return snapdata.RemoveAll(dir)
+	return snapdata.Remove(ctx, dir)
 }
 
 // decideStep decides again, now that everything is prepared, and compiles the

@@ -164,13 +164,11 @@ type updateStep struct{ m *Manager }
 func (s updateStep) Do(ctx context.Context, p copyParams) (nothing, error) {
 	made := s.m.passes.take(p.To)
 	for i, pair := range s.m.dataPairs(p) {
-		var err error
+		pass := snapdata.Resume(pair.from, pair.to)
 		if i < len(made) {
-			_, err = made[i].Second(ctx)
-		} else {
-			_, err = snapdata.Second(ctx, pair.from, pair.to)
+			pass = made[i]
 		}
-		if err != nil {
+		if _, err := pass.Second(ctx, snapdata.Options{}); err != nil {
 			return nothing{}, fmt.Errorf("bring data of %s up to date: %w", p.To, err)
 		}
 	}

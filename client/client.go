@@ -1,0 +1,349 @@
+// Package client is the Go client of Tenure's API: HTTP and JSON on a unix
+// socket, with the paths and shapes of snapd's REST API v2
+// (https://snapcraft.io/docs/snapd-rest-api) and some additions.
+//
+// A Client holds no state but its connections; all its methods may be called
+// concurrently.
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// Config says which daemon a Client talks to.
+type Config struct {
+	// Root is the directory below which the daemon's instance is; empty is the
+	// machine's own.
+	Root string
+	// Socket is the path of the socket, by default that of Root.
+	Socket string
+}
+
+// Client talks to a daemon.
+type Client struct {
+	http   *http.Client
+	socket string
+}
+
+// New makes a client. It connects when it is first used.
+func New(cfg Config) *Client {
+	socket := cfg.Socket
+	if socket == "" {
+		socket = filepath.Join("/", cfg.Root, "run/tenure/tenured.sock")
+	}
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return dial(ctx, socket)
+	}}
+	return &Client{http: &http.Client{Transport: transport}, socket: socket}
+}
+
+// maxSunPath is the longest path that a socket address has room for (unix(7)).
+const maxSunPath = 107
+
+// dial connects to a socket whose path may be longer than a socket address.
+func dial(ctx context.Context, socket string) (net.Conn, error) {
+	var d net.Dialer
+	if len(socket) <= maxSunPath {
+		return d.DialContext(ctx, "unix", socket)
+	}
+	dir, err := os.Open(filepath.Dir(socket))
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close() //nolint:errcheck // Only looked at.
+	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(socket)))
+}
+
+// ErrNoDaemon is that nothing answers at the socket.
+var ErrNoDaemon = errors.New("cannot communicate with tenured")
+
+// Error is an error that the daemon answered with.
+type Error struct {
+	// Kind tells errors apart, in snapd's words where it has one; it may be empty.
+	Kind string `json:"kind,omitempty"`
+	// Message is a sentence for people.
+	Message string `json:"message"`
+	// Value has details that depend on the kind.
+	Value json.RawMessage `json:"value,omitempty"`
+	// Status is the HTTP status.
+	Status int `json:"-"`
+}
+
+// Error is the sentence.
+func (e *Error) Error() string { return e.Message }
+
+// Response is the envelope of every answer.
+type Response struct {
+	Type       string          `json:"type"`
+	StatusCode int             `json:"status-code"`
+	Status     string          `json:"status"`
+	Result     json.RawMessage `json:"result,omitempty"`
+	// Change is the id of the change that an asynchronous answer is about.
+	Change string `json:"change,omitempty"`
+}
+
+func (c *Client) request(ctx context.Context, method, path string, query url.Values, body io.Reader, contentType string) (*http.Response, error) {
+	target := "http://localhost" + path
+	if len(query) > 0 {
+		target += "?" + query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, target, body)
+	if err != nil {
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	if contentType != "" {
+		req.Header.Set("Content-Type", contentType)
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if _, dialled := errors.AsType[*net.OpError](err); dialled {
+			return nil, fmt.Errorf("%w at %s: %w; is it running?", ErrNoDaemon, c.socket, err)
+		}
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+	}
+	return resp, nil
+}
+
+// do sends a request and decodes the envelope; result may be nil.
+func (c *Client) do(ctx context.Context, method, path string, query url.Values, body, result any) (*Response, error) {
+	var reader io.Reader
+	contentType := ""
+	if body != nil {
+		raw, err := json.Marshal(body)
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: %w", method, path, err)
+		}
+		reader, contentType = bytes.NewReader(raw), "application/json"
+	}
+	resp, err := c.request(ctx, method, path, query, reader, contentType)
+	if err != nil {
+		return nil, err
+	}
+	return decode(resp, result)
+}
+
+func decode(resp *http.Response, result any) (*Response, error) {
+	defer resp.Body.Close() //nolint:errcheck // Read to its end.
+	var envelope Response
+	if err := json.NewDecoder(resp.Body).Decode(&envelope); err != nil {
+		return nil, fmt.Errorf("read answer (%s): %w", resp.Status, err)
+	}
+	if envelope.Type == "error" {
+		failure := &Error{Status: resp.StatusCode}
+		if err := json.Unmarshal(envelope.Result, failure); err != nil {
+			return nil, fmt.Errorf("read answer (%s): %w", resp.Status, err)
+		}
+		return nil, failure
+	}
+	if result != nil {
+		if err := json.Unmarshal(envelope.Result, result); err != nil {
+			return nil, fmt.Errorf("read answer: %w", err)
+		}
+	}
+	return &envelope, nil
+}
+
+// get reads a synchronous answer of type T.
+func get[T any](ctx context.Context, c *Client, path string, query url.Values) (T, error) {
+	var result T
+	_, err := c.do(ctx, http.MethodGet, path, query, nil, &result)
+	return result, err
+}
+
+// SystemInfo is what the daemon says of itself.
+func (c *Client) SystemInfo(ctx context.Context) (SystemInfo, error) {
+	return get[SystemInfo](ctx, c, "/v2/system-info", nil)
+}
+
+// Snaps are the installed snaps, or, with all, every revision that is kept.
+func (c *Client) Snaps(ctx context.Context, all bool) ([]Snap, error) {
+	query := url.Values{}
+	if all {
+		query.Set("select", "all")
+	}
+	return get[[]Snap](ctx, c, "/v2/snaps", query)
+}
+
+// Snap is one installed snap.
+func (c *Client) Snap(ctx context.Context, name string) (Snap, error) {
+	return get[Snap](ctx, c, "/v2/snaps/"+url.PathEscape(name), nil)
+}
+
+// Changes are the changes that select picks ("all", "in-progress", "ready"), of
+// one snap if name is not empty.
+func (c *Client) Changes(ctx context.Context, selected, name string) ([]Change, error) {
+	query := url.Values{"select": {selected}}
+	if name != "" {
+		query.Set("for", name)
+	}
+	return get[[]Change](ctx, c, "/v2/changes", query)
+}
+
+// Change is one change, with its tasks.
+func (c *Client) Change(ctx context.Context, id string) (Change, error) {
+	return get[Change](ctx, c, "/v2/changes/"+url.PathEscape(id), nil)
+}
+
+// Follow waits until a change differs from the revision that the caller has
+// seen (0 for none), and gives it as it is then.
+func (c *Client) Follow(ctx context.Context, id string, seen uint64) (Change, error) {
+	query := url.Values{"after": {strconv.FormatUint(seen, 10)}}
+	return get[Change](ctx, c, "/v2/changes/"+url.PathEscape(id)+"/watch", query)
+}
+
+// Abort asks for a change to be undone.
+func (c *Client) Abort(ctx context.Context, id string) (Change, error) {
+	var change Change
+	_, err := c.do(ctx, http.MethodPost, "/v2/changes/"+url.PathEscape(id), nil, map[string]string{"action": "abort"}, &change)
+	return change, err
+}
+
+// Services are the services of the named snaps or services, of all if there is none.
+func (c *Client) Services(ctx context.Context, names []string) ([]Service, error) {
+	query := url.Values{"select": {"service"}}
+	if len(names) > 0 {
+		query.Set("names", strings.Join(names, ","))
+	}
+	return get[[]Service](ctx, c, "/v2/apps", query)
+}
+
+// Units are the units that are alive or armed, with their processes.
+func (c *Client) Units(ctx context.Context) ([]Unit, error) {
+	return get[[]Unit](ctx, c, "/v2/units", nil)
+}
+
+// Pins are the reasons to keep a revision like "virt@x1".
+func (c *Client) Pins(ctx context.Context, ref string) ([]Pin, error) {
+	return get[[]Pin](ctx, c, "/v2/pins", url.Values{"ref": {ref}})
+}
+
+// Do asks for an action and gives the id of the change that carries it out.
+func (c *Client) Do(ctx context.Context, action Action) (string, error) {
+	envelope, err := c.send(ctx, action, nil)
+	if err != nil {
+		return "", err
+	}
+	return envelope.Change, nil
+}
+
+// Plan asks what an action would do.
+func (c *Client) Plan(ctx context.Context, action Action) ([]Plan, error) {
+	action.DryRun = true
+	var plans []Plan
+	_, err := c.send(ctx, action, &plans)
+	return plans, err
+}
+
+// send sends an action, with its files if it has any, which are streamed.
+func (c *Client) send(ctx context.Context, action Action, result any) (*Response, error) {
+	path := "/v2/snaps"
+	if action.OnServices() {
+		path = "/v2/apps"
+	}
+	if action.DryRun {
+		path = "/v2/plan"
+	}
+	if len(action.Files) == 0 {
+		return c.do(ctx, http.MethodPost, path, nil, action, result)
+	}
+	reader, writer := io.Pipe()
+	form := multipart.NewWriter(writer)
+	go func() { _ = writer.CloseWithError(writeForm(form, action)) }()
+	defer reader.Close() //nolint:errcheck // It ends the writer.
+	resp, err := c.request(ctx, http.MethodPost, path, nil, reader, form.FormDataContentType())
+	if err != nil {
+		return nil, err
+	}
+	return decode(resp, result)
+}
+
+func writeForm(form *multipart.Writer, action Action) error {
+	for name, value := range action.form() {
+		if err := form.WriteField(name, value); err != nil {
+			return err
+		}
+	}
+	for _, path := range action.Files {
+		if err := writeFile(form, path); err != nil {
+			return err
+		}
+	}
+	return form.Close()
+}
+
+func writeFile(form *multipart.Writer, path string) error {
+	file, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer file.Close() //nolint:errcheck // Opened for reading.
+	part, err := form.CreateFormFile("snap", path)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(part, file)
+	return err
+}
+
+// Logs yields the last n lines of the named services and units, and with follow
+// all further ones until ctx ends or each returns an error.
+func (c *Client) Logs(ctx context.Context, names []string, n int, follow bool, each func(Log) error) error {
+	query := url.Values{"names": {strings.Join(names, ",")}, "n": {strconv.Itoa(n)}, "follow": {strconv.FormatBool(follow)}}
+	resp, err := c.request(ctx, http.MethodGet, "/v2/logs", query, nil, "")
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		_, err := decode(resp, nil)
+		return err
+	}
+	defer resp.Body.Close() //nolint:errcheck // Ended by its context.
+	// json-seq (RFC 7464): a record separator before each value.
+	decoder := json.NewDecoder(withoutSeparators{resp.Body})
+	for {
+		var line Log
+		switch err := decoder.Decode(&line); {
+		case errors.Is(err, io.EOF) || ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return fmt.Errorf("read logs: %w", err)
+		}
+		if err := each(line); err != nil {
+			return err
+		}
+	}
+}
+
+type withoutSeparators struct{ io.Reader }
+
+const recordSeparator = 0x1e
+
+func (r withoutSeparators) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	for i := range p[:n] {
+		if p[i] == recordSeparator {
+			p[i] = ' '
+		}
+	}
+	return n, err
+}
+
+// Run asks for the calling process to become an app.
+func (c *Client) Run(ctx context.Context, request Run) (Program, error) {
+	var program Program
+	_, err := c.do(ctx, http.MethodPost, "/v2/run", nil, request, &program)
+	return program, err
+}

@@ -1,0 +1,215 @@
+package client
+
+import (
+	"encoding/json"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// SystemInfo is what the daemon says of itself.
+type SystemInfo struct {
+	Series        string            `json:"series"`
+	Version       string            `json:"version"`
+	Architecture  string            `json:"architecture"`
+	OSRelease     map[string]string `json:"os-release"`
+	KernelVersion string            `json:"kernel-version"`
+	OnClassic     bool              `json:"on-classic"`
+	Managed       bool              `json:"managed"`
+	Confinement   string            `json:"confinement"`
+	Locations     map[string]string `json:"locations"`
+	Refresh       map[string]string `json:"refresh"`
+}
+
+// Snap is one revision of a snap. Revisions are strings, as everywhere in the API.
+type Snap struct {
+	ID               string    `json:"id"`
+	Name             string    `json:"name"`
+	Title            string    `json:"title,omitempty"`
+	Summary          string    `json:"summary"`
+	Description      string    `json:"description"`
+	Type             string    `json:"type"`
+	Base             string    `json:"base,omitempty"`
+	Version          string    `json:"version"`
+	Revision         string    `json:"revision"`
+	Channel          string    `json:"channel"`
+	TrackingChannel  string    `json:"tracking-channel,omitempty"`
+	Confinement      string    `json:"confinement"`
+	Grade            string    `json:"grade,omitempty"`
+	License          string    `json:"license,omitempty"`
+	Status           string    `json:"status"`
+	DevMode          bool      `json:"devmode"`
+	JailMode         bool      `json:"jailmode"`
+	TryMode          bool      `json:"trymode"`
+	Private          bool      `json:"private"`
+	IgnoreValidation bool      `json:"ignore-validation"`
+	InstalledSize    int64     `json:"installed-size"`
+	InstallDate      time.Time `json:"install-date,omitzero"`
+	Apps             []Service `json:"apps,omitempty"`
+	Contact          string    `json:"contact"`
+	Digest           string    `json:"sha256,omitempty"`
+	Current          bool      `json:"current"`
+}
+
+// Service is an app of a snap; Daemon is empty where it is not a service.
+type Service struct {
+	Snap        string    `json:"snap,omitempty"`
+	Name        string    `json:"name"`
+	Daemon      string    `json:"daemon,omitempty"`
+	DaemonScope string    `json:"daemon-scope,omitempty"`
+	Enabled     bool      `json:"enabled,omitempty"`
+	Active      bool      `json:"active,omitempty"`
+	CommonID    string    `json:"common-id,omitempty"`
+	State       string    `json:"state,omitempty"`
+	Revision    string    `json:"revision,omitempty"`
+	PID         int       `json:"pid,omitempty"`
+	Since       time.Time `json:"since,omitzero"`
+	Text        string    `json:"text,omitempty"`
+	// Notes are further facts in words: "socket-activated", "timer-activated".
+	Notes []string `json:"notes,omitempty"`
+}
+
+// Change is a change with its tasks.
+type Change struct {
+	ID      string                     `json:"id"`
+	Kind    string                     `json:"kind"`
+	Summary string                     `json:"summary"`
+	Status  string                     `json:"status"`
+	Ready   bool                       `json:"ready"`
+	Err     string                     `json:"err,omitempty"`
+	Spawned time.Time                  `json:"spawn-time"`
+	ReadyAt time.Time                  `json:"ready-time,omitzero"`
+	Tasks   []Task                     `json:"tasks,omitempty"`
+	Data    map[string]json.RawMessage `json:"data,omitempty"`
+	// Waiting says what a change in status Wait waits for.
+	Waiting string `json:"waiting-for,omitempty"`
+	// Revision grows whenever anything of the change does; see Client.Follow.
+	Revision uint64 `json:"revision"`
+}
+
+// Task is one step of a change.
+type Task struct {
+	ID       string    `json:"id"`
+	Kind     string    `json:"kind"`
+	Summary  string    `json:"summary"`
+	Status   string    `json:"status"`
+	Log      []string  `json:"log,omitempty"`
+	Progress Progress  `json:"progress"`
+	Spawned  time.Time `json:"spawn-time"`
+	ReadyAt  time.Time `json:"ready-time,omitzero"`
+}
+
+// Progress is how far a task has come.
+type Progress struct {
+	Label string `json:"label"`
+	Done  int64  `json:"done"`
+	Total int64  `json:"total"`
+}
+
+// Unit is a unit with its processes.
+type Unit struct {
+	ID        string    `json:"id"`
+	Kind      string    `json:"kind"`
+	Snap      string    `json:"snap"`
+	Revision  string    `json:"revision"`
+	Base      string    `json:"base,omitempty"`
+	State     string    `json:"state"`
+	Stale     bool      `json:"stale"`
+	Since     time.Time `json:"since,omitzero"`
+	Restarts  int       `json:"restarts,omitempty"`
+	Text      string    `json:"text,omitempty"`
+	Processes []Process `json:"processes,omitempty"`
+}
+
+// Process is a process of a unit. PID and Start together identify it.
+type Process struct {
+	PID     int       `json:"pid"`
+	PPID    int       `json:"ppid"`
+	Start   uint64    `json:"start"`
+	Main    bool      `json:"main,omitempty"`
+	Started time.Time `json:"started,omitzero"`
+	Command string    `json:"command"`
+}
+
+// Pin is one reason to keep a revision.
+type Pin struct {
+	Kind string `json:"kind"`
+	By   string `json:"by,omitempty"`
+	Text string `json:"text"`
+}
+
+// Plan is what a change would do, as data and as text for people.
+type Plan struct {
+	Plan json.RawMessage `json:"plan"`
+	Text string          `json:"text"`
+}
+
+// Log is one line that a unit wrote.
+type Log struct {
+	Timestamp time.Time `json:"timestamp"`
+	Message   string    `json:"message"`
+	// SID is the unit; PID is a string, as in snapd's API.
+	SID string `json:"sid"`
+	PID string `json:"pid"`
+}
+
+// Action is something to be done to snaps or services.
+type Action struct {
+	Action        string   `json:"action"`
+	Snaps         []string `json:"snaps,omitempty"`
+	Names         []string `json:"names,omitempty"`
+	Name          string   `json:"name,omitempty"`
+	Files         []string `json:"-"`
+	Revision      string   `json:"revision,omitempty"`
+	Dangerous     bool     `json:"dangerous,omitempty"`
+	DevMode       bool     `json:"devmode,omitempty"`
+	JailMode      bool     `json:"jailmode,omitempty"`
+	Classic       bool     `json:"classic,omitempty"`
+	IgnoreRunning bool     `json:"ignore-running,omitempty"`
+	Purge         bool     `json:"purge,omitempty"`
+	Kill          bool     `json:"kill,omitempty"`
+	Enable        bool     `json:"enable,omitempty"`
+	Disable       bool     `json:"disable,omitempty"`
+	Reload        bool     `json:"reload,omitempty"`
+	DryRun        bool     `json:"-"`
+}
+
+// OnServices reports whether the action is about services and not about snaps.
+func (a Action) OnServices() bool {
+	return a.Action == "start" || a.Action == "stop" || a.Action == "restart"
+}
+
+func (a Action) form() map[string]string {
+	fields := map[string]string{"action": a.Action}
+	for name, set := range map[string]bool{
+		"dangerous": a.Dangerous, "devmode": a.DevMode, "jailmode": a.JailMode, "classic": a.Classic,
+		"ignore-running": a.IgnoreRunning, "kill": a.Kill,
+	} {
+		if set {
+			fields[name] = strconv.FormatBool(set)
+		}
+	}
+	if a.Name != "" {
+		fields["name"] = a.Name
+	}
+	if len(a.Files) == 1 {
+		fields["snap-path"] = strings.TrimSpace(a.Files[0])
+	}
+	return fields
+}
+
+// Run asks for the calling process to become an app.
+type Run struct {
+	App  string   `json:"app"`
+	Args []string `json:"args,omitempty"`
+	Env  []string `json:"env"`
+	Home string   `json:"home"`
+}
+
+// Program is what the calling process must become.
+type Program struct {
+	Unit    string          `json:"unit"`
+	Profile json.RawMessage `json:"profile"`
+	Argv    []string        `json:"argv"`
+	Env     []string        `json:"env"`
+}

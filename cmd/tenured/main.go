@@ -1,0 +1,121 @@
+// Command tenured is the package daemon of Tenure.
+//
+//	tenured [--root DIR]           run the daemon
+//	tenured shutdown [--root DIR]  end all that runs below the root, and its mounts
+//
+// The daemon ends with SIGTERM or SIGINT, and leaves all services running.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"tenure/internal/daemon"
+	"tenure/internal/supervise/native"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "error:", err)
+		os.Exit(1)
+	}
+}
+
+const usage = `Usage: tenured [--root DIR] [--verbose]
+       tenured shutdown [--root DIR]
+
+tenured installs, runs and refreshes snaps. Its end leaves them running;
+"tenured shutdown" ends them, as the end of the machine does.
+
+  --root DIR   run a private instance below DIR (or TENURE_ROOT)
+  --verbose    say more
+  --version    print the version
+`
+
+func run(args []string) error {
+	command := ""
+	if len(args) > 0 && args[0] != "" && args[0][0] != '-' {
+		command, args = args[0], args[1:]
+	}
+	if command == "exec-listen" {
+		return native.ExecListen(args)
+	}
+	flags := flag.NewFlagSet("tenured", flag.ContinueOnError)
+	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
+	root := flags.String("root", os.Getenv("TENURE_ROOT"), "")
+	verbose := flags.Bool("verbose", false, "")
+	version := flags.Bool("version", false, "")
+	if err := flags.Parse(args); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return nil
+		}
+		return err
+	}
+	if *version {
+		fmt.Println("tenured", daemon.Version)
+		return nil
+	}
+	if flags.NArg() > 0 {
+		return fmt.Errorf("unexpected argument %q; see tenured --help", flags.Arg(0))
+	}
+	dir, err := filepath.Abs(filepath.Join("/", *root))
+	if *root != "" {
+		dir, err = filepath.Abs(*root)
+	}
+	if err != nil {
+		return err
+	}
+	return dispatch(command, dir, *verbose)
+}
+
+func dispatch(command, root string, verbose bool) error {
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("find this program: %w", err)
+	}
+	level := slog.LevelInfo
+	if verbose {
+		level = slog.LevelDebug
+	}
+	cfg := daemon.Config{
+		Root: root, Self: self,
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+	}
+	if command == "holder" {
+		// It is the last to go, and never by a signal of the terminal.
+		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
+		return daemon.ServeHolder(context.Background(), root)
+	}
+	if err := only(root); err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	switch command {
+	case "":
+		return daemon.Run(ctx, cfg)
+	case "shutdown":
+		return daemon.Shutdown(ctx, cfg)
+	default:
+		return fmt.Errorf("there is no command %q; see tenured --help", command)
+	}
+}
+
+// only refuses what cannot work: without root's rights, or on the machine's own
+// root beside snapd.
+func only(root string) error {
+	if os.Geteuid() != 0 {
+		return errors.New("tenured must run as root: it mounts snaps and starts services")
+	}
+	if _, err := os.Stat("/run/snapd.socket"); err == nil && root == "/" {
+		return errors.New("snapd is running on this machine; use --root DIR for an instance of Tenure beside it")
+	}
+	return nil
+}

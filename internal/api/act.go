@@ -1,0 +1,301 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"mime/multipart"
+	"net/http"
+	"os"
+
+	"tenure"
+	"tenure/client"
+	"tenure/internal/change"
+	"tenure/internal/policy"
+	"tenure/internal/refresh"
+)
+
+// maxBody bounds a JSON body, and a field of a form, in bytes; maxFields their number.
+const (
+	maxBody   = 1 << 20
+	maxField  = 4 << 10
+	maxFields = 64
+	maxFiles  = 64
+)
+
+func (s *server) changeAction(r *http.Request) (*reply, error) {
+	id, err := change.ParseID(r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	var body struct {
+		Action string `json:"action"`
+	}
+	if err := readJSON(r, &body); err != nil {
+		return nil, err
+	}
+	if body.Action != "abort" {
+		return nil, bad(fmt.Sprintf("change action %q is unsupported", body.Action))
+	}
+	if err := s.cfg.Manager.Engine().Abort(r.Context(), id); err != nil {
+		return nil, err
+	}
+	c, err := s.cfg.Manager.Engine().Get(id)
+	if err != nil {
+		return nil, err
+	}
+	return &reply{result: s.changeOf(r, c)}, nil
+}
+
+func (s *server) snapsAction(r *http.Request) (*reply, error) { return s.act(r, "") }
+
+func (s *server) snapAction(r *http.Request) (*reply, error) { return s.act(r, r.PathValue("name")) }
+
+func (s *server) appsAction(r *http.Request) (*reply, error) { return s.act(r, "") }
+
+// act carries out what the body asks for.
+func (s *server) act(r *http.Request, name string) (*reply, error) {
+	request, done, err := s.readRequest(r, name)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	id, err := s.cfg.Manager.Do(r.Context(), request)
+	if err != nil {
+		return nil, err
+	}
+	return &reply{change: id}, nil
+}
+
+// plan says what would be done.
+func (s *server) plan(r *http.Request) (*reply, error) {
+	request, done, err := s.readRequest(r, "")
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	decided, err := s.cfg.Manager.Plan(r.Context(), request)
+	if err != nil {
+		return nil, err
+	}
+	plans := make([]client.Plan, 0, len(decided))
+	for _, plan := range decided {
+		raw, err := json.Marshal(plan)
+		if err != nil {
+			return nil, fmt.Errorf("write the plan: %w", err)
+		}
+		plans = append(plans, client.Plan{Plan: raw, Text: planText(plan)})
+	}
+	return &reply{result: plans}, nil
+}
+
+func planText(plan policy.Plan) string { return plan.String() }
+
+// readRequest reads a request from JSON or from a form with files. Done removes
+// what was received.
+func (s *server) readRequest(r *http.Request, name string) (request refresh.Request, done func(), err error) {
+	done = func() {}
+	var action client.Action
+	var files []refresh.File
+	media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
+	if err == nil && media == "multipart/form-data" {
+		upload := &upload{dir: s.cfg.Manager.Paths().Staging()}
+		done = upload.remove
+		if err := upload.read(multipart.NewReader(r.Body, params["boundary"])); err != nil {
+			done()
+			return request, func() {}, err
+		}
+		if action, err = upload.action(); err != nil {
+			done()
+			return request, func() {}, err
+		}
+		files = upload.files
+	} else if err := readJSON(r, &action); err != nil {
+		return request, done, err
+	}
+	if name != "" {
+		action.Snaps = []string{name}
+	}
+	request, err = requestOf(action, files)
+	if err != nil {
+		done()
+		return request, func() {}, err
+	}
+	return request, done, nil
+}
+
+func readJSON(r *http.Request, into any) error {
+	raw, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
+	if err != nil {
+		return bad("cannot read the body: " + err.Error())
+	}
+	if len(raw) > maxBody {
+		return &requestError{status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("the body is longer than %d bytes", maxBody)}
+	}
+	if err := json.Unmarshal(raw, into); err != nil {
+		return bad("cannot decode the body: " + err.Error())
+	}
+	return nil
+}
+
+func requestOf(action client.Action, files []refresh.File) (refresh.Request, error) {
+	request := refresh.Request{
+		Action: refresh.Action(action.Action), Files: files, Names: action.Names,
+		Permanent: action.Enable || action.Disable, Reload: action.Reload, Purge: action.Purge,
+		Options: refresh.Options{
+			Dangerous: action.Dangerous, DevMode: action.DevMode, JailMode: action.JailMode, Classic: action.Classic,
+			IgnoreRunning: action.IgnoreRunning, Kill: action.Kill,
+		},
+	}
+	switch request.Action {
+	case refresh.ActionInstall, refresh.ActionRefresh, refresh.ActionRevert, refresh.ActionRemove, refresh.ActionEnable,
+		refresh.ActionDisable, refresh.ActionStart, refresh.ActionStop, refresh.ActionRestart:
+	default:
+		return request, bad(fmt.Sprintf("unsupported action %q", action.Action))
+	}
+	if action.Enable && request.Action != refresh.ActionStart || action.Disable && request.Action != refresh.ActionStop {
+		return request, bad("--enable goes with start, --disable with stop")
+	}
+	for _, name := range action.Snaps {
+		snap, err := tenure.ParseInstance(name)
+		if err != nil {
+			return request, err
+		}
+		request.Snaps = append(request.Snaps, snap)
+	}
+	if action.Revision != "" {
+		rev, err := tenure.ParseRevision(action.Revision)
+		if err != nil {
+			return request, err
+		}
+		request.Revision = rev
+	}
+	if action.Name != "" {
+		if len(files) != 1 {
+			return request, bad("a name can only be given to one file")
+		}
+		name, err := tenure.ParseInstance(action.Name)
+		if err != nil {
+			return request, err
+		}
+		request.Files[0].Name = name
+	}
+	return request, nil
+}
+
+// upload is a form with snap files, which go to the disk as they come.
+type upload struct {
+	dir    string
+	fields map[string]string
+	files  []refresh.File
+}
+
+func (u *upload) read(form *multipart.Reader) error {
+	u.fields = map[string]string{}
+	for {
+		part, err := form.NextRawPart()
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return bad("cannot read the form: " + err.Error())
+		}
+		if err := u.part(part); err != nil {
+			return err
+		}
+	}
+}
+
+func (u *upload) part(part *multipart.Part) error {
+	_, params, err := mime.ParseMediaType(part.Header.Get("Content-Disposition"))
+	if err != nil {
+		return bad("cannot read the form: " + err.Error())
+	}
+	if params["name"] == "snap" {
+		return u.file(part, params["filename"])
+	}
+	value, err := io.ReadAll(io.LimitReader(part, maxField+1))
+	if err != nil {
+		return bad("cannot read the form: " + err.Error())
+	}
+	if len(value) > maxField || len(u.fields) >= maxFields {
+		return bad("the form has too many or too long fields")
+	}
+	u.fields[params["name"]] = string(value)
+	return nil
+}
+
+func (u *upload) file(part *multipart.Part, label string) (err error) {
+	if len(u.files) >= maxFiles {
+		return bad(fmt.Sprintf("more than %d files in one request", maxFiles))
+	}
+	file, err := os.CreateTemp(u.dir, "upload-*.snap")
+	if err != nil {
+		return fmt.Errorf("receive %q: %w", label, err)
+	}
+	u.files = append(u.files, refresh.File{Path: file.Name(), Label: label})
+	_, err = io.Copy(file, part)
+	if err := errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("receive %q: %w", label, err)
+	}
+	return nil
+}
+
+func (u *upload) remove() {
+	for _, file := range u.files {
+		_ = os.Remove(file.Path) // A change may have taken it.
+	}
+}
+
+func (u *upload) action() (client.Action, error) {
+	action := client.Action{Action: u.fields["action"], Name: u.fields["name"]}
+	if action.Action == "" {
+		action.Action = string(refresh.ActionInstall)
+	}
+	for name, set := range map[string]*bool{
+		"dangerous": &action.Dangerous, "devmode": &action.DevMode, "jailmode": &action.JailMode, "classic": &action.Classic,
+		"ignore-running": &action.IgnoreRunning, "kill": &action.Kill,
+	} {
+		switch value := u.fields[name]; value {
+		case "true":
+			*set = true
+		case "", "false":
+		default:
+			return action, bad(fmt.Sprintf("%s should be true or false; it is %q", name, value))
+		}
+	}
+	if len(u.files) == 0 {
+		return action, bad("there is no snap file in the form")
+	}
+	return action, nil
+}
+
+// run makes a unit of the calling process.
+func (s *server) run(r *http.Request) (*reply, error) {
+	var body client.Run
+	if err := readJSON(r, &body); err != nil {
+		return nil, err
+	}
+	caller, err := process(r)
+	if err != nil {
+		return nil, err
+	}
+	if p, _ := r.Context().Value(peerKey{}).(peer); p.uid != 0 {
+		return nil, &requestError{status: http.StatusForbidden, message: "only root can run apps yet; try with sudo"}
+	}
+	answer, err := s.cfg.Manager.Run(r.Context(), refresh.RunRequest{
+		Name: body.App, Process: caller, Args: body.Args, Env: body.Env, Home: body.Home,
+	})
+	if err != nil {
+		return nil, err
+	}
+	profile, err := json.Marshal(answer.Profile)
+	if err != nil {
+		return nil, fmt.Errorf("run %s: %w", body.App, err)
+	}
+	return &reply{result: client.Program{
+		Unit: answer.Unit.String(), Profile: profile, Argv: answer.Command.Argv, Env: answer.Command.Env,
+	}}, nil
+}

@@ -1,0 +1,106 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+
+	"tenure"
+	"tenure/client"
+	"tenure/internal/change"
+	"tenure/internal/refresh"
+	"tenure/internal/supervise"
+)
+
+// handler answers one request.
+type handler func(*http.Request) (*reply, error)
+
+// reply is an answer: of a result now, or of a change that brings it.
+type reply struct {
+	result any
+	change change.ID
+}
+
+// requestError is an error that belongs to the request itself.
+type requestError struct {
+	status  int
+	kind    string
+	message string
+}
+
+func (e *requestError) Error() string { return e.message }
+
+func bad(message string) error {
+	return &requestError{status: http.StatusBadRequest, message: message}
+}
+
+func (s *server) answer(handle handler, adminOnly bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if adminOnly && !s.admin(r) {
+			s.fail(w, denied())
+			return
+		}
+		answer, err := handle(r)
+		if err != nil {
+			s.fail(w, err)
+			return
+		}
+		envelope := client.Response{Type: "sync", StatusCode: http.StatusOK}
+		if answer.change != 0 {
+			envelope.Type, envelope.StatusCode, envelope.Change = "async", http.StatusAccepted, answer.change.String()
+		}
+		s.write(w, envelope, answer.result)
+	})
+}
+
+func denied() error {
+	return &requestError{
+		status: http.StatusForbidden, kind: "login-required",
+		message: "access denied: this is for root and the members of the group tenure; try with sudo",
+	}
+}
+
+func (s *server) write(w http.ResponseWriter, envelope client.Response, result any) {
+	raw, err := json.Marshal(result)
+	if err != nil {
+		s.cfg.Logger.Error("cannot write an answer", "error", err)
+		raw, envelope.StatusCode = []byte("null"), http.StatusInternalServerError
+	}
+	envelope.Result, envelope.Status = raw, http.StatusText(envelope.StatusCode)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(envelope.StatusCode)
+	if err := json.NewEncoder(w).Encode(envelope); err != nil {
+		s.cfg.Logger.Debug("client has left", "error", err)
+	}
+}
+
+func (s *server) fail(w http.ResponseWriter, err error) {
+	status, kind := classify(err)
+	s.write(w, client.Response{Type: "error", StatusCode: status}, client.Error{Kind: kind, Message: err.Error()})
+}
+
+// classify is the one table from kinds of errors to HTTP statuses and the kinds
+// that clients know.
+func classify(err error) (status int, kind string) {
+	if own, ok := errors.AsType[*requestError](err); ok {
+		return own.status, own.kind
+	}
+	switch kind := refresh.KindOf(err); kind {
+	case refresh.KindNotInstalled, refresh.KindNotFound, refresh.KindApp:
+		return http.StatusNotFound, string(kind)
+	case refresh.KindConflict:
+		return http.StatusConflict, string(kind)
+	case refresh.KindBad, refresh.KindInstalled, refresh.KindNotRevertible, refresh.KindNeedsFlag, refresh.KindBase,
+		refresh.KindPackage, refresh.KindRefused, refresh.KindNoSource:
+		return http.StatusBadRequest, string(kind)
+	}
+	_, finished := errors.AsType[*change.FinishedError](err)
+	switch {
+	case errors.Is(err, change.ErrNotFound), errors.Is(err, supervise.ErrUnknown):
+		return http.StatusNotFound, string(refresh.KindNotFound)
+	case errors.Is(err, tenure.ErrName), finished:
+		return http.StatusBadRequest, ""
+	default:
+		return http.StatusInternalServerError, ""
+	}
+}

@@ -1,0 +1,140 @@
+// Package api is the surface that clients talk to: HTTP and JSON on a unix
+// socket, with the paths and shapes of snapd's REST API v2 and our additions.
+//
+// Who may do what is decided from the credentials that the kernel gives for
+// the peer, never from what the request says: everybody may read lists, versions
+// and the status of changes; all else is for root and the members of the group
+// "tenure" (DESIGN.md section 9, 17). Nothing that a client sends is held in
+// memory beyond a bound.
+//
+// Any number of requests are served at the same time.
+package api
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"tenure/internal/refresh"
+	"tenure/internal/supervise"
+)
+
+// Config is what a server is made of.
+type Config struct {
+	// Socket is the path to listen at.
+	Socket  string
+	Manager *refresh.Manager
+	Logs    supervise.LogReader
+	Version string
+	// Group is the group whose members may do what root may, by default "tenure".
+	Group  string
+	Logger *slog.Logger
+	// Ready, if set, is called when requests are answered.
+	Ready func()
+}
+
+type server struct {
+	cfg Config
+	// admins is the id of Config.Group; -1 where the machine has none.
+	admins int
+}
+
+// Serve answers requests until ctx ends; then it ends those that wait and
+// returns when the others are answered.
+func Serve(ctx context.Context, cfg Config) error {
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	listener, err := listen(cfg.Socket)
+	if err != nil {
+		return err
+	}
+	s := &server{cfg: cfg, admins: groupID(cmp.Or(cfg.Group, "tenure"))}
+	requests, cancel := context.WithCancel(ctx)
+	defer cancel()
+	httpServer := &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: 10 * time.Second,
+		MaxHeaderBytes:    64 << 10,
+		ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
+		BaseContext:       func(net.Listener) context.Context { return requests },
+		ConnContext:       withPeer,
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- httpServer.Serve(listener) }()
+	if cfg.Ready != nil {
+		cfg.Ready()
+	}
+	select {
+	case err := <-ended:
+		return fmt.Errorf("serve %s: %w", cfg.Socket, err)
+	case <-ctx.Done():
+	}
+	last, done := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	defer done()
+	err = httpServer.Shutdown(last)
+	<-ended
+	if errors.Is(err, context.DeadlineExceeded) {
+		return httpServer.Close()
+	}
+	return err
+}
+
+// shutdownGrace bounds how long the end of the daemon waits for answers.
+const shutdownGrace = 5 * time.Second
+
+// listen makes the socket, in place of one that nobody listens at any more. The
+// caller has made sure that it is the only daemon.
+func listen(socket string) (net.Listener, error) {
+	dir, err := os.Open(filepath.Dir(socket))
+	if err != nil {
+		return nil, fmt.Errorf("listen at %s: %w", socket, err)
+	}
+	defer dir.Close() //nolint:errcheck // Only looked at.
+	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("listen at %s: %w", socket, err)
+	}
+	// The path may be longer than a socket address has room for.
+	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(socket))
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
+	if err != nil {
+		return nil, fmt.Errorf("listen at %s: %w", socket, err)
+	}
+	listener.SetUnlinkOnClose(false)
+	// Everybody may connect: credentials decide.
+	if err := os.Chmod(socket, 0o666); err != nil { //nolint:gosec // See above.
+		return nil, errors.Join(fmt.Errorf("listen at %s: %w", socket, err), listener.Close())
+	}
+	return listener, nil
+}
+
+func (s *server) handler() http.Handler {
+	mux := http.NewServeMux()
+	open := func(pattern string, handle handler) { mux.Handle(pattern, s.answer(handle, false)) }
+	admin := func(pattern string, handle handler) { mux.Handle(pattern, s.answer(handle, true)) }
+	open("GET /v2/system-info", s.systemInfo)
+	open("GET /v2/snaps", s.snaps)
+	open("GET /v2/snaps/{name}", s.snap)
+	open("GET /v2/apps", s.apps)
+	open("GET /v2/changes", s.changes)
+	open("GET /v2/changes/{id}", s.change)
+	open("GET /v2/changes/{id}/watch", s.watch)
+	admin("POST /v2/changes/{id}", s.changeAction)
+	admin("POST /v2/snaps", s.snapsAction)
+	admin("POST /v2/snaps/{name}", s.snapAction)
+	admin("POST /v2/apps", s.appsAction)
+	admin("POST /v2/plan", s.plan)
+	admin("GET /v2/units", s.units)
+	admin("GET /v2/pins", s.pins)
+	admin("POST /v2/run", s.run)
+	mux.Handle("GET /v2/logs", s.stream(s.logs))
+	mux.Handle("/", s.answer(func(r *http.Request) (*reply, error) {
+		return nil, &requestError{status: http.StatusNotFound, message: fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path)}
+	}, false))
+	return mux
+}

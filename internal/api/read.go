@@ -1,0 +1,379 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"iter"
+	"maps"
+	"net/http"
+	"os"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"tenure"
+	"tenure/client"
+	"tenure/internal/change"
+	"tenure/internal/refresh"
+	"tenure/internal/snapfile"
+	"tenure/internal/supervise"
+)
+
+func (s *server) systemInfo(*http.Request) (*reply, error) {
+	var uts unix.Utsname
+	if err := unix.Uname(&uts); err != nil {
+		return nil, fmt.Errorf("read the kernel's version: %w", err)
+	}
+	paths := s.cfg.Manager.Paths()
+	return &reply{result: client.SystemInfo{
+		Series: "16", Version: s.cfg.Version, Architecture: refresh.DebianArch(runtime.GOARCH),
+		OSRelease: osRelease(), KernelVersion: cString(uts.Release[:]), OnClassic: true, Confinement: "partial",
+		Locations: map[string]string{"snap-mount-dir": paths.SnapMountDir(), "snap-bin-dir": paths.Bin()},
+		Refresh:   map[string]string{"timer": "00:00~24:00/4"},
+	}}, nil
+}
+
+func osRelease() map[string]string {
+	release := map[string]string{"id": "linux"}
+	text, err := os.ReadFile("/etc/os-release")
+	if err != nil {
+		return release
+	}
+	for line := range strings.Lines(string(text)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		if name == "ID" || name == "VERSION_ID" {
+			release[strings.ReplaceAll(strings.ToLower(name), "_", "-")] = strings.Trim(value, `"`)
+		}
+	}
+	return release
+}
+
+func (s *server) snaps(r *http.Request) (*reply, error) {
+	all := r.FormValue("select") == "all"
+	found, err := s.cfg.Manager.Snaps(r.Context(), all)
+	if err != nil {
+		return nil, err
+	}
+	wanted := splitList(r.FormValue("snaps"))
+	snaps := []client.Snap{}
+	for i := range found {
+		if len(wanted) == 0 || slices.Contains(wanted, string(found[i].Ref.Snap)) {
+			snaps = append(snaps, snapOf(&found[i]))
+		}
+	}
+	return &reply{result: snaps}, nil
+}
+
+func (s *server) snap(r *http.Request) (*reply, error) {
+	name, err := tenure.ParseInstance(r.PathValue("name"))
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.cfg.Manager.Snaps(r.Context(), false)
+	if err != nil {
+		return nil, err
+	}
+	for i := range found {
+		if found[i].Ref.Snap == name {
+			return s.withServices(r.Context(), snapOf(&found[i]))
+		}
+	}
+	return nil, &requestError{status: http.StatusNotFound, kind: "snap-not-found", message: fmt.Sprintf("snap %q is not installed", name)}
+}
+
+// withServices tells for each service of a snap whether it runs.
+func (s *server) withServices(ctx context.Context, snap client.Snap) (*reply, error) {
+	services, err := s.cfg.Manager.Services(ctx, []string{snap.Name})
+	if err != nil {
+		return nil, err
+	}
+	for i := range snap.Apps {
+		for j := range services {
+			if string(services[j].Unit.App) == snap.Apps[i].Name {
+				snap.Apps[i] = serviceOf(&services[j])
+			}
+		}
+	}
+	return &reply{result: snap}, nil
+}
+
+func snapOf(found *refresh.Snap) client.Snap {
+	info := found.Info
+	snap := client.Snap{
+		ID: "", Name: string(found.Ref.Snap), Title: info.Title, Summary: info.Summary, Description: info.Description,
+		Type: string(info.Type), Base: info.Base, Version: info.Version, Revision: found.Ref.Revision.String(),
+		Confinement: string(info.Confinement), Grade: string(info.Grade), License: info.License, Status: "installed",
+		DevMode: found.Options.DevMode, JailMode: found.Options.JailMode,
+		InstalledSize: found.Size, InstallDate: found.Installed, Digest: found.Digest, Current: found.Current,
+	}
+	if found.Active {
+		snap.Status = "active"
+	}
+	if contact := info.Links["contact"]; len(contact) > 0 {
+		snap.Contact = contact[0]
+	}
+	for i := range info.Apps {
+		app := &info.Apps[i]
+		snap.Apps = append(snap.Apps, client.Service{
+			Snap: snap.Name, Name: string(app.Name), Daemon: string(app.Daemon), CommonID: app.CommonID,
+		})
+	}
+	return snap
+}
+
+func (s *server) apps(r *http.Request) (*reply, error) {
+	services, err := s.cfg.Manager.Services(r.Context(), splitList(r.FormValue("names")))
+	if err != nil {
+		return nil, err
+	}
+	apps := []client.Service{}
+	for i := range services {
+		apps = append(apps, serviceOf(&services[i]))
+	}
+	return &reply{result: apps}, nil
+}
+
+func serviceOf(found *refresh.ServiceInfo) client.Service {
+	service := client.Service{
+		Snap: string(found.Unit.Snap), Name: string(found.Unit.App), Daemon: string(found.App.Daemon),
+		DaemonScope: string(snapfile.ScopeSystem), Enabled: found.Enabled, Active: found.Active,
+		State: string(found.Status.State), PID: found.Status.Main.PID, Since: found.Status.Since, Text: found.Status.Text,
+	}
+	if found.Status.State == "" {
+		service.State = string(supervise.Inactive)
+	}
+	if !found.Status.Revision.IsZero() {
+		service.Revision = found.Status.Revision.String()
+	}
+	if len(found.App.Sockets) > 0 {
+		service.Notes = append(service.Notes, "socket-activated")
+	}
+	if found.App.Timer != "" {
+		service.Notes = append(service.Notes, "timer-activated")
+	}
+	return service
+}
+
+func (s *server) changes(r *http.Request) (*reply, error) {
+	filter := change.Filter{Select: change.InProgress}
+	switch selected := r.FormValue("select"); selected {
+	case "all":
+		filter.Select = change.All
+	case "", "in-progress":
+	case "ready":
+		filter.Select = change.ReadyOnly
+	default:
+		return nil, bad(fmt.Sprintf("select should be one of: all, in-progress, ready; it is %q", selected))
+	}
+	if name := r.FormValue("for"); name != "" {
+		snap, err := tenure.ParseInstance(name)
+		if err != nil {
+			return nil, err
+		}
+		filter.Snap = snap
+	}
+	changes := []client.Change{}
+	for _, c := range s.cfg.Manager.Engine().List(filter) {
+		changes = append(changes, s.changeOf(r, c))
+	}
+	return &reply{result: changes}, nil
+}
+
+func (s *server) change(r *http.Request) (*reply, error) {
+	id, err := change.ParseID(r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	c, err := s.cfg.Manager.Engine().Get(id)
+	if err != nil {
+		return nil, err
+	}
+	return &reply{result: s.changeOf(r, c)}, nil
+}
+
+// watch answers as soon as the change differs from what the client has seen.
+func (s *server) watch(r *http.Request) (*reply, error) {
+	id, err := change.ParseID(r.PathValue("id"))
+	if err != nil {
+		return nil, err
+	}
+	seen, err := strconv.ParseUint(r.FormValue("after"), 10, 64)
+	if err != nil {
+		return nil, bad(fmt.Sprintf("after should be the revision of a change; it is %q", r.FormValue("after")))
+	}
+	c, err := s.cfg.Manager.Engine().Watch(r.Context(), id, seen)
+	if err != nil {
+		return nil, err
+	}
+	return &reply{result: s.changeOf(r, c)}, nil
+}
+
+// changeOf is c as this peer may see it: what tasks logged, and the plan, are for
+// administrators.
+func (s *server) changeOf(r *http.Request, c change.Change) client.Change {
+	names := make([]string, 0, len(c.Snaps))
+	for _, snap := range c.Snaps {
+		names = append(names, string(snap))
+	}
+	result := client.Change{
+		ID: c.ID.String(), Kind: c.Kind, Summary: c.Summary, Status: string(c.Status), Ready: c.Status.Ready(),
+		Err: c.Err, Spawned: c.Spawned, ReadyAt: c.Ready, Data: map[string]json.RawMessage{}, Revision: c.Rev,
+	}
+	if raw, err := json.Marshal(names); err == nil {
+		result.Data["snap-names"] = raw
+	}
+	if len(names) == 1 {
+		result.Data["snap-name"] = json.RawMessage(strconv.Quote(names[0]))
+	}
+	if c.WaitingFor != nil {
+		result.Waiting = c.WaitingFor.For
+	}
+	admin := s.admin(r)
+	if admin && len(c.Plan) > 0 {
+		result.Data["plan"] = c.Plan
+	}
+	for i := range c.Tasks {
+		t := &c.Tasks[i]
+		task := client.Task{
+			ID: t.ID, Kind: t.Kind, Summary: t.Summary, Status: string(t.Status), Spawned: t.Spawned, ReadyAt: t.Ready,
+			Progress: client.Progress{Label: t.Progress.Label, Done: t.Progress.Done, Total: max(t.Progress.Total, 1)},
+		}
+		if admin {
+			task.Log = t.Log
+		}
+		result.Tasks = append(result.Tasks, task)
+	}
+	return result
+}
+
+func (s *server) units(r *http.Request) (*reply, error) {
+	found, err := s.cfg.Manager.Units(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	units := []client.Unit{}
+	for i := range found {
+		units = append(units, unitOf(&found[i]))
+	}
+	return &reply{result: units}, nil
+}
+
+func unitOf(found *refresh.UnitInfo) client.Unit {
+	unit := client.Unit{
+		ID: found.Unit.String(), Kind: string(found.Unit.Kind), Snap: string(found.Unit.Snap),
+		Revision: found.Revision.String(), State: string(found.State), Stale: found.Stale,
+		Since: found.Started, Restarts: found.Restarts, Text: found.Text,
+	}
+	if found.Spec != nil && !found.Spec.Base.IsZero() {
+		unit.Base = found.Spec.Base.String()
+	}
+	for _, p := range found.Processes {
+		unit.Processes = append(unit.Processes, client.Process{
+			PID: p.PID, PPID: p.PPID, Start: p.Start, Main: p.Process == found.Main, Started: p.Started, Command: p.CommandLine(),
+		})
+	}
+	return unit
+}
+
+func (s *server) pins(r *http.Request) (*reply, error) {
+	ref, err := tenure.ParseRef(r.FormValue("ref"))
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.cfg.Manager.Pins(r.Context(), ref)
+	if err != nil {
+		return nil, err
+	}
+	pins := []client.Pin{}
+	for _, pin := range found {
+		pins = append(pins, client.Pin{Kind: string(pin.Kind), By: pin.By, Text: pin.String()})
+	}
+	return &reply{result: pins}, nil
+}
+
+// stream is for answers that do not end by themselves; they are for administrators.
+func (s *server) stream(handle func(http.ResponseWriter, *http.Request) error) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !s.admin(r) {
+			s.fail(w, denied())
+			return
+		}
+		if err := handle(w, r); err != nil {
+			s.fail(w, err)
+		}
+	})
+}
+
+func (s *server) logs(w http.ResponseWriter, r *http.Request) error {
+	units, err := s.logUnits(r)
+	if err != nil {
+		return err
+	}
+	n := 10
+	if text := r.FormValue("n"); text != "" {
+		if n, err = strconv.Atoi(text); err != nil {
+			return bad(fmt.Sprintf("n should be a number of lines, or -1 for all; it is %q", text))
+		}
+	}
+	lines := s.cfg.Logs.Logs(r.Context(), units, n, r.FormValue("follow") == "true")
+	s.writeLines(w, lines)
+	return nil
+}
+
+// logUnits are the units named by a request: services of a snap, or single units.
+func (s *server) logUnits(r *http.Request) ([]tenure.UnitID, error) {
+	wanted := map[tenure.UnitID]bool{}
+	var names []string
+	for _, name := range splitList(r.FormValue("names")) {
+		if unit, err := tenure.ParseUnit(name); err == nil && unit.Kind != tenure.Service {
+			wanted[unit] = true
+			continue
+		}
+		names = append(names, name)
+	}
+	if len(names) > 0 || len(wanted) == 0 {
+		services, err := s.cfg.Manager.Services(r.Context(), names)
+		if err != nil {
+			return nil, err
+		}
+		for i := range services {
+			wanted[services[i].Unit] = true
+		}
+	}
+	return slices.Collect(maps.Keys(wanted)), nil
+}
+
+// writeLines writes lines as a JSON text sequence (RFC 7464), each as soon as it
+// is there.
+func (s *server) writeLines(w http.ResponseWriter, lines iter.Seq2[supervise.LogLine, error]) {
+	w.Header().Set("Content-Type", "application/json-seq")
+	control := http.NewResponseController(w)
+	_ = control.Flush() // So that a client knows at once that it is followed.
+	for line, err := range lines {
+		if err != nil {
+			s.cfg.Logger.Warn("cannot read logs", "error", err)
+			return
+		}
+		raw, err := json.Marshal(client.Log{Timestamp: line.Time, Message: line.Text, SID: line.Unit.String(), PID: strconv.Itoa(line.PID)})
+		if err != nil {
+			return
+		}
+		if _, err := w.Write(slices.Concat([]byte{recordSeparator}, raw, []byte{'\n'})); err != nil {
+			return
+		}
+		_ = control.Flush()
+	}
+}
+
+const recordSeparator = 0x1e
+
+func splitList(s string) []string {
+	if s == "" {
+		return nil
+	}
+	return strings.Split(s, ",")
+}

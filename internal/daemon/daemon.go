@@ -1,0 +1,276 @@
+// Package daemon is the wiring: it makes every component, and is the only
+// package that starts them.
+//
+// The end of the daemon ends no unit and takes back no mount; only Shutdown
+// does. At most one daemon works below a root at a time.
+//
+// Run may be called once for each root in a process.
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"tenure/internal/api"
+	"tenure/internal/change"
+	"tenure/internal/journal"
+	"tenure/internal/mount"
+	"tenure/internal/proc"
+	"tenure/internal/refresh"
+	"tenure/internal/squash"
+	"tenure/internal/supervise/fdstore"
+	"tenure/internal/supervise/fdstore/logfile"
+	"tenure/internal/supervise/native"
+)
+
+// Version is the version of this build, set by the linker.
+var Version = "unknown" //nolint:gochecknoglobals // Only the linker can set it, before the program starts.
+
+// Config says what to run.
+type Config struct {
+	// Root is the directory below which everything lies, absolute; "/" is the
+	// machine itself.
+	Root string
+	// Self is the path of the program, which is run again as the holder.
+	Self   string
+	Logger *slog.Logger
+	// Ready, if set, is called when requests are answered.
+	Ready func()
+}
+
+// parts are the components of one daemon.
+type parts struct {
+	cfg                    Config
+	paths                  refresh.Paths
+	lock                   *os.File
+	journal                *journal.DB
+	hierarchy, holderGroup *proc.Hierarchy
+	holder                 *fdstore.Client
+	logs                   logfile.Reader
+	supervisor             *native.Supervisor
+	manager                *refresh.Manager
+	engine                 *change.Engine
+}
+
+// Run is the daemon's life. It ends with ctx, and leaves everything running.
+func Run(ctx context.Context, cfg Config) error {
+	p, err := assemble(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	return p.run(ctx, p.serve)
+}
+
+// Shutdown ends what runs below a root, as the end of the machine does, and
+// takes its mounts back. There must be no daemon.
+func Shutdown(ctx context.Context, cfg Config) error {
+	p, err := assemble(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	inner, done := context.WithCancel(ctx)
+	defer done()
+	var shutdown error
+	err = p.run(inner, func(ctx context.Context) error {
+		shutdown = p.manager.Shutdown(ctx)
+		done()
+		return nil
+	})
+	if err := errors.Join(shutdown, err); err != nil {
+		return err
+	}
+	return p.dropGroups(ctx)
+}
+
+func assemble(ctx context.Context, cfg Config) (*parts, error) {
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
+	p := &parts{cfg: cfg, paths: refresh.Paths{Root: cfg.Root}}
+	if err := p.open(ctx); err != nil {
+		p.close()
+		return nil, err
+	}
+	return p, nil
+}
+
+func (p *parts) open(ctx context.Context) (err error) {
+	for _, dir := range []string{p.paths.State(), p.paths.Run(), p.paths.Logs()} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make directories: %w", err)
+		}
+	}
+	if p.lock, err = lockRoot(p.paths); err != nil {
+		return err
+	}
+	p.journal, err = journal.Open(journal.Config{Path: filepath.Join(p.paths.State(), "state.db"), Logger: p.cfg.Logger})
+	if err != nil {
+		return err
+	}
+	hierarchy, err := proc.OpenHierarchy(hierarchyName(p.cfg.Root))
+	if err != nil {
+		return err
+	}
+	p.hierarchy = hierarchy
+	if err := p.openHolder(ctx); err != nil {
+		return err
+	}
+	p.logs = logfile.NewReader(p.paths.Logs())
+	p.supervisor, err = native.New(native.Config{
+		StateDir:   filepath.Join(p.paths.Run(), "units"),
+		RuntimeDir: filepath.Join(p.paths.Run(), "u"),
+		Hierarchy:  hierarchy,
+		Holder:     p.holder,
+		Logs:       p.logs,
+		Logger:     p.cfg.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	p.manager = refresh.New(refresh.Config{
+		Paths:      p.paths,
+		Journal:    p.journal,
+		Supervisor: p.supervisor,
+		Mounts:     mount.New(mount.Config{Root: p.cfg.Root}),
+		Reader:     squash.Open(squash.Config{}),
+		Tenure:     filepath.Join(filepath.Dir(p.cfg.Self), "tenure"),
+		Logger:     p.cfg.Logger,
+	})
+	registry := change.NewRegistry()
+	p.manager.Register(registry)
+	p.engine = change.New(change.Config{
+		Store: p.journal.Changes(), Registry: registry, Logger: p.cfg.Logger, Boundary: boundary(p.paths),
+	})
+	p.manager.Use(p.engine)
+	return nil
+}
+
+// openHolder connects to the holder, or starts one in a group of its own, which
+// nothing that ends the daemon's group or its units reaches.
+func (p *parts) openHolder(ctx context.Context) (err error) {
+	if p.holderGroup, err = proc.OpenHierarchy(hierarchyName(p.cfg.Root) + "-holder"); err != nil {
+		return err
+	}
+	dir, err := os.Open(p.holderGroup.Path())
+	if err != nil {
+		return fmt.Errorf("open group of the holder: %w", err)
+	}
+	defer dir.Close() //nolint:errcheck // Opened to be passed on.
+	spawner := fdstore.Spawner{
+		Path: p.cfg.Self, Args: []string{"holder", "--root", p.cfg.Root}, Env: []string{}, Group: dir,
+	}
+	p.holder, err = fdstore.New(ctx, fdstore.Config{Socket: HolderSocket(p.paths), Spawn: spawner.Spawn, Log: p.cfg.Logger})
+	return err
+}
+
+// dropGroups removes the control groups when nothing runs in them any more. The
+// holder ends by itself as soon as it holds nothing for anybody.
+func (p *parts) dropGroups(ctx context.Context) error {
+	if err := p.holder.Close(); err != nil {
+		return fmt.Errorf("leave the holder: %w", err)
+	}
+	p.holder = nil
+	watcher, err := p.holderGroup.Watch(ctx)
+	if err != nil {
+		return err
+	}
+	group := proc.GroupAt(p.holderGroup.Path())
+	watch, err := watcher.Add(group)
+	if err != nil {
+		return err
+	}
+	for {
+		populated, err := group.Populated()
+		if err != nil {
+			return err
+		}
+		if !populated {
+			return errors.Join(p.holderGroup.Remove(), p.hierarchy.Remove())
+		}
+		select {
+		case <-watch.C():
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// HolderSocket is where the holder of a root listens.
+func HolderSocket(paths refresh.Paths) string { return filepath.Join(paths.Run(), "holder.sock") }
+
+// ServeHolder is the life of the holder of a root.
+func ServeHolder(ctx context.Context, root string) error {
+	paths := refresh.Paths{Root: root}
+	return fdstore.Serve(ctx, fdstore.ServeConfig{Socket: HolderSocket(paths), Logs: paths.Logs(), Ready: os.Stdout})
+}
+
+// run starts the components, each after those that it needs, and then main.
+func (p *parts) run(ctx context.Context, main func(context.Context) error) error {
+	ctx, failed := context.WithCancelCause(ctx)
+	defer failed(nil)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.supervisor.Run(ctx) })
+	if !await(ctx, p.supervisor.Ready()) {
+		return group.Wait()
+	}
+	if err := p.manager.Boot(ctx); err != nil {
+		failed(err)
+		return errors.Join(err, group.Wait())
+	}
+	group.Go(func() error { return p.engine.Run(ctx) })
+	if !await(ctx, p.engine.Ready()) {
+		return group.Wait()
+	}
+	group.Go(func() error { return p.manager.Collect(ctx) })
+	group.Go(func() error { return main(ctx) })
+	return group.Wait()
+}
+
+func (p *parts) serve(ctx context.Context) error {
+	if err := p.manager.Settle(ctx); err != nil {
+		return err
+	}
+	return api.Serve(ctx, api.Config{
+		Socket:  filepath.Join(p.paths.Run(), "tenured.sock"),
+		Manager: p.manager, Logs: p.supervisor, Version: Version, Logger: p.cfg.Logger, Ready: p.cfg.Ready,
+	})
+}
+
+// close gives back what open has taken, as far as it came.
+func (p *parts) close() {
+	if p.holder != nil {
+		_ = p.holder.Close() // The holder keeps what it holds.
+	}
+	if p.journal != nil {
+		if err := p.journal.Close(); err != nil {
+			p.cfg.Logger.Error("cannot close the journal", "error", err)
+		}
+	}
+	if p.lock != nil {
+		_ = p.lock.Close() // Closing gives the lock back.
+	}
+}
+
+func await(ctx context.Context, ready <-chan struct{}) bool {
+	select {
+	case <-ready:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// hierarchyName is the control group of a root: short, and the same at every start.
+func hierarchyName(root string) string {
+	sum := sha256.Sum256([]byte(filepath.Clean(root)))
+	return "tenure-" + hex.EncodeToString(sum[:4])
+}

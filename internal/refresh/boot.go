@@ -1,0 +1,266 @@
+package refresh
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"tenure"
+	"tenure/internal/change"
+	"tenure/internal/mount"
+	"tenure/internal/policy"
+	"tenure/internal/proc"
+	"tenure/internal/revision"
+	"tenure/internal/supervise"
+)
+
+// Boot brings every revision that is kept back to its place: mounts do not
+// outlive the machine. It runs before changes are resumed. A revision that
+// cannot be mounted does not keep the others from it.
+func (m *Manager) Boot(ctx context.Context) error {
+	for _, dir := range []string{m.cfg.Paths.Staging(), m.cfg.Paths.Run()} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("make directories: %w", err)
+		}
+	}
+	if err := m.writeUsers(); err != nil {
+		return err
+	}
+	fresh, err := m.freshBoot()
+	if err != nil {
+		return err
+	}
+	states, err := m.snaps.All()
+	if err != nil {
+		return err
+	}
+	for i := range states {
+		state := &states[i]
+		if err := m.bootSnap(ctx, state); err != nil {
+			m.cfg.Logger.ErrorContext(ctx, "cannot bring a snap back", "snap", state.Instance, "error", err)
+		}
+		if fresh && len(state.Stopped) > 0 {
+			state.Stopped = nil
+			if err := m.snaps.Put(state.Instance, state); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (m *Manager) bootSnap(ctx context.Context, state *snapState) error {
+	var failures []error
+	for _, rev := range state.Line.Kept() {
+		failures = append(failures, m.mountRevision(ctx, tenure.Ref{Snap: state.Instance, Revision: rev}))
+	}
+	if state.Line.Installed() {
+		failures = append(failures, m.makeDataDirs(state.Instance))
+	}
+	return errors.Join(failures...)
+}
+
+// bootMarker tells a start of the daemon from a start of the machine.
+func (m *Manager) bootMarker() string { return filepath.Join(m.cfg.Paths.Run(), "boot") }
+
+// freshBoot reports whether the machine, or this private instance of it, has
+// started since the daemon last ran.
+func (m *Manager) freshBoot() (bool, error) {
+	id, err := proc.BootID()
+	if err != nil {
+		return false, fmt.Errorf("see whether the machine was restarted: %w", err)
+	}
+	known, err := os.ReadFile(m.bootMarker())
+	if err == nil && string(known) == id {
+		return false, nil
+	}
+	if err := os.WriteFile(m.bootMarker(), []byte(id), 0o600); err != nil {
+		return false, fmt.Errorf("note that the machine was restarted: %w", err)
+	}
+	return true, nil
+}
+
+// Settle runs when changes have been resumed: it starts the enabled services
+// that the supervisor does not know, as after a start of the machine, drops
+// what an interrupted request left behind, and wakes the collector.
+func (m *Manager) Settle(ctx context.Context) error {
+	m.sweepStaging()
+	states, err := m.snaps.All()
+	if err != nil {
+		return err
+	}
+	known, err := m.statuses(ctx)
+	if err != nil {
+		return err
+	}
+	var specs []supervise.Spec
+	for i := range states {
+		specs = append(specs, m.missing(ctx, &states[i], known)...)
+	}
+	m.Wake()
+	if len(specs) == 0 {
+		return nil
+	}
+	if err := m.cfg.Supervisor.Start(ctx, specs...); err != nil {
+		m.cfg.Logger.ErrorContext(ctx, "not every service could be started", "error", err)
+	}
+	return nil
+}
+
+// missing are the services of a snap that should run and are not known.
+func (m *Manager) missing(ctx context.Context, state *snapState, known map[tenure.UnitID]supervise.Status) []supervise.Spec {
+	busy := m.engine.List(change.Filter{Select: change.All, Snap: state.Instance})
+	if !state.Line.Active || slices.ContainsFunc(busy, func(c change.Change) bool { return c.Holds }) {
+		return nil
+	}
+	r, err := m.runnable(state, state.Line.Current)
+	if err != nil {
+		m.cfg.Logger.ErrorContext(ctx, "cannot start services", "snap", state.Instance, "error", err)
+		return nil
+	}
+	var specs []supervise.Spec
+	for _, app := range r.Info.StartOrder() {
+		_, exists := known[tenure.ServiceUnit(state.Instance, app.Name)]
+		off := slices.Contains(state.Disabled, app.Name) || slices.Contains(state.Stopped, app.Name)
+		if !exists && !off && !app.Lifecycle.Instances {
+			specs = append(specs, m.launch.service(r, app))
+		}
+	}
+	return specs
+}
+
+// sweepStaging removes staged files that no change speaks of.
+func (m *Manager) sweepStaging() {
+	entries, err := os.ReadDir(m.cfg.Paths.Staging())
+	if err != nil {
+		return
+	}
+	unfinished := slices.DeleteFunc(m.engine.List(change.Filter{}), func(c change.Change) bool { return c.Status.Ready() })
+	for _, entry := range entries {
+		path := filepath.Join(m.cfg.Paths.Staging(), entry.Name())
+		wanted := slices.ContainsFunc(unfinished, func(c change.Change) bool {
+			return slices.ContainsFunc(c.Tasks, func(t change.Task) bool { return strings.Contains(string(t.Params), path) })
+		})
+		if !wanted {
+			_ = os.Remove(path) // Tried again at the next start.
+		}
+	}
+}
+
+// mentioned are the revisions of snap that a change leads from and to.
+func mentioned(c change.Change, snap tenure.Instance) []tenure.Revision {
+	var plans []policy.Plan
+	if err := json.Unmarshal(c.Plan, &plans); err != nil {
+		return nil
+	}
+	var revs []tenure.Revision
+	for i := range plans {
+		if plans[i].Change.Snap == snap {
+			revs = append(revs, plans[i].Change.From, plans[i].Change.To)
+		}
+	}
+	return revs
+}
+
+// retain is refresh.retain.
+func (m *Manager) retain() int {
+	n, found, err := m.settings.Get("refresh.retain")
+	if err != nil || !found {
+		return revision.DefaultRetain
+	}
+	return n
+}
+
+// Shutdown ends every unit, for the reason "shutdown", and takes every mount
+// back, as the end of the machine does. It is for private instances, and for
+// machines whose init system asks for it. The daemon's own end does none of
+// this.
+func (m *Manager) Shutdown(ctx context.Context) error {
+	if err := m.endAll(ctx); err != nil {
+		return err
+	}
+	states, err := m.snaps.All()
+	if err != nil {
+		return err
+	}
+	failures := []error{removeExisting(m.bootMarker())}
+	for i := range states {
+		snap := states[i].Instance
+		failures = append(failures,
+			m.forgetUnits(ctx, snap),
+			mount.UnmountTree(ctx, m.cfg.Mounts.SnapDir(snap)),
+			mount.UnmountTree(ctx, m.cfg.Paths.DataDir(snap)))
+	}
+	return errors.Join(failures...)
+}
+
+// endAll stops services first, so that nothing comes out of them any more, then
+// everything else.
+func (m *Manager) endAll(ctx context.Context) error {
+	for _, services := range []bool{true, false} {
+		list, err := m.cfg.Supervisor.Units(ctx)
+		if err != nil {
+			return fmt.Errorf("end all units: %w", err)
+		}
+		var units []tenure.UnitID
+		for _, status := range list {
+			if (status.Unit.Kind == tenure.Service) == services && !idle(status) {
+				units = append(units, status.Unit)
+			}
+		}
+		if len(units) == 0 {
+			continue
+		}
+		if _, err := m.cfg.Supervisor.Stop(ctx, supervise.StopRequest{Units: units, Reason: tenure.ReasonShutdown}); err != nil {
+			return fmt.Errorf("end all units: %w", err)
+		}
+	}
+	return nil
+}
+
+// users that snaps may ask for (system-usernames), with the ids that they have
+// on every machine.
+const sharedUsers = "snap_daemon:x:584788:584788::/nonexistent:/usr/bin/false\n" +
+	"_daemon_:x:584792:584792::/nonexistent:/usr/bin/false\n"
+
+const sharedGroups = "snap_daemon:x:584788:\n_daemon_:x:584792:\n"
+
+// writeUsers makes the passwd and group files that units see: the host's, and
+// the users that snaps share. The host's own files are not touched.
+func (m *Manager) writeUsers() error {
+	dir := m.launch.usernames
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("write users: %w", err)
+	}
+	for name, extra := range map[string]string{"passwd": sharedUsers, "group": sharedGroups} {
+		host, err := os.ReadFile(filepath.Join("/etc", name))
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("write users: %w", err)
+		}
+		merged := mergeNames(string(host), extra)
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(merged), 0o644); err != nil { //nolint:gosec // Everybody may read names.
+			return fmt.Errorf("write users: %w", err)
+		}
+	}
+	return nil
+}
+
+// mergeNames adds those lines of extra whose name host does not have.
+func mergeNames(host, extra string) string {
+	if host != "" && !strings.HasSuffix(host, "\n") {
+		host += "\n"
+	}
+	for line := range strings.Lines(extra) {
+		name, _, _ := strings.Cut(line, ":")
+		if !strings.HasPrefix(host, name+":") && !strings.Contains(host, "\n"+name+":") {
+			host += line
+		}
+	}
+	return host
+}

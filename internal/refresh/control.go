@@ -1,0 +1,284 @@
+package refresh
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"tenure"
+	"tenure/internal/change"
+	"tenure/internal/policy"
+	"tenure/internal/snapfile"
+	"tenure/internal/supervise"
+)
+
+// control starts, stops and restarts services, and ends single units.
+func (m *Manager) control(ctx context.Context, req Request) (change.ID, error) {
+	controls, release, err := m.controls(ctx, req)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
+	var tasks []change.TaskSpec
+	var plans []policy.Plan
+	var snaps []tenure.Instance
+	for _, c := range controls {
+		if c.plan.Refusal != nil {
+			return 0, refused(string(req.Action), c.plan)
+		}
+		more, err := m.controlTasks(ctx, req, c)
+		if err != nil {
+			return 0, err
+		}
+		tasks = append(tasks, more...)
+		plans = append(plans, c.plan)
+		snaps = append(snaps, c.state.Instance)
+	}
+	raw, err := json.Marshal(plans)
+	if err != nil {
+		return 0, fmt.Errorf("%s: store the plan: %w", req.Action, err)
+	}
+	id, err := m.engine.Start(ctx, change.NewChange{
+		Kind:    "service-control",
+		Summary: fmt.Sprintf("%s %s", capitalise(string(req.Action)), strings.Join(req.Names, ", ")),
+		Snaps:   snaps, Tasks: tasks, Plan: raw,
+	})
+	if err != nil {
+		return 0, conflict(string(req.Action), strings.Join(req.Names, ", "), err)
+	}
+	return id, nil
+}
+
+func capitalise(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+
+func (m *Manager) planControl(ctx context.Context, req Request) ([]policy.Plan, error) {
+	controls, release, err := m.controls(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	plans := make([]policy.Plan, 0, len(controls))
+	for _, c := range controls {
+		plans = append(plans, c.plan)
+	}
+	return plans, nil
+}
+
+// controlled is what a request for services means for one snap.
+type controlled struct {
+	state *snapState
+	// whole is that the snap was named, not single services of it.
+	whole bool
+	// services are the named services, in start order; others are the named units
+	// that are no services.
+	services []*snapfile.App
+	others   []tenure.UnitID
+	plan     policy.Plan
+}
+
+func (c *controlled) units() []tenure.UnitID {
+	units := make([]tenure.UnitID, 0, len(c.services)+len(c.others))
+	for _, app := range c.services {
+		units = append(units, tenure.ServiceUnit(c.state.Instance, app.Name))
+	}
+	return append(units, c.others...)
+}
+
+func (m *Manager) controls(ctx context.Context, req Request) ([]*controlled, func(), error) {
+	if len(req.Names) == 0 {
+		return nil, nil, &Error{Kind: KindBad, Op: string(req.Action), Hint: "name a snap, a service (SNAP.APP) or a unit (see tenure ps)", Err: errors.New("nothing was named")}
+	}
+	bySnap := map[tenure.Instance][]string{}
+	var snaps []tenure.Instance
+	for _, name := range req.Names {
+		snap, err := tenure.ParseInstance(strings.SplitN(name, ".", 2)[0])
+		if err != nil {
+			return nil, nil, &Error{Kind: KindBad, Op: string(req.Action), Object: name, Err: err}
+		}
+		if bySnap[snap] == nil {
+			snaps = append(snaps, snap)
+		}
+		bySnap[snap] = append(bySnap[snap], name)
+	}
+	release, err := m.claims.take(ctx, snaps...)
+	if err != nil {
+		return nil, nil, err
+	}
+	var all []*controlled
+	for _, snap := range snaps {
+		c, err := m.controlled(ctx, req, snap, bySnap[snap])
+		if err != nil {
+			release()
+			return nil, nil, err
+		}
+		all = append(all, c)
+	}
+	return all, release, nil
+}
+
+func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Instance, named []string) (*controlled, error) {
+	op := string(req.Action)
+	state, err := m.installedSnap(op, snap)
+	if err != nil {
+		return nil, err
+	}
+	if !state.Line.Active && req.Action != ActionStop {
+		return nil, &Error{Kind: KindBad, Op: op, Object: string(snap), Hint: "tenure enable " + string(snap), Err: fmt.Errorf("snap %q is disabled", snap)}
+	}
+	c := &controlled{state: state}
+	info := state.Kept[state.Line.Current].Info
+	wanted := map[tenure.App]bool{}
+	for _, name := range named {
+		if err := c.name(op, info, name, wanted); err != nil {
+			return nil, err
+		}
+	}
+	for _, app := range info.StartOrder() {
+		if c.whole || wanted[app.Name] {
+			c.services = append(c.services, app)
+		}
+	}
+	if c.whole && len(c.services) == 0 {
+		return nil, &Error{Kind: KindApp, Op: op, Object: string(snap), Err: fmt.Errorf("snap %q has no services", snap)}
+	}
+	reason := tenure.ReasonStop
+	if req.Action == ActionRestart {
+		reason = tenure.ReasonRestart
+	}
+	if req.Action == ActionStart || req.Action == ActionRestart && req.Reload {
+		c.plan = policy.Plan{Summary: op + " " + strings.Join(named, ", ")}
+		return c, nil
+	}
+	question := policy.Change{Reason: reason, Snap: snap, From: state.Line.Current, To: state.Line.Current, Kill: req.Options.Kill}
+	if !c.whole {
+		question.Units = c.units()
+	}
+	facts, err := m.facts(ctx, question)
+	if err != nil {
+		return nil, err
+	}
+	c.plan = policy.Decide(facts)
+	return c, nil
+}
+
+// name notes one name of a request: the snap, a service, or another unit.
+func (c *controlled) name(op string, info *snapfile.Snap, name string, wanted map[tenure.App]bool) error {
+	if name == string(c.state.Instance) {
+		c.whole = true
+		return nil
+	}
+	unit, err := tenure.ParseUnit(name)
+	if err != nil {
+		return &Error{Kind: KindBad, Op: op, Object: name, Err: err}
+	}
+	if unit.Kind != tenure.Service || unit.Name != "" {
+		if op != string(ActionStop) {
+			return &Error{Kind: KindBad, Op: op, Object: name, Err: errors.New("it is not a service; such a unit can only be stopped")}
+		}
+		c.others = append(c.others, unit)
+		return nil
+	}
+	app := info.App(unit.App)
+	if app == nil || !app.IsService() {
+		return &Error{Kind: KindApp, Op: op, Object: name, Hint: "see tenure services " + string(c.state.Instance), Err: fmt.Errorf("snap %q has no service %q", c.state.Instance, unit.App)}
+	}
+	wanted[app.Name] = true
+	return nil
+}
+
+func (m *Manager) controlTasks(ctx context.Context, req Request, c *controlled) ([]change.TaskSpec, error) {
+	j := &job{Before: c.state, After: c.after(req), Options: req.Options}
+	j.Reason = c.plan.Change.Reason
+	var sw switching
+	var err error
+	if req.Action != ActionStart {
+		if sw, err = m.compile(ctx, j, c.plan); err != nil {
+			return nil, err
+		}
+		sw.Start = nil
+	}
+	if req.Action != ActionStop {
+		r, err := m.runnable(c.state, c.state.Line.Current)
+		if err != nil {
+			return nil, err
+		}
+		for _, app := range c.services {
+			if req.Action == ActionStart && !req.Permanent && c.whole && slices.Contains(c.state.Disabled, app.Name) {
+				continue
+			}
+			sw.Start = append(sw.Start, m.launch.service(r, app))
+		}
+	}
+	snap := c.state.Instance
+	var tasks []change.TaskSpec
+	if req.Action == ActionRestart && req.Reload {
+		return []change.TaskSpec{change.NewTask(taskReload, fmt.Sprintf("Reload services of %q", snap), reloadParams{Specs: sw.Start})}, nil
+	}
+	if len(sw.Stop)+len(sw.End) > 0 {
+		tasks = append(tasks, change.NewTask(taskStop, fmt.Sprintf("Stop services of %q", snap), stopParams{
+			Change: c.plan.Change, Stop: sw.Stop, End: sw.End, Hold: names(sw.Start), Kill: req.Options.Kill,
+		}).InGap())
+	}
+	if len(sw.Start) > 0 {
+		tasks = append(tasks, change.NewTask(taskStart, fmt.Sprintf("Start services of %q", snap), startParams{
+			Change: c.plan.Change, Specs: sw.Start,
+		}).InGap())
+	}
+	return append(tasks, change.NewTask(taskCommit, fmt.Sprintf("Record %q", snap),
+		commitParams{Snap: snap, Before: c.state, After: j.After})), nil
+}
+
+// after is the state that a request leads to: which services are stopped or
+// disabled.
+func (c *controlled) after(req Request) *snapState {
+	after := c.state.with(c.state.Line)
+	after.Stopped, after.Disabled = slices.Clone(after.Stopped), slices.Clone(after.Disabled)
+	for _, app := range c.services {
+		is := func(other tenure.App) bool { return other == app.Name }
+		after.Stopped = slices.DeleteFunc(after.Stopped, is)
+		if req.Action == ActionStop {
+			after.Stopped = append(after.Stopped, app.Name)
+		}
+		if !req.Permanent {
+			continue
+		}
+		after.Disabled = slices.DeleteFunc(after.Disabled, is)
+		if req.Action == ActionStop {
+			after.Disabled = append(after.Disabled, app.Name)
+		}
+	}
+	return after
+}
+
+// reloadStep reloads services where they say how, and restarts the others.
+type reloadStep struct{ m *Manager }
+
+type reloadParams struct {
+	Specs []supervise.Spec `json:"specs"`
+}
+
+func (s reloadStep) Do(ctx context.Context, p reloadParams) (nothing, error) {
+	for i := range p.Specs {
+		spec := &p.Specs[i]
+		if spec.Reload != nil {
+			if err := s.m.cfg.Supervisor.Reload(ctx, spec.Unit); err != nil {
+				return nothing{}, fmt.Errorf("reload: %w", err)
+			}
+			continue
+		}
+		change.ReporterFrom(ctx).Logf("%s has no reload-command and is restarted", spec.Unit)
+		stop := supervise.StopRequest{Units: []tenure.UnitID{spec.Unit}, Reason: tenure.ReasonRestart, HoldSockets: true}
+		if _, err := s.m.cfg.Supervisor.Stop(ctx, stop); err != nil {
+			return nothing{}, fmt.Errorf("restart: %w", err)
+		}
+		if err := s.m.cfg.Supervisor.Start(ctx, *spec); err != nil {
+			return nothing{}, fmt.Errorf("restart: %w", err)
+		}
+	}
+	return nothing{}, nil
+}
+
+func (reloadStep) Undo(context.Context, reloadParams, nothing) error { return nil }

@@ -1,0 +1,126 @@
+package refresh
+
+import (
+	"path"
+	"path/filepath"
+	"strings"
+
+	"tenure/internal/sandbox"
+	"tenure/internal/snapfile"
+)
+
+// profile is what a process of r sees and may do. Seccomp, Landlock and device
+// filters come with interfaces; they will be further fields of it.
+func (l launcher) profile(r *installed, app *snapfile.App) sandbox.Profile {
+	if r.classic() {
+		return sandbox.Profile{Root: sandbox.RootHost, AllCapabilities: true}
+	}
+	profile := sandbox.Profile{
+		Root:             sandbox.RootEmpty,
+		Mounts:           l.mounts(r),
+		KeepCapabilities: sandbox.DefaultCapabilities(interfaces(r, app)),
+		NoNewPrivs:       true,
+	}
+	if !r.Base.IsZero() {
+		profile.Root, profile.Base = sandbox.RootBase, l.paths.Mount(r.Base)
+	}
+	if r.Options.DevMode {
+		profile.AllCapabilities, profile.KeepCapabilities, profile.NoNewPrivs = true, nil, false
+	}
+	return profile
+}
+
+// interfaces are the interfaces that an app plugs: its own, and those of the
+// snap that no app names, which go to all.
+func interfaces(r *installed, app *snapfile.App) []string {
+	var found []string
+	for _, plug := range r.Info.Plugs {
+		for _, name := range app.Plugs {
+			if name == plug.Name {
+				found = append(found, plug.Interface)
+			}
+		}
+	}
+	return found
+}
+
+func (l launcher) mounts(r *installed) []sandbox.Mount {
+	mounts := l.system(r)
+	// An instance is seen under the plain name of its snap, which is compiled into
+	// packages, and under its own.
+	for _, name := range []string{r.Info.Name, string(r.Ref.Snap)} {
+		data := path.Join("/var/snap", name)
+		mounts = append(mounts,
+			sandbox.Mount{Kind: sandbox.Slave, Source: l.paths.SnapDir(r.Ref.Snap), Target: path.Join("/snap", name)},
+			sandbox.Mount{Kind: sandbox.Bind, Source: l.paths.DataDir(r.Ref.Snap), Target: data},
+		)
+		if name == string(r.Ref.Snap) {
+			break
+		}
+	}
+	for i := range r.Info.Layout {
+		mounts = append(mounts, l.layout(r, &r.Info.Layout[i]))
+	}
+	// Nothing may come below a shared mount, so it comes last.
+	return append(mounts, sandbox.Mount{
+		Kind: sandbox.Shared, Source: l.paths.Common(r.Ref.Snap), Target: path.Join("/var/snap", r.Info.Name, "common"),
+	})
+}
+
+// system is what every confined unit sees beside what is its own.
+func (l launcher) system(r *installed) []sandbox.Mount {
+	bind := func(source, target string, optional bool) sandbox.Mount {
+		return sandbox.Mount{Kind: sandbox.Bind, Source: source, Target: target, Optional: optional}
+	}
+	tmp := l.paths.Tmp(r.Ref.Snap)
+	mounts := []sandbox.Mount{
+		{Kind: sandbox.Proc, Target: "/proc"},
+		{Kind: sandbox.Sys, Target: "/sys"},
+		{Kind: sandbox.Dev, Target: "/dev"},
+		{Kind: sandbox.Tmpfs, Target: "/run", Mode: 0o755},
+		bind("/run/dbus", "/run/dbus", true),
+		bind("/run/udev", "/run/udev", true),
+		bind("/run/systemd/resolve", "/run/systemd/resolve", true),
+		bind(filepath.Join(tmp, "tmp"), "/tmp", false),
+		bind(filepath.Join(tmp, "var-tmp"), "/var/tmp", false),
+		bind(l.paths.at("root"), rootHome, false),
+		bind(l.paths.at("home"), "/home", true),
+		{Kind: sandbox.Tmpfs, Target: "/snap"},
+		{Kind: sandbox.Tmpfs, Target: "/var/snap"},
+	}
+	for _, name := range []string{"hosts", "hostname", "resolv.conf", "localtime", "timezone", "machine-id"} {
+		mount := bind(path.Join("/etc", name), path.Join("/etc", name), true)
+		mount.ReadOnly = true
+		mounts = append(mounts, mount)
+	}
+	for _, name := range []string{"passwd", "group"} {
+		mount := bind(filepath.Join(l.usernames, name), path.Join("/etc", name), false)
+		mount.ReadOnly = true
+		mounts = append(mounts, mount)
+	}
+	return mounts
+}
+
+// layout is one layout of the snap. Its source is the snap's own to choose, and
+// is looked for in the unit's root, which no link leads out of.
+func (l launcher) layout(r *installed, layout *snapfile.Layout) sandbox.Mount {
+	v := l.paths.view(r, rootHome)
+	expand := func(s string) string {
+		for variable, dir := range map[string]string{"$SNAP_COMMON": v.common, "$SNAP_DATA": v.data, "$SNAP": v.snap} {
+			if rest, ok := strings.CutPrefix(s, variable); ok && (rest == "" || rest[0] == '/') {
+				return path.Join(dir, rest)
+			}
+		}
+		return s
+	}
+	mount := sandbox.Mount{Source: expand(layout.Source), Target: expand(layout.Target), Mode: layout.Mode}
+	switch layout.Kind {
+	case snapfile.LayoutBind, snapfile.LayoutBindFile:
+		mount.Kind, mount.Inside, mount.Mode = sandbox.Bind, true, 0
+	case snapfile.LayoutSymlink:
+		mount.Kind, mount.Mode = sandbox.Symlink, 0
+	case snapfile.LayoutTmpfs:
+		mount.Kind, mount.Source = sandbox.Tmpfs, ""
+	}
+	return mount
+}

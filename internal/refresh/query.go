@@ -1,0 +1,145 @@
+package refresh
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"tenure"
+	"tenure/internal/revision"
+	"tenure/internal/supervise"
+)
+
+// Snaps are the installed snaps by name; with all every revision that is kept,
+// also of snaps that are removed and still in use.
+func (m *Manager) Snaps(_ context.Context, all bool) ([]Snap, error) {
+	states, err := m.snaps.All()
+	if err != nil {
+		return nil, err
+	}
+	var snaps []Snap
+	for i := range states {
+		for _, rev := range states[i].Line.Kept() {
+			current := rev == states[i].Line.Current
+			if current || all {
+				snaps = append(snaps, states[i].describe(rev))
+			}
+		}
+	}
+	return snaps, nil
+}
+
+func (s *snapState) describe(rev tenure.Revision) Snap {
+	kept := s.Kept[rev]
+	current := rev == s.Line.Current
+	return Snap{
+		Ref: tenure.Ref{Snap: s.Instance, Revision: rev}, Info: kept.Info,
+		Current: current, Active: current && s.Line.Active,
+		Options: s.Options, Size: kept.Size, Installed: kept.Installed, Digest: kept.Digest,
+	}
+}
+
+// Services are the services of the named snaps or services; of all when none is
+// named.
+func (m *Manager) Services(ctx context.Context, named []string) ([]ServiceInfo, error) {
+	states, err := m.snaps.All()
+	if err != nil {
+		return nil, err
+	}
+	statuses, err := m.statuses(ctx)
+	if err != nil {
+		return nil, err
+	}
+	found := map[string]bool{}
+	var services []ServiceInfo
+	for i := range states {
+		state := &states[i]
+		if !state.Line.Installed() {
+			continue
+		}
+		found[string(state.Instance)] = true
+		info := state.Kept[state.Line.Current].Info
+		for j := range info.Apps {
+			app := &info.Apps[j]
+			unit := tenure.ServiceUnit(state.Instance, app.Name)
+			found[unit.String()] = found[unit.String()] || app.IsService()
+			wanted := len(named) == 0 || slices.Contains(named, string(state.Instance)) || slices.Contains(named, unit.String())
+			if !app.IsService() || !wanted {
+				continue
+			}
+			status := statuses[unit]
+			services = append(services, ServiceInfo{
+				Unit: unit, App: app, Status: status, Active: status.State.Alive(),
+				Enabled: state.Line.Active && !slices.Contains(state.Disabled, app.Name),
+			})
+		}
+	}
+	for _, name := range named {
+		if !found[name] {
+			return nil, &Error{Kind: KindApp, Op: "show services of", Object: name, Err: fmt.Errorf("there is no snap or service %q", name)}
+		}
+	}
+	return services, nil
+}
+
+func (m *Manager) statuses(ctx context.Context) (map[tenure.UnitID]supervise.Status, error) {
+	list, err := m.cfg.Supervisor.Units(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("see units: %w", err)
+	}
+	statuses := make(map[tenure.UnitID]supervise.Status, len(list))
+	for _, status := range list {
+		statuses[status.Unit] = status
+	}
+	return statuses, nil
+}
+
+// Units are all units that are alive or armed, with their processes.
+func (m *Manager) Units(ctx context.Context) ([]UnitInfo, error) {
+	list, err := m.cfg.Supervisor.Units(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("see units: %w", err)
+	}
+	states, err := m.snaps.All()
+	if err != nil {
+		return nil, err
+	}
+	current := map[tenure.Instance]tenure.Revision{}
+	for i := range states {
+		current[states[i].Instance] = states[i].Line.Current
+	}
+	var units []UnitInfo
+	for _, status := range list {
+		if idle(status) {
+			continue
+		}
+		processes, err := m.cfg.Supervisor.Processes(ctx, status.Unit)
+		if err != nil {
+			return nil, fmt.Errorf("see processes of %s: %w", status.Unit, err)
+		}
+		now := current[status.Unit.Snap]
+		units = append(units, UnitInfo{Status: status, Processes: processes, Current: now, Stale: status.Revision != now})
+	}
+	slices.SortFunc(units, func(a, b UnitInfo) int { return strings.Compare(a.Unit.String(), b.Unit.String()) })
+	return units, nil
+}
+
+// Pins are the reasons to keep one revision.
+func (m *Manager) Pins(ctx context.Context, ref tenure.Ref) ([]revision.Pin, error) {
+	state, err := m.snaps.Get(ref.Snap)
+	if err != nil {
+		return nil, err
+	}
+	if state == nil || !state.Line.Has(ref.Revision) {
+		return nil, &Error{Kind: KindNotFound, Op: "say why " + ref.String() + " is kept", Err: fmt.Errorf("there is no revision %s of %q here", ref.Revision, ref.Snap)}
+	}
+	pins, err := m.pins(ctx, state)
+	if err != nil {
+		return nil, err
+	}
+	return pins[ref.Revision], nil
+}
+
+// Paths are the places that m works with.
+func (m *Manager) Paths() Paths { return m.cfg.Paths }
