@@ -88,7 +88,7 @@ func (c Client) List(ctx context.Context) ([]Machine, error) {
 	return c.ask(ctx, Request{Command: List})
 }
 
-// Shutdown ends a machine and returns when its process has closed its sockets.
+// Shutdown ends a machine and returns when its process has ended.
 func (c Client) Shutdown(ctx context.Context, name string) error {
 	_, err := c.ask(ctx, Request{Command: Shutdown, Name: name})
 	return err

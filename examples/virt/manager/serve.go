@@ -10,8 +10,8 @@ import (
 	"net"
 	"time"
 
-	"tenure/examples/clients/qmp"
 	"tenure/examples/clients/virtd"
+	"tenure/examples/virt/process"
 )
 
 // accept serves each client in a goroutine of its own.
@@ -65,26 +65,37 @@ func (m *Manager) handle(ctx context.Context, line []byte) ([]virtd.Machine, err
 			return []virtd.Machine{started}, nil
 		})
 	case virtd.Shutdown:
-		client, err := call(ctx, m, func(context.Context) (*qmp.Client, error) { return m.client(request.Name) })
-		if err != nil {
-			return nil, err
-		}
-		if err := client.End(ctx, Grace); err != nil {
-			return nil, fmt.Errorf("shut down machine %s: %w", request.Name, err)
-		}
-		return nil, nil
+		return nil, m.shutdown(ctx, request.Name)
 	default:
 		return nil, fmt.Errorf("command %q: want %s, %s or %s", request.Command, virtd.Start, virtd.List, virtd.Shutdown)
 	}
 }
 
-// client is the connection to the machine of the name, which must run.
-func (m *Manager) client(name string) (*qmp.Client, error) {
-	v := m.machines[name]
-	if v == nil || !v.running() {
-		return nil, fmt.Errorf("machine %s does not run", name)
+// shutdown ends the machine of the name and waits for its process, so that it
+// can be started again at once.
+func (m *Manager) shutdown(ctx context.Context, name string) error {
+	v, err := call(ctx, m, func(context.Context) (machine, error) {
+		v := m.machines[name]
+		if v == nil || !v.running() {
+			return machine{}, fmt.Errorf("machine %s does not run", name)
+		}
+		return *v, nil
+	})
+	if err != nil {
+		return err
 	}
-	return v.client, nil
+	handle, err := process.Open(v.PID)
+	if errors.Is(err, process.ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("shut down machine %s: %w", name, err)
+	}
+	defer handle.Close() //nolint:errcheck // Nothing was written.
+	if err := v.client.End(ctx, Grace); err != nil {
+		return fmt.Errorf("shut down machine %s: %w", name, err)
+	}
+	return handle.Wait(ctx)
 }
 
 // call has Run call f and returns what it returned.

@@ -18,10 +18,9 @@ import (
 	"strings"
 	"syscall"
 
-	"golang.org/x/sys/unix" //nolint:depguard // A packaged program: it needs a pidfd, and may not import internal/proc.
-
 	"tenure/examples/clients/qmp"
 	"tenure/examples/virt/manager"
+	"tenure/examples/virt/process"
 )
 
 func main() {
@@ -51,14 +50,14 @@ func end(ctx context.Context, field, reason string) error {
 		return fmt.Errorf("SNAP_LIFECYCLE_PIDS: %w", err)
 	}
 	// Opened first, so that what is read below belongs to this very process.
-	process, err := open(pid)
-	if errors.Is(err, unix.ESRCH) {
+	handle, err := process.Open(pid)
+	if errors.Is(err, process.ErrGone) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	defer process.Close() //nolint:errcheck // Nothing was written.
+	defer handle.Close() //nolint:errcheck // Nothing was written.
 	command, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 	if err != nil {
 		return fmt.Errorf("read the command line of process %d: %w", pid, err)
@@ -74,32 +73,11 @@ func end(ctx context.Context, field, reason string) error {
 	if err := client.End(ctx, manager.Grace); err != nil {
 		return fmt.Errorf("process %d: %w", pid, err)
 	}
-	if err := wait(process); err != nil {
-		return fmt.Errorf("wait for process %d: %w", pid, err)
+	if err := handle.Wait(ctx); err != nil {
+		return err
 	}
 	fmt.Printf("%s: machine %s, process %d, has ended\n", reason, filepath.Base(filepath.Dir(socket)), pid)
 	return nil
-}
-
-func open(pid int) (*os.File, error) {
-	fd, err := unix.PidfdOpen(pid, unix.PIDFD_NONBLOCK)
-	if err != nil {
-		return nil, fmt.Errorf("open process %d: %w", pid, err)
-	}
-	return os.NewFile(uintptr(fd), "pidfd"), nil
-}
-
-// wait blocks in the runtime's poller: a pidfd is readable once its process
-// has ended.
-func wait(process *os.File) error {
-	conn, err := process.SyscallConn()
-	if err != nil {
-		return err
-	}
-	return conn.Read(func(fd uintptr) bool {
-		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) //nolint:gosec // A descriptor fits.
-		return err == nil && ready == 1
-	})
 }
 
 // stopSocket finds the path of the QMP socket that is kept for this command
