@@ -160,44 +160,39 @@ func simpleOwner(procs []policy.Process, workloads []policy.Workload, main tenur
 
 // simpleClasses gives the class of each process, groups of the service's own included.
 func simpleClasses(procs []policy.Process, workloads []policy.Workload, main tenure.Process, target policy.Target) map[int]string {
-	top := func(p policy.Process) string { return strings.Split(p.Group, "/")[0] }
 	classes := map[int]string{}
 	for _, p := range procs {
 		classes[p.PID] = simpleOwner(procs, workloads, main, p)
 	}
 	for _, group := range []string{"a", "c"} {
-		claim := ""
-		for _, p := range procs { // Oldest first.
-			owner := classes[p.PID]
-			if top(p) == group && p.Process == main {
-				claim = ""
-				break
-			}
-			if top(p) == group && claim == "" && owner != "service" && owner != "orphan" {
-				claim = owner
-			}
-		}
-		for _, p := range procs {
-			if top(p) == group && claim != "" {
+		members := slices.DeleteFunc(slices.Clone(procs), func(p policy.Process) bool { return strings.Split(p.Group, "/")[0] != group })
+		if claim := simpleClaim(members, classes, main); claim != "" {
+			for _, p := range members {
 				classes[p.PID] = claim
 			}
 		}
 	}
-	oldest := 0
-	for _, p := range procs {
-		if classes[p.PID] != "orphan" {
-			continue
+	orphans := slices.DeleteFunc(slices.Clone(procs), func(p policy.Process) bool { return classes[p.PID] != "orphan" })
+	for _, p := range orphans {
+		classes[p.PID] = "service"
+		if target == policy.TargetMain {
+			classes[p.PID] = fmt.Sprintf("%s.%d", tenure.Leftover, orphans[0].PID)
 		}
-		if target != policy.TargetMain {
-			classes[p.PID] = "service"
-			continue
-		}
-		if oldest == 0 {
-			oldest = p.PID
-		}
-		classes[p.PID] = fmt.Sprintf("%s.%d", tenure.Leftover, oldest)
 	}
 	return classes
+}
+
+// simpleClaim is the workload that a group with these members, oldest first, goes to.
+func simpleClaim(members []policy.Process, classes map[int]string, main tenure.Process) string {
+	if slices.ContainsFunc(members, func(p policy.Process) bool { return p.Process == main }) {
+		return ""
+	}
+	for _, p := range members {
+		if owner := classes[p.PID]; owner != "service" && owner != "orphan" {
+			return owner
+		}
+	}
+	return ""
 }
 
 func TestClassifyIsItsDefinition(t *testing.T) {
@@ -272,17 +267,21 @@ func TestEveryProcessIsInOneItem(t *testing.T) {
 			}
 		}
 		for _, u := range f.Units {
-			want := 0
-			if touched(f, u) {
-				want = 1
-			}
-			for _, p := range u.Processes {
-				if count[p.Process] != want {
-					t.Fatalf("process %d of %s is in %d items, want %d", p.PID, u.ID, count[p.Process], want)
-				}
-			}
+			checkCount(t, f, u, count)
 		}
 	})
+}
+
+func checkCount(t *rapid.T, f policy.Facts, u policy.Unit, count map[tenure.Process]int) {
+	want := 0
+	if touched(f, u) {
+		want = 1
+	}
+	for _, p := range u.Processes {
+		if count[p.Process] != want {
+			t.Fatalf("process %d of %s is in %d items, want %d", p.PID, u.ID, count[p.Process], want)
+		}
+	}
 }
 
 // simpleVerdict is the table of DESIGN.md section 3 once more, for facts without
@@ -406,10 +405,11 @@ func checkProtection(t *rapid.T, f policy.Facts, item policy.Item) {
 	simple := simpleVerdict(f, item)
 	spoken := f.Change.Force || len(f.Rulings[item.Unit]) > 0 || slices.Contains(f.Change.Units, item.Unit)
 	leaves := f.Change.Reason == tenure.ReasonDisable || f.Change.Reason == tenure.ReasonRemove
+	agreed := item.Rule.Source == policy.Administrator || item.Rule.Source == policy.Package && f.Change.Leave
 	switch {
 	case ended && !spoken && (simple == tenure.Endure || simple == tenure.Refuse || simple == tenure.Defer):
 		t.Fatalf("%s ends, and nobody who may has said so:\n%s", item.Unit, policy.Decide(f))
-	case leaves && item.Verdict == tenure.Endure && item.Rule.Source != policy.Administrator && !(item.Rule.Source == policy.Package && f.Change.Leave):
+	case leaves && item.Verdict == tenure.Endure && !agreed:
 		t.Fatalf("%s lives on after %s without consent:\n%s", item.Unit, f.Change, policy.Decide(f))
 	case slices.Contains(f.Change.Units, item.Unit) && item.Verdict == tenure.Endure && item.Unit.Snap == f.Change.Snap:
 		t.Fatalf("%s is named and endures:\n%s", item.Unit, policy.Decide(f))
@@ -418,9 +418,12 @@ func checkProtection(t *rapid.T, f policy.Facts, item policy.Item) {
 	case f.Supported != nil && item.Verdict != tenure.Refuse && !slices.Contains(f.Supported, item.Verdict):
 		t.Fatalf("%s: the engine cannot %s", item.Unit, item.Verdict)
 	}
-	if item.Stop == nil {
-		return
+	if item.Stop != nil {
+		checkProtocol(t, f, item)
 	}
+}
+
+func checkProtocol(t *rapid.T, f policy.Facts, item policy.Item) {
 	limit := f.Limits.MaxStopTimeout
 	if item.Stop.Timeout <= 0 || limit > 0 && item.Stop.Timeout > limit {
 		t.Fatalf("%s: grace period %s, limit %s", item.Unit, item.Stop.Timeout, limit)
@@ -498,22 +501,8 @@ func TestCompareOfAPlanThatWasKept(t *testing.T) {
 		var after []policy.Unit
 		ends := false
 		for _, item := range plan.Items {
-			unit := policy.Unit{ID: item.Unit, Revision: item.Revision, Active: true}
-			switch item.Verdict {
-			case tenure.Restart, tenure.Reload, tenure.HandOver:
-				unit.Revision = f.Change.To
-				if unit.Revision.IsZero() {
-					unit.Revision = f.Change.From
-				}
-			case tenure.Endure, tenure.Defer:
-				for _, p := range item.Processes {
-					unit.Processes = append(unit.Processes, policy.Process{Process: p})
-				}
-			case tenure.Stop, tenure.Refuse:
-				unit.Active = false
-			}
 			ends = ends || len(item.Processes) > 0 && (item.Verdict == tenure.Stop || item.Verdict == tenure.Restart)
-			after = append(after, unit)
+			after = append(after, carriedOut(f.Change, item))
 		}
 		if differences := policy.Compare(plan, after); len(differences) > 0 {
 			t.Fatalf("carried out to the letter, and yet %v", differences)
@@ -524,4 +513,23 @@ func TestCompareOfAPlanThatWasKept(t *testing.T) {
 			t.Fatalf("nothing was done: something survived %v, the plan ends something %v\n%s", survived, ends, plan)
 		}
 	})
+}
+
+// carriedOut is the unit of an item after the change, to the letter of the plan.
+func carriedOut(c policy.Change, item policy.Item) policy.Unit {
+	unit := policy.Unit{ID: item.Unit, Revision: item.Revision, Active: true}
+	switch item.Verdict {
+	case tenure.Restart, tenure.Reload, tenure.HandOver:
+		unit.Revision = c.To
+		if unit.Revision.IsZero() {
+			unit.Revision = c.From
+		}
+	case tenure.Endure, tenure.Defer:
+		for _, p := range item.Processes {
+			unit.Processes = append(unit.Processes, policy.Process{Process: p})
+		}
+	case tenure.Stop, tenure.Refuse:
+		unit.Active = false
+	}
+	return unit
 }
