@@ -80,7 +80,7 @@ func (c Change) String() string {
 	case c.Snap != "":
 		words = append(words, string(c.Snap))
 	}
-	if !c.To.IsZero() {
+	if !c.To.IsZero() && c.To != c.From {
 		words = append(words, fmt.Sprintf("%s -> %s", c.From, c.To))
 	}
 	return strings.Join(words, " ")
