@@ -1,0 +1,115 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
+
+// errNoPlace is that the root of a base lacks a directory that units need. The
+// root itself is not covered by a mimic: what is mounted on it is not seen by
+// whoever has it as the root.
+var errNoPlace = errors.New("the base has no such directory in its root")
+
+// mimic covers the directory parent by a file system in memory that shows the
+// same, so that mount points can be made in it. What is in the way under the
+// name except is left out if it is a link that leads nowhere.
+func (n *namespace) mimic(parent int, except string) error {
+	var dir, root unix.Stat_t
+	if err := errors.Join(unix.Fstat(parent, &dir), unix.Fstat(n.root, &root)); err != nil {
+		return fmt.Errorf("stat: %w", err)
+	}
+	if dir.Dev == root.Dev && dir.Ino == root.Ino {
+		return fmt.Errorf("/%s: %w", except, errNoPlace)
+	}
+	parts, err := n.parts(parent, except)
+	if err != nil {
+		return err
+	}
+	cover, err := n.scratch(dir.Mode&0o7777, dir.Uid, dir.Gid)
+	if err != nil {
+		return err
+	}
+	if err := attach(cover, parent, ""); err != nil {
+		return err
+	}
+	for _, p := range parts {
+		if err := n.show(cover, p); err != nil {
+			return fmt.Errorf("show %s: %w", p.name, err)
+		}
+	}
+	return nil
+}
+
+// part is an entry of a directory that is mimicked: a link, or a copied mount.
+type part struct {
+	name string
+	link string
+	tree int
+	dir  bool
+}
+
+// parts takes hold of all entries of a directory, before it is covered.
+func (n *namespace) parts(parent int, except string) ([]part, error) {
+	fd, err := unix.Openat(parent, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open: %w", err)
+	}
+	listing := os.NewFile(uintptr(fd), "directory")
+	defer listing.Close() //nolint:errcheck // Only read.
+	names, err := listing.Readdirnames(-1)
+	if err != nil {
+		return nil, fmt.Errorf("list: %w", err)
+	}
+	slices.Sort(names)
+	parts := make([]part, 0, len(names))
+	for _, name := range names {
+		p, err := n.part(parent, name)
+		if err != nil {
+			return nil, fmt.Errorf("take %s: %w", name, err)
+		}
+		if name != except || p.link == "" {
+			parts = append(parts, p)
+		}
+	}
+	return parts, nil
+}
+
+func (n *namespace) part(parent int, name string) (part, error) {
+	var stat unix.Stat_t
+	if err := unix.Fstatat(parent, name, &stat, unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return part{}, err
+	}
+	if stat.Mode&unix.S_IFMT == unix.S_IFLNK {
+		content := make([]byte, unix.PathMax)
+		size, err := unix.Readlinkat(parent, name, content)
+		return part{name: name, link: string(content[:max(size, 0)])}, err
+	}
+	tree, err := n.clone(parent, name, unix.AT_SYMLINK_NOFOLLOW|unix.AT_RECURSIVE)
+	return part{name: name, tree: tree, dir: stat.Mode&unix.S_IFMT == unix.S_IFDIR}, err
+}
+
+func (n *namespace) show(cover int, p part) error {
+	if p.link != "" {
+		return n.link(cover, p.name, p.link)
+	}
+	at, err := n.create(cover, []string{p.name}, p.dir)
+	if err != nil {
+		return err
+	}
+	return attach(p.tree, at, "")
+}
+
+// link makes a symbolic link.
+func (n *namespace) link(parent int, name, content string) error {
+	if err := n.unlinkDangling(parent, name); err != nil {
+		return err
+	}
+	if err := unix.Symlinkat(content, parent, name); err != nil {
+		return fmt.Errorf("make link %s: %w", name, err)
+	}
+	return nil
+}
