@@ -29,51 +29,51 @@ type scene struct {
 	notify       *ready.Socket
 }
 
-func newScene(t testing.TB, ctx context.Context) scene {
-	t.Helper()
+func newScene(ctx context.Context, tb testing.TB) scene {
+	tb.Helper()
 	tree, err := snaps.Tree(ctx, "hello")
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	snap := t.TempDir()
+	snap := tb.TempDir()
 	if err := os.Symlink(filepath.Join(tree, "bin"), filepath.Join(snap, "bin")); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := os.WriteFile(filepath.Join(snap, "version"), []byte("7\n"), 0o600); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	notify, err := ready.Listen(t.TempDir())
+	notify, err := ready.Listen(tb.TempDir())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := notify.Close(); err != nil {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
-	return scene{snap: snap, common: t.TempDir(), notify: notify}
+	return scene{snap: snap, common: tb.TempDir(), notify: notify}
 }
 
 func (s scene) socket() string { return filepath.Join(s.common, hello.Socket) }
 
-func (s scene) start(t testing.TB, ctx context.Context) *exec.Cmd {
-	t.Helper()
+func (s scene) start(ctx context.Context, tb testing.TB) *exec.Cmd {
+	tb.Helper()
 	cmd := exec.CommandContext(ctx, filepath.Join(s.snap, "bin/hellod"))
 	cmd.Stderr = os.Stderr
 	cmd.Env = []string{"SNAP=" + s.snap, "SNAP_REVISION=x3", "SNAP_COMMON=" + s.common, "NOTIFY_SOCKET=" + s.notify.Path}
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return cmd
 }
 
-func stop(t testing.TB, cmd *exec.Cmd) {
-	t.Helper()
+func stop(tb testing.TB, cmd *exec.Cmd) {
+	tb.Helper()
 	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-		t.Error(err)
+		tb.Error(err)
 	}
 	if err := cmd.Wait(); err != nil {
-		t.Errorf("hellod after SIGTERM: %v", err)
+		tb.Errorf("hellod after SIGTERM: %v", err)
 	}
 }
 
@@ -81,11 +81,11 @@ func TestHellodAnswersWhenItIsReady(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), patience)
 	defer cancel()
-	s := newScene(t, ctx)
+	s := newScene(ctx, t)
 	// Each but the first finds the socket of the one before it, and an open
 	// connection that says nothing must not keep it from ending.
 	for range 3 {
-		cmd := s.start(t, ctx)
+		cmd := s.start(ctx, t)
 		if err := s.notify.Wait(ctx); err != nil {
 			t.Fatal(err)
 		}
@@ -114,7 +114,7 @@ func TestHellodAnswersWhenItIsReady(t *testing.T) {
 
 func TestHelloGreets(t *testing.T) {
 	t.Parallel()
-	s := newScene(t, t.Context())
+	s := newScene(t.Context(), t)
 	cmd := exec.CommandContext(t.Context(), filepath.Join(s.snap, "bin/hello"), "again")
 	cmd.Env = []string{"SNAP=/snap/hello/x3", "SNAP_REVISION=x3"}
 	out, err := cmd.Output()
@@ -162,9 +162,9 @@ func TestAskTakesLongPaths(t *testing.T) {
 // BenchmarkStartAndStop is one life of hellod: exec, ready, SIGTERM, gone.
 func BenchmarkStartAndStop(b *testing.B) {
 	ctx := context.WithoutCancel(b.Context())
-	s := newScene(b, ctx)
+	s := newScene(ctx, b)
 	for b.Loop() {
-		cmd := s.start(b, ctx)
+		cmd := s.start(ctx, b)
 		if err := s.notify.Wait(ctx); err != nil {
 			b.Fatal(err)
 		}

@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -58,7 +57,7 @@ func (s scene) command(t *testing.T, tree, path string, args ...string) *exec.Cm
 
 // serve runs a server while it is used, stops it as its package says, and
 // returns what it wrote.
-func (s scene) serve(t *testing.T, ctx context.Context, use func()) (log string) {
+func (s scene) serve(ctx context.Context, t *testing.T, use func()) (log string) {
 	t.Helper()
 	var output bytes.Buffer
 	cmd := s.command(t, "", "bin/server")
@@ -94,11 +93,11 @@ func TestDataOutlivesTheServer(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	s := newScene(t)
-	s.serve(t, ctx, func() {
+	s.serve(ctx, t, func() {
 		s.sql(t, "create table commits (n int primary key)")
 		s.sql(t, "insert into commits select generate_series(1, 1000)")
 	})
-	log := s.serve(t, ctx, func() {
+	log := s.serve(ctx, t, func() {
 		if got := s.sql(t, "select count(*) from commits"); got != "1000" {
 			t.Errorf("%s commits after a restart, want 1000", got)
 		}
@@ -126,7 +125,7 @@ func TestAHalfMadeClusterIsMadeAgain(t *testing.T) {
 	if err := os.MkdirAll(filepath.Join(s.common, "data.new", "base"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s.serve(t, ctx, func() {
+	s.serve(ctx, t, func() {
 		if got := s.sql(t, "select 1"); got != "1" {
 			t.Errorf("select 1 is %q", got)
 		}
@@ -138,7 +137,7 @@ func TestBrokenVariantsDoNotStartAndSpoilNothing(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	s := newScene(t)
-	s.serve(t, ctx, func() { s.sql(t, "create table kept (n int)") })
+	s.serve(ctx, t, func() { s.sql(t, "create table kept (n int)") })
 	for variant, want := range map[string]string{
 		"broken-config":  `could not access file "no_such_library"`,
 		"broken-library": "libicuuc.so.72: cannot open shared object file",
@@ -159,7 +158,7 @@ func TestBrokenVariantsDoNotStartAndSpoilNothing(t *testing.T) {
 			t.Errorf("%s: %v, output %s%s, want an exit with %q", variant, err, out, stderr(exit), want)
 		}
 	}
-	log := s.serve(t, ctx, func() {
+	log := s.serve(ctx, t, func() {
 		if got := s.sql(t, "select count(*) from kept"); got != "0" {
 			t.Errorf("select from kept: %q", got)
 		}
@@ -173,5 +172,5 @@ func stderr(exit *exec.ExitError) string {
 	if exit == nil {
 		return ""
 	}
-	return fmt.Sprintf("%s", exit.Stderr)
+	return string(exit.Stderr)
 }

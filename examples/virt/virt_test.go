@@ -4,6 +4,7 @@ package virt_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -95,7 +96,7 @@ func (s *scene) command(t *testing.T, revision, path string, env []string, args 
 }
 
 // manager starts virtd and returns what stops it.
-func (s *scene) manager(t *testing.T, ctx context.Context, revision string) (stop func()) {
+func (s *scene) manager(ctx context.Context, t *testing.T, revision string) (stop func()) {
 	t.Helper()
 	cmd := s.command(t, revision, "bin/virtd", nil)
 	if err := cmd.Start(); err != nil {
@@ -139,14 +140,14 @@ func TestMachinesOutliveTheirManager(t *testing.T) {
 			t.Parallel()
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
-			testRefresh(t, ctx, newScene(t, "VIRTD_ACCEL="+accel))
+			testRefresh(ctx, t, newScene(t, "VIRTD_ACCEL="+accel))
 		})
 	}
 }
 
-func testRefresh(t *testing.T, ctx context.Context, s *scene) {
+func testRefresh(ctx context.Context, t *testing.T, s *scene) {
 	t.Helper()
-	stop := s.manager(t, ctx, "x1")
+	stop := s.manager(ctx, t, "x1")
 	before := make(map[string]virtd.Machine)
 	births := make(map[string]string)
 	for _, name := range []string{"web", "db-1"} {
@@ -164,7 +165,7 @@ func testRefresh(t *testing.T, ctx context.Context, s *scene) {
 	}
 
 	stop()
-	stop = s.manager(t, ctx, "x2")
+	stop = s.manager(ctx, t, "x2")
 	after, err := s.client.List(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -181,7 +182,7 @@ func testRefresh(t *testing.T, ctx context.Context, s *scene) {
 		if got := started(t, machine.PID); got != births[machine.Name] {
 			t.Errorf("%s started at %s, want %s: it is another process", machine.Name, got, births[machine.Name])
 		}
-		checkLives(t, ctx, s, machine)
+		checkLives(ctx, t, s, machine)
 	}
 
 	if err := s.client.Shutdown(ctx, "web"); err != nil {
@@ -198,7 +199,7 @@ func testRefresh(t *testing.T, ctx context.Context, s *scene) {
 
 // checkLives sees that a machine answers, counts, writes its disk and loads a
 // module from the revision that it was started from.
-func checkLives(t *testing.T, ctx context.Context, s *scene, machine virtd.Machine) {
+func checkLives(ctx context.Context, t *testing.T, s *scene, machine virtd.Machine) {
 	t.Helper()
 	client, err := qmp.Dial(ctx, s.client.File(machine.Name, virtd.QMPSocket))
 	if err != nil {
@@ -272,7 +273,7 @@ func TestCounterGoesOnAfterTheNextBoot(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	s := newScene(t)
-	s.manager(t, ctx, "x1")
+	s.manager(ctx, t, "x1")
 	serial := s.client.File("m", virtd.SerialLog)
 	for boot := 1; boot <= 2; boot++ {
 		if _, err := s.client.Start(ctx, "m"); err != nil {
@@ -300,7 +301,7 @@ func TestBadRequests(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	s := newScene(t)
-	s.manager(t, ctx, "x1")
+	s.manager(ctx, t, "x1")
 	for _, name := range []string{"", "..", "a/b", "a,b", "-a", strings.Repeat("a", 80)} {
 		if _, err := s.client.Start(ctx, name); err == nil || !strings.Contains(err.Error(), "machine name") {
 			t.Errorf("start %q: %v, want an error about the name", name, err)
@@ -311,7 +312,8 @@ func TestBadRequests(t *testing.T) {
 	}
 	stranger := s.command(t, "x1", "bin/vm-shutdown", []string{fmt.Sprintf("SNAP_LIFECYCLE_PIDS=%d", os.Getpid())})
 	stranger.Stderr = nil
-	if _, err := stranger.Output(); err == nil || !strings.Contains(string(err.(*exec.ExitError).Stderr), "is no machine of virtd") {
+	_, err := stranger.Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); !ok || !strings.Contains(string(exit.Stderr), "is no machine of virtd") {
 		t.Errorf("vm-shutdown of a stranger: %v", err)
 	}
 }
