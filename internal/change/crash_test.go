@@ -282,25 +282,16 @@ func live(t *rapid.T, w *world, p plan, lives ...int) (change.Change, bool) {
 		s := w.begin(ctx, left)
 		select {
 		case <-s.engine.Ready():
-		case <-s.ended:
+		case err := <-s.ended:
 			s.stop()
+			if left < 0 {
+				t.Fatalf("Run: %v", err)
+			}
 			continue
 		}
-		switch existing := s.engine.List(change.Filter{}); {
-		case len(existing) > 0:
-			id = existing[0].ID
-			if existing[0].Status == change.Wait {
-				// As those do who watch for it. The power may go meanwhile.
-				if err := s.engine.Wake(ctx, id); err != nil && left < 0 {
-					t.Fatalf("Wake: %v", err)
-				}
-			}
-		case id == 0:
-			var err error
-			id, err = s.engine.Start(ctx, change.NewChange{Kind: "test", Snaps: []tenure.Instance{"a"}, Tasks: p})
-			if err != nil && left < 0 {
-				t.Fatalf("Start: %v", err)
-			}
+		var err error
+		if id, err = s.prompt(ctx, id, p); err != nil && left < 0 {
+			t.Fatalf("start or wake: %v", err)
 		}
 		c, err := s.engine.WaitFor(ctx, id)
 		if endErr := s.end(); endErr != nil && left < 0 {
@@ -314,6 +305,21 @@ func live(t *rapid.T, w *world, p plan, lives ...int) (change.Change, bool) {
 		}
 	}
 	return change.Change{}, false
+}
+
+// prompt makes p run: it starts it, or wakes it, as those do who watch for what
+// it waits for.
+func (s *session) prompt(ctx context.Context, id change.ID, p plan) (change.ID, error) {
+	existing := s.engine.List(change.Filter{})
+	switch {
+	case len(existing) == 0 && id == 0:
+		return s.engine.Start(ctx, change.NewChange{Kind: "test", Snaps: []tenure.Instance{"a"}, Tasks: p})
+	case len(existing) > 0 && existing[0].Status == change.Wait:
+		return existing[0].ID, s.engine.Wake(ctx, existing[0].ID)
+	case len(existing) > 0:
+		id = existing[0].ID
+	}
+	return id, nil
 }
 
 // outcome is what a plan must lead to, by a simpler way of thinking: if

@@ -264,14 +264,13 @@ func (e *Engine) Abort(ctx context.Context, id ID) error {
 func (e *Engine) Wake(ctx context.Context, id ID) error {
 	err := e.ask(ctx, func(reply chan<- error) {
 		r, err := e.unfinished(id)
+		if err == nil {
+			r.woken = true
+			if r.idle() && !r.queued {
+				e.wake(r)
+			}
+		}
 		reply <- err
-		if err != nil {
-			return
-		}
-		r.woken = true
-		if r.idle() && !r.queued {
-			e.wake(r)
-		}
 	})
 	if err != nil {
 		return fmt.Errorf("wake change %s: %w", id, err)

@@ -273,7 +273,8 @@ func (e *Engine) finish(r *run) {
 	})
 }
 
-// wait makes the change wait at task i.
+// wait makes the change wait at task i. When that is seen it is durable, and
+// the snaps are free.
 func (e *Engine) wait(r *run, i int, w *Waiting) {
 	t := &r.c.Tasks[i]
 	if r.woken && !r.c.Backward {
@@ -290,12 +291,12 @@ func (e *Engine) wait(r *run, i int, w *Waiting) {
 	if !held {
 		r.c.Holds = false
 	}
-	e.publish(r)
 	e.save(r, func() {
 		e.boundary(r, i, Durable)
 		if !held {
 			e.unlock(r)
 		}
+		e.publish(r)
 		if r.woken || r.aborting {
 			e.wake(r)
 		}
