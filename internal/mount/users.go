@@ -43,10 +43,9 @@ type Use struct {
 }
 
 // UsersOf finds every process on the machine that uses one of the mounts,
-// whoever it belongs to, in one pass over /proc. It needs the right to look
-// into all processes. A process that ends meanwhile is none; one that starts to
-// use a mount meanwhile may be missed, so an answer of nobody holds only while
-// nothing is started, and Unmount has the last word.
+// whoever it belongs to, in one pass over /proc. A process that ends meanwhile
+// is none. One that starts to use a mount meanwhile, or that the kernel does not
+// let us look into, is missed: Unmount has the last word, and Attached after it.
 func UsersOf(ctx context.Context, mounts ...Info) (map[Dev][]Use, error) {
 	c, err := newCensus(mounts)
 	if err != nil {
@@ -78,9 +77,11 @@ func Users(ctx context.Context, m Info) ([]Use, error) {
 }
 
 // gone tells whether an error about a file of a process means that the process,
-// the thread, the descriptor or the mapping has ended.
+// the thread, the descriptor or the mapping has ended, or that the kernel hides
+// the process from us, as it does with what runs the container we are in.
 func gone(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL)
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, unix.EINVAL) ||
+		errors.Is(err, fs.ErrPermission)
 }
 
 // census is one pass over all processes.

@@ -51,8 +51,10 @@ func findHot(ctx context.Context, dev uint64) ([]Inode, error) {
 	return found, nil
 }
 
+// ended tells whether a process has ended, or is hidden from us by the kernel, as
+// what runs the container that we are in is. No process of a snap is.
 func ended(err error) bool {
-	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
+	return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH) || errors.Is(err, fs.ErrPermission)
 }
 
 func hotDescriptors(dir string, dev uint64, hot map[Inode]bool) error {
