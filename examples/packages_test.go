@@ -11,6 +11,7 @@ import (
 
 	"tenure/examples/clients/snaps"
 	"tenure/internal/snapfile"
+	"tenure/internal/squash"
 )
 
 // packages are all that the demo and the tests use.
@@ -42,6 +43,13 @@ func TestPackagesAreValidAndSayTheirVersion(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			file := build(t, name, "2")
+			entries, err := squash.Open(squash.Config{}).List(t.Context(), file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := squash.Check(entries, squash.CheckOptions{}); err != nil {
+				t.Error(err)
+			}
 			snap, err := snapfile.Parse([]byte(unsquashfs(t, "-cat", file, "meta/snap.yaml")), nil)
 			if err != nil {
 				t.Fatal(err)
