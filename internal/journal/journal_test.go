@@ -15,6 +15,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func TestChangesLaw(t *testing.T) {
 	t.Parallel()
 	changetest.Run(t, func(t *testing.T) func() change.Store {
+		t.Helper()
 		path := filepath.Join(t.TempDir(), "state.db")
 		var db *DB
 		t.Cleanup(func() { closeDB(t, db) })

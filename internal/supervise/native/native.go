@@ -66,6 +66,8 @@ type Supervisor struct {
 	bus     *bus
 	boot    string
 	watcher *proc.Watcher
+	// life is the context of Run: that of everything that lasts.
+	life context.Context //nolint:containedctx // Set once, before anything else runs.
 	// ready is closed when everything is adopted, ended when Run has returned.
 	ready, ended chan struct{}
 	begun        sync.Once
@@ -125,6 +127,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	}
 	defer close(s.ended)
 	ctx, cancel := context.WithCancel(ctx)
+	s.life = ctx
 	var err error
 	if s.watcher, err = s.cfg.Hierarchy.Watch(ctx); err != nil {
 		cancel()

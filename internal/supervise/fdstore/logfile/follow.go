@@ -23,7 +23,9 @@ type watcher struct {
 }
 
 const (
-	rootEvents = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_ONLYDIR
+	// The deletion of a unit's directory is seen from outside: the directory itself does not tell
+	// while the reader has a file in it open.
+	rootEvents = unix.IN_CREATE | unix.IN_MOVED_TO | unix.IN_DELETE | unix.IN_MOVED_FROM | unix.IN_ONLYDIR
 	unitEvents = unix.IN_CREATE | unix.IN_MODIFY | unix.IN_ONLYDIR
 )
 
@@ -102,19 +104,18 @@ func (w *watcher) event(wd int, mask uint32, name string, changed map[*cursor]bo
 		for _, c := range w.dirs {
 			changed[c] = true
 		}
-	case wd == w.root:
-		if c := w.dirs[name]; c != nil {
-			changed[c] = true
-			return w.add(c)
-		}
-	case w.logs[wd] != nil:
-		c := w.logs[wd]
+	case wd == w.root && w.dirs[name] != nil:
+		c := w.dirs[name]
 		changed[c] = true
-		if mask&unix.IN_IGNORED != 0 { // The directory is gone.
-			delete(w.logs, wd)
+		if mask&(unix.IN_DELETE|unix.IN_MOVED_FROM) != 0 {
 			c.restart = true
-			return w.add(c)
+			return nil
 		}
+		return w.add(c)
+	case mask&unix.IN_IGNORED != 0:
+		delete(w.logs, wd)
+	case w.logs[wd] != nil:
+		changed[w.logs[wd]] = true
 	}
 	return nil
 }

@@ -1,0 +1,123 @@
+package journal
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"tenure"
+)
+
+type doc struct {
+	Name string          `json:"name"`
+	Rev  tenure.Revision `json:"rev"`
+}
+
+func put[T any](t *testing.T, c *Collection[T], key string, doc T) {
+	t.Helper()
+	if err := c.Put(key, doc); err != nil {
+		t.Fatalf("Put: %v", err)
+	}
+}
+
+func wantAll[T any](t *testing.T, c *Collection[T], want map[string]T) {
+	t.Helper()
+	got, err := c.All()
+	if err != nil {
+		t.Fatalf("All: %v", err)
+	}
+	if diff := cmp.Diff(want, got, cmp.AllowUnexported(tenure.Revision{})); diff != "" {
+		t.Errorf("documents (-want +got):\n%s", diff)
+	}
+}
+
+func TestCollection(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state.db")
+	db := openDB(t, path)
+	snaps := NewCollection[doc](db, Snaps)
+	wantAll(t, snaps, map[string]doc{})
+	if _, found, err := snaps.Get("virt"); found || err != nil {
+		t.Errorf("Get of nothing: %v, %v", found, err)
+	}
+	if err := snaps.Delete("virt"); err != nil {
+		t.Errorf("Delete of nothing: %v", err)
+	}
+	virt, qemu := doc{"virt", tenure.LocalRevision(1)}, doc{"qemu", tenure.SourceRevision(7)}
+	put(t, snaps, "virt", doc{Name: "before"})
+	put(t, snaps, "virt", virt)
+	put(t, snaps, "qemu", qemu)
+	put(t, snaps, "gone", doc{})
+	put(t, NewCollection[doc](db, "other"), "virt", doc{Name: "other"})
+	if err := snaps.Delete("gone"); err != nil {
+		t.Errorf("Delete: %v", err)
+	}
+	closeDB(t, db)
+	db = openDB(t, path)
+	defer closeDB(t, db)
+	snaps = NewCollection[doc](db, Snaps)
+	wantAll(t, snaps, map[string]doc{"virt": virt, "qemu": qemu})
+	if got, found, err := snaps.Get("virt"); got != virt || !found || err != nil {
+		t.Errorf("Get: %v, %v, %v", got, found, err)
+	}
+	if keys, err := snaps.Keys(); fmt.Sprint(keys, err) != "[qemu virt] <nil>" {
+		t.Errorf("Keys: %v, %v", keys, err)
+	}
+	if err := snaps.Put("", virt); err == nil {
+		t.Error("a document without a key is accepted")
+	}
+}
+
+func TestUpdateIsAtomic(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	snaps, pins := NewCollection[string](db, Snaps), NewCollection[[]string](db, Pins)
+	boom := errors.New("boom")
+	write := func(tx *Tx) error {
+		_, err := tx.Append(Event{Kind: "x"})
+		return errors.Join(err, snaps.In(tx).Put("a", "one"), pins.In(tx).Put("a", []string{"x1"}))
+	}
+	err := db.Update(func(tx *Tx) error { return errors.Join(write(tx), boom) })
+	if !errors.Is(err, boom) {
+		t.Errorf("Update: %v", err)
+	}
+	wantAll(t, snaps, map[string]string{})
+	wantAll(t, pins, map[string][]string{})
+	if last, err := db.LastEvent(); last != 0 || err != nil {
+		t.Errorf("an event of a failed Update is there: %d, %v", last, err)
+	}
+	if err := db.Update(write); err != nil {
+		t.Errorf("Update: %v", err)
+	}
+	wantAll(t, snaps, map[string]string{"a": "one"})
+	wantAll(t, pins, map[string][]string{"a": {"x1"}})
+	if err := db.View(write); err == nil {
+		t.Error("View writes")
+	}
+}
+
+func TestUnreadableDocument(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	put(t, NewCollection[any](db, Snaps), "bad", any(7))
+	put(t, NewCollection[any](db, Snaps), "good", any(doc{Name: "good"}))
+	snaps := NewCollection[doc](db, Snaps)
+	docs, err := snaps.All()
+	if err == nil || !strings.Contains(err.Error(), `read snaps "bad"`) || docs["good"].Name != "good" {
+		t.Errorf("All: %v, %v", docs, err)
+	}
+	if _, found, err := snaps.Get("bad"); found || err == nil {
+		t.Errorf("Get: %v, %v", found, err)
+	}
+	if raw, found, err := NewCollection[json.RawMessage](db, Snaps).Get("bad"); string(raw) != "7" || !found || err != nil {
+		t.Errorf("Get of raw JSON: %s, %v, %v", raw, found, err)
+	}
+	if err := NewCollection[any](db, Snaps).Put("x", make(chan int)); err == nil {
+		t.Error("Put of what is no JSON")
+	}
+}

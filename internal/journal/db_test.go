@@ -1,0 +1,376 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"tenure/internal/change"
+	"tenure/internal/change/changetest"
+)
+
+func TestFileMode(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state.db")
+	closeDB(t, openDB(t, path))
+	closeDB(t, openDB(t, path)) // Now there is a backup.
+	for _, name := range []string{path, path + ".bak"} {
+		info, err := os.Stat(name)
+		if err != nil {
+			t.Fatalf("Stat: %v", err)
+		}
+		if info.Mode() != 0o600 {
+			t.Errorf("mode of %s is %v, want 0600", name, info.Mode())
+		}
+	}
+	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 2 {
+		t.Errorf("left behind: %v, %v", entries, err)
+	}
+}
+
+func TestTwoDaemons(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state.db")
+	db := openDB(t, path)
+	defer closeDB(t, db)
+	_, err := Open(Config{Path: path, LockTimeout: 10 * time.Millisecond})
+	if !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), path) {
+		t.Errorf("error %v, want ErrInUse that names %s", err, path)
+	}
+}
+
+func TestNoDirectory(t *testing.T) {
+	t.Parallel()
+	_, err := Open(Config{Path: filepath.Join(t.TempDir(), "missing", "state.db")})
+	if !errors.Is(err, os.ErrNotExist) || errors.As(err, new(*DamagedError)) {
+		t.Errorf("error %v, want that the directory does not exist", err)
+	}
+}
+
+func TestBackup(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	docs := NewCollection[string](db, "test")
+	put(t, docs, "a", "one")
+	var copied bytes.Buffer
+	if err := db.Backup(&copied); err != nil {
+		t.Fatalf("Backup: %v", err)
+	}
+	put(t, docs, "a", "two")
+	path := filepath.Join(t.TempDir(), "state.db")
+	if err := os.WriteFile(path, copied.Bytes(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	restored := openDB(t, path)
+	defer closeDB(t, restored)
+	if got, _, err := NewCollection[string](restored, "test").Get("a"); got != "one" || err != nil {
+		t.Errorf("the copy has %q, %v", got, err)
+	}
+}
+
+// TestMigrate brings a file of version 1 to version 3 by migrations of its own.
+func TestMigrate(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state.db")
+	db := openDB(t, path)
+	put(t, NewCollection[string](db, "test"), "a", "one")
+	closeDB(t, db)
+
+	boom := errors.New("boom")
+	var ran []int
+	step := func(n int, err error) migration {
+		return func(tx *bolt.Tx) error {
+			ran = append(ran, n)
+			docs := Documents[string]{tx: &Tx{bolt: tx}, name: "test"}
+			return errors.Join(err, docs.Put("a", fmt.Sprint("version ", n)))
+		}
+	}
+	_, err := open(Config{Path: path}, append(migrations(), step(2, nil), step(3, boom)))
+	if !errors.Is(err, boom) {
+		t.Fatalf("error %v, want boom", err)
+	}
+	wantDoc(t, path, migrations(), "one") // Nothing of it happened.
+
+	ran = nil
+	newer := append(migrations(), step(2, nil), step(3, nil))
+	wantDoc(t, path, newer, "version 3")
+	wantDoc(t, path, newer, "version 3")
+	if fmt.Sprint(ran) != "[2 3]" {
+		t.Errorf("migrations ran: %v", ran)
+	}
+
+	before, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Config{Path: path}); !errors.Is(err, ErrNewer) {
+		t.Errorf("an older version opens it: %v", err)
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("an older version modified it (%v)", err)
+	}
+}
+
+func wantDoc(t *testing.T, path string, steps []migration, want string) {
+	t.Helper()
+	db, err := open(Config{Path: path}, steps)
+	if err != nil {
+		t.Fatalf("open: %v", err)
+	}
+	defer closeDB(t, db)
+	if got, _, err := NewCollection[string](db, "test").Get("a"); got != want || err != nil {
+		t.Errorf("document %q, %v, want %q", got, err, want)
+	}
+}
+
+func TestMigrateFromNothing(t *testing.T) {
+	t.Parallel()
+	// What is left if the power goes while the first file is made.
+	path := filepath.Join(t.TempDir(), "state.db")
+	b, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	db := openDB(t, path)
+	defer closeDB(t, db)
+	err = db.bolt.View(func(tx *bolt.Tx) error {
+		if v, err := readVersion(tx); v != uint64(len(migrations())) || err != nil {
+			t.Errorf("version %d, %v", v, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func TestForeignFile(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state.db")
+	b, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = b.Update(func(tx *bolt.Tx) error {
+		_, err := tx.CreateBucket([]byte("etcd"))
+		return err
+	})
+	if err := errors.Join(err, b.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Config{Path: path}); err == nil || !strings.Contains(err.Error(), "not a journal of Tenure") {
+		t.Errorf("error %v", err)
+	}
+}
+
+// filled is a closed journal of some 100 KiB, with a backup.
+func filled(t *testing.T) (path string, content []byte) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "state.db")
+	db := openDB(t, path)
+	var b change.Batch
+	for id := range change.ID(100) {
+		b.Put = append(b.Put, changetest.Full(id+1))
+	}
+	if err := db.Changes().Apply(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	closeDB(t, db)
+	closeDB(t, openDB(t, path))
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path, content
+}
+
+func TestDamaged(t *testing.T) {
+	t.Parallel()
+	path, content := filled(t)
+	zeroed := func(from, to int) []byte {
+		damaged := bytes.Clone(content)
+		clear(damaged[from:min(to, len(damaged))])
+		return damaged
+	}
+	for name, damaged := range map[string][]byte{
+		"text":        []byte("this is no journal"),
+		"garbage":     bytes.Repeat([]byte{0xa5}, len(content)),
+		"zeros":       zeroed(0, len(content)),
+		"no metas":    zeroed(0, 8192),
+		"only metas":  content[:8192],
+		"half":        content[:len(content)/2/4096*4096],
+		"middle page": zeroed(3*4096, len(content)),
+		"empty":       nil,
+	} {
+		if err := os.WriteFile(path, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		db, err := Open(Config{Path: path})
+		problem, ok := errors.AsType[*DamagedError](err)
+		if !ok {
+			t.Errorf("%s: error %v, want a *DamagedError", name, err)
+			closeDB(t, db)
+			continue
+		}
+		if problem.Backup != path+".bak" || !strings.Contains(err.Error(), "cp "+path+".bak "+path) {
+			t.Errorf("%s: it does not say what to do: %v", name, err)
+		}
+		if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, damaged) {
+			t.Errorf("%s: the file was modified (%v)", name, err)
+		}
+	}
+	restore(t, path)
+}
+
+// restore does what a DamagedError says.
+func restore(t *testing.T, path string) {
+	t.Helper()
+	backup, err := os.ReadFile(path + ".bak")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, backup, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	db := openDB(t, path)
+	defer closeDB(t, db)
+	if saved, err := db.Changes().Load(t.Context()); err != nil || len(saved.Changes) != 100 {
+		t.Errorf("the backup has %d changes, %v", len(saved.Changes), err)
+	}
+}
+
+// TestDamagedAnywhere damages every page in turn: the journal is refused, or
+// everything in it is as it was, or a change is unreadable, and that is said.
+func TestDamagedAnywhere(t *testing.T) {
+	t.Parallel()
+	path, content := filled(t)
+	refused := 0
+	for at := 0; at < len(content); at += 4096 {
+		damaged := bytes.Clone(content)
+		for i := range 64 {
+			damaged[at+i] ^= 0xff
+		}
+		if err := os.WriteFile(path, damaged, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		db, err := Open(Config{Path: path})
+		if err != nil {
+			refused++
+			if !errors.As(err, new(*DamagedError)) {
+				t.Errorf("page %d: error %v, want a *DamagedError", at/4096, err)
+			}
+			continue
+		}
+		saved, err := db.Changes().Load(t.Context())
+		if err == nil && len(saved.Changes) != 100 {
+			t.Errorf("page %d: %d changes are there, and no error", at/4096, len(saved.Changes))
+		}
+		closeDB(t, db)
+	}
+	if refused == 0 {
+		t.Error("no damage was found")
+	}
+}
+
+func TestLost(t *testing.T) {
+	t.Parallel()
+	path, _ := filled(t)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(Config{Path: path}); !errors.As(err, new(*DamagedError)) {
+		t.Errorf("error %v, want a *DamagedError", err)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a new journal was made: %v", err)
+	}
+	restore(t, path)
+}
+
+// TestConcurrent has writers of everything and readers at the same time.
+func TestConcurrent(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	counters := NewCollection[uint64](db, "counters")
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 25 {
+				err := db.Update(func(tx *Tx) error {
+					n, _, err := counters.In(tx).Get("n")
+					_, eventErr := tx.Append(Event{Kind: "count"})
+					return errors.Join(err, eventErr, counters.In(tx).Put("n", n+1))
+				})
+				if err != nil {
+					t.Errorf("Update: %v", err)
+				}
+			}
+		})
+		wg.Go(func() {
+			for {
+				var n uint64
+				err := db.View(func(tx *Tx) (err error) {
+					n, _, err = counters.In(tx).Get("n")
+					return err
+				})
+				last, eventErr := db.LastEvent()
+				if err != nil || eventErr != nil || last < n {
+					t.Errorf("read: %v, %v, %d events after %d", err, eventErr, last, n)
+					return
+				}
+				if n == 100 {
+					return
+				}
+				if err := db.Await(t.Context(), n); err != nil {
+					t.Errorf("Await: %v", err)
+					return
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// TestEngine runs a change of the real engine on the real journal.
+func TestEngine(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state.db")
+	for want := change.ID(1); want <= 3; want++ {
+		db := openDB(t, path)
+		reg := change.NewRegistry()
+		change.Register(reg, "nothing", nothing{})
+		e := change.New(change.Config{Store: db.Changes(), Registry: reg})
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- e.Run(ctx) }()
+		id, err := e.Start(ctx, change.NewChange{Kind: "test", Tasks: []change.TaskSpec{change.NewTask("nothing", "x", 1)}})
+		if err != nil || id != want {
+			t.Fatalf("Start: %v, %v, want %v", id, err, want)
+		}
+		if c, err := e.WaitFor(ctx, id); err != nil || c.Status != change.Done {
+			t.Errorf("WaitFor: %+v, %v", c, err)
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		closeDB(t, db)
+	}
+}
+
+type nothing struct{}
+
+func (nothing) Do(context.Context, int) (int, error) { return 0, nil }
+func (nothing) Undo(context.Context, int, int) error { return nil }

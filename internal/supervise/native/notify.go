@@ -1,0 +1,302 @@
+package native
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"tenure/internal/proc"
+	"tenure/internal/supervise"
+	"tenure/internal/supervise/fdstore"
+)
+
+// notifySocket is where a unit speaks by sd_notify(3). The holder keeps it too,
+// so that what is said while no supervisor runs is heard by the next one.
+type notifySocket struct{ conn *net.UnixConn }
+
+// maxSunPath is the longest path that a socket address has room for (unix(7)).
+const maxSunPath = 107
+
+// notifies reports whether the unit is given a socket to speak to.
+func (u *unit) notifies() bool {
+	return u.rec.Spec.Type == supervise.Notify || u.rec.Spec.Watchdog > 0
+}
+
+// notifyAddress is NOTIFY_SOCKET as the unit needs it. Where the host's path is
+// too long for a socket address it is an abstract one.
+func (u *unit) notifyAddress() string {
+	path := filepath.Join(u.seenDir(), notifyName)
+	if len(path) <= maxSunPath {
+		return path
+	}
+	sum := sha256.Sum256([]byte(path))
+	return "@tenure-" + hex.EncodeToString(sum[:8])
+}
+
+// openNotify makes the socket for the next launch.
+func (u *unit) openNotify(ctx context.Context) error {
+	u.closeNotify()
+	if !u.notifies() {
+		return nil
+	}
+	address := u.notifyAddress()
+	if !strings.HasPrefix(address, "@") {
+		dir, err := os.Open(u.dir())
+		if err != nil {
+			return fmt.Errorf("open notify socket: %w", err)
+		}
+		defer dir.Close() //nolint:errcheck // Only looked at.
+		if err := os.Remove(filepath.Join(u.dir(), notifyName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("open notify socket: %w", err)
+		}
+		address = fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), notifyName)
+	}
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: address, Net: "unixgram"})
+	if err != nil {
+		return fmt.Errorf("open notify socket: %w", err)
+	}
+	if !strings.HasPrefix(address, "@") {
+		// Any user that the service becomes may speak; who it is is checked.
+		if err := os.Chmod(filepath.Join(u.dir(), notifyName), 0o666); err != nil { //nolint:gosec // See above.
+			return errors.Join(fmt.Errorf("open notify socket: %w", err), conn.Close())
+		}
+	}
+	file, err := conn.File()
+	if err == nil {
+		err = u.s.cfg.Holder.Put(ctx, u.id, fdstore.Notify, notifyName, file)
+		_ = file.Close()
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("keep notify socket: %w", err), conn.Close())
+	}
+	return u.hear(ctx, conn)
+}
+
+// openNotifyAgain takes the socket back from the holder.
+func (u *unit) openNotifyAgain(ctx context.Context) {
+	if !u.notifies() || u.rec.Passive || !u.rec.State.Alive() {
+		return
+	}
+	kept, err := u.s.cfg.Holder.Get(ctx, u.id)
+	if err != nil {
+		u.warn("notify socket cannot be taken back", err)
+		return
+	}
+	for _, k := range kept {
+		if k.Kind == fdstore.Notify {
+			u.hearFile(ctx, k.File)
+		}
+		_ = k.File.Close()
+	}
+}
+
+func (u *unit) hearFile(ctx context.Context, file *os.File) {
+	packets, err := net.FilePacketConn(file)
+	if err != nil {
+		u.warn("notify socket cannot be taken back", err)
+		return
+	}
+	conn, ok := packets.(*net.UnixConn)
+	if !ok {
+		_ = packets.Close()
+		return
+	}
+	if err := u.hear(ctx, conn); err != nil {
+		u.warn("notify socket cannot be taken back", err)
+	}
+}
+
+// hear reads what the unit says until the socket is closed.
+func (u *unit) hear(ctx context.Context, conn *net.UnixConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return errors.Join(err, conn.Close())
+	}
+	var failure error
+	if err := raw.Control(func(fd uintptr) {
+		failure = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_PASSCRED, 1)
+	}); err != nil || failure != nil {
+		return errors.Join(err, failure, conn.Close())
+	}
+	u.notify = &notifySocket{conn}
+	u.s.wg.Go(func() {
+		for {
+			n, files, pid, err := receive(conn)
+			if err != nil {
+				return
+			}
+			if u.tell(ctx, func(ctx context.Context) { u.notified(ctx, n, files, pid) }) != nil {
+				closeFiles(files)
+				return
+			}
+		}
+	})
+	return nil
+}
+
+// receive reads one datagram with its descriptors and the pid of its sender.
+func receive(conn *net.UnixConn) (n notification, files []*os.File, pid int, err error) {
+	const maxFiles = 253
+	data := make([]byte, maxNotification)
+	control := make([]byte, unix.CmsgSpace(unix.SizeofUcred)+unix.CmsgSpace(4*maxFiles))
+	size, controlSize, flags, _, err := conn.ReadMsgUnix(data, control)
+	if err != nil {
+		return notification{}, nil, 0, err
+	}
+	messages, _ := unix.ParseSocketControlMessage(control[:controlSize])
+	for i := range messages {
+		if fds, err := unix.ParseUnixRights(&messages[i]); err == nil {
+			for _, fd := range fds {
+				unix.CloseOnExec(fd)
+				files = append(files, os.NewFile(uintptr(fd), "received")) //nolint:gosec // The kernel's own number.
+			}
+		}
+		if cred, err := unix.ParseUnixCredentials(&messages[i]); err == nil {
+			pid = int(cred.Pid)
+		}
+	}
+	if flags&unix.MSG_TRUNC != 0 {
+		closeFiles(files)
+		return notification{}, nil, 0, nil
+	}
+	return parseNotification(data[:size]), files, pid, nil
+}
+
+// notified carries out what a process of the unit says. What anybody else says is
+// not heard.
+func (u *unit) notified(ctx context.Context, n notification, files []*os.File, pid int) {
+	defer closeFiles(files)
+	if !u.owns(pid) {
+		return
+	}
+	u.store(ctx, n, files)
+	if n.HasStatus {
+		u.rec.Text = n.Status
+	}
+	if n.MainPID != 0 && n.MainPID != u.rec.Main.PID && u.owns(n.MainPID) {
+		u.changeMain(ctx, n.MainPID)
+	}
+	if n.ExtendTimeout > 0 {
+		u.extend(n.ExtendTimeout)
+	}
+	if n.WatchdogUsec > 0 {
+		u.rec.Spec.Watchdog = n.WatchdogUsec
+	}
+	switch {
+	case n.Trigger:
+		u.watchdogMissed(ctx)
+		return
+	case n.Ready && u.rec.State == supervise.Starting && u.rec.Spec.Type == supervise.Notify:
+		u.becomeReady()
+		return
+	case n.Reloading && u.rec.State == supervise.Running:
+		u.state(supervise.Reloading)
+	case n.Ready && u.rec.State == supervise.Reloading && u.rec.Aux == "":
+		u.endReload(nil)
+	case n.Watchdog:
+		u.feedWatchdog()
+		return
+	}
+	u.save()
+}
+
+// owns reports whether a process is in one of the unit's groups.
+func (u *unit) owns(pid int) bool {
+	if pid <= 0 {
+		return false
+	}
+	group, err := u.s.cfg.Hierarchy.GroupOf(pid)
+	if err != nil {
+		return false
+	}
+	for _, own := range u.ownGroups() {
+		if group.Path() == own || strings.HasPrefix(group.Path(), own+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+func (u *unit) changeMain(ctx context.Context, pid int) {
+	info, err := proc.Read(pid)
+	if err != nil {
+		return
+	}
+	handle, err := proc.Open(info.Process)
+	if err != nil {
+		return
+	}
+	u.holdMain(ctx, handle)
+}
+
+// extend moves the end of what the unit is doing, as EXTEND_TIMEOUT_USEC asks.
+func (u *unit) extend(by time.Duration) {
+	for _, name := range []alarm{alarmStart, alarmStop} {
+		if at, set := u.rec.Deadline[name]; set && time.Until(at.time()) < by {
+			u.setAlarm(name, by)
+		}
+	}
+}
+
+// store keeps descriptors for the unit's next life, or drops them.
+func (u *unit) store(ctx context.Context, n notification, files []*os.File) {
+	name := n.Name
+	if name == "" {
+		name = "stored"
+	}
+	var err error
+	switch {
+	case n.Remove && n.Name != "":
+		err = u.s.cfg.Holder.Remove(ctx, u.id, fdstore.Stored, n.Name)
+	case n.Store:
+		for _, file := range files {
+			err = errors.Join(err, u.s.cfg.Holder.Put(ctx, u.id, fdstore.Stored, name, file))
+		}
+	}
+	if err != nil {
+		u.warn("descriptors cannot be kept", err)
+	}
+}
+
+// feedWatchdog starts the watchdog's time anew.
+func (u *unit) feedWatchdog() {
+	if u.rec.Spec.Watchdog > 0 && (u.rec.State == supervise.Running || u.rec.Ready) {
+		u.setAlarm(alarmWatchdog, u.rec.Spec.Watchdog)
+	}
+}
+
+// watchdogMissed ends a unit that has not given a sign of life.
+func (u *unit) watchdogMissed(ctx context.Context) {
+	if u.rec.State == supervise.Running || u.rec.State == supervise.Reloading {
+		u.endBy(ctx, causeWatchdog)
+	}
+}
+
+// closeNotify stops hearing; the holder goes on keeping the socket.
+func (u *unit) closeNotify() {
+	if u.notify != nil {
+		_ = u.notify.conn.Close() // Nothing is written to it.
+		u.notify = nil
+	}
+}
+
+// closeNotifyAtRest closes the socket of a unit that does not run.
+func (u *unit) closeNotifyAtRest(ctx context.Context) {
+	if u.notify == nil {
+		return
+	}
+	u.closeNotify()
+	if err := u.s.cfg.Holder.Remove(context.WithoutCancel(ctx), u.id, fdstore.Notify); err != nil {
+		u.warn("notify socket cannot be dropped", err)
+	}
+}

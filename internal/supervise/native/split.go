@@ -1,0 +1,143 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"tenure"
+	"tenure/internal/proc"
+	"tenure/internal/supervise"
+)
+
+// split makes units of the workloads among the unit's processes, which stand
+// still, and returns the others. A process is promised to its new unit in that
+// unit's record before it is moved, so that no supervisor loses it.
+func (u *unit) split(ctx context.Context) (rest []proc.Info) {
+	infos, _ := u.living()
+	if !u.keeps() {
+		return infos
+	}
+	out := classify(u.matchers, u.rec.Main, infos)
+	rest = out.Rest
+	for _, p := range out.Picks {
+		if err := u.giveAway(ctx, p); err != nil {
+			u.warn("workload cannot be set apart, and is left alone", err)
+		}
+	}
+	if u.rec.Main.PID == 0 {
+		// Nothing is spared for the main process any more.
+		rest = append(rest, out.Spared...)
+	}
+	return rest
+}
+
+// giveAway makes a unit of one workload.
+func (u *unit) giveAway(ctx context.Context, p pick) error {
+	spec := u.derived(p.Workload.Name, p.Leader)
+	spec.Stop = p.Workload.Stop
+	rec := record{
+		Spec: &spec, State: supervise.Running, Since: time.Now(), Started: p.Leader.Started,
+		Generation: 1, Passive: true, Parent: u.id, Ready: true,
+	}
+	for _, claim := range p.Claims {
+		rec.Claims = append(rec.Claims, filepath.Join(u.rec.Group, claim))
+	}
+	if len(p.Members) > 0 {
+		group, err := u.s.createGroup(groupName(spec.Unit, rec.Generation), label{spec.Unit, spec.Revision})
+		if err != nil {
+			return err
+		}
+		rec.Group, rec.From = group.Path(), u.rec.Group
+		for _, member := range p.Members {
+			rec.Moving = append(rec.Moving, member.Process)
+		}
+	}
+	child := newUnit(u.s, rec)
+	if err := u.s.records.save(&child.rec); err != nil {
+		return err
+	}
+	u.rec.Ceded = append(u.rec.Ceded, rec.Claims...)
+	err := child.collectMoving()
+	u.adoptChild(ctx, child)
+	return err
+}
+
+// derived is the Spec of a unit that came out of this one.
+func (u *unit) derived(name string, leader proc.Info) supervise.Spec {
+	id := u.id.Service().Workload(name, leader.PID)
+	for {
+		if _, taken := u.s.find(id); !taken {
+			break
+		}
+		id.Serial++
+	}
+	parent := u.rec.Spec
+	return supervise.Spec{
+		Unit: id, Revision: parent.Revision, Base: parent.Base, Type: supervise.Simple,
+		Command: supervise.Command{Argv: leader.Args, Dir: parent.Command.Dir},
+		Profile: parent.Profile, Restart: supervise.RestartPolicy{Condition: supervise.RestartNever},
+	}
+}
+
+// collectMoving moves what was promised to the unit and is not there yet.
+func (u *unit) collectMoving() error {
+	var errs []error
+	group := proc.GroupAt(u.rec.Group)
+	for _, process := range u.rec.Moving {
+		// It stands still, so its pid is still its own; one that was killed is gone.
+		if handle, err := proc.Open(process); err == nil {
+			if err := group.Move(process.PID); err != nil && !errors.Is(err, proc.ErrGone) {
+				errs = append(errs, err)
+			}
+			handle.Close()
+		}
+	}
+	u.rec.Moving, u.rec.From = nil, ""
+	u.save()
+	return errors.Join(errs...)
+}
+
+// adoptChild makes a unit that came out of this one known and alive.
+func (u *unit) adoptChild(ctx context.Context, child *unit) {
+	u.s.add(child)
+	u.s.spawn(ctx, child, child.attend)
+	u.s.bus.send(supervise.Event{
+		Kind: supervise.EventSplit, Time: time.Now(), Unit: child.id, Revision: child.rec.Spec.Revision, Parent: u.id, State: supervise.Running,
+	})
+}
+
+// attend is how a passive unit begins its life.
+func (u *unit) attend(ctx context.Context) {
+	u.watchGroups(ctx)
+	u.nextMain(ctx)
+}
+
+// leaveBehind makes the unit "leftover" of all processes that are still in the
+// unit's group, where they are: the group is the leftover's from now on.
+func (u *unit) leaveBehind(ctx context.Context, infos []proc.Info) {
+	if len(infos) == 0 || u.rec.Group == "" {
+		return
+	}
+	spec := u.derived(tenure.Leftover, infos[0])
+	spec.Stop = u.rec.Spec.Stop
+	spec.Stop.Command, spec.Stop.Target = nil, supervise.TargetGroup
+	rec := record{
+		Spec: &spec, State: supervise.Running, Since: time.Now(), Started: infos[0].Started,
+		Generation: 1, Passive: true, Parent: u.id, Ready: true,
+		Group: u.rec.Group, Ceded: slices.Clone(u.rec.Ceded),
+	}
+	child := newUnit(u.s, rec)
+	if err := u.s.records.save(&child.rec); err != nil {
+		u.warn("leftover cannot be recorded", err)
+	}
+	if err := setLabel(proc.GroupAt(u.rec.Group), label{spec.Unit, spec.Revision}); err != nil {
+		u.warn("leftover cannot be labelled", err)
+	}
+	u.unwatch()
+	u.rec.Group, u.rec.Ceded = "", nil
+	u.save()
+	u.adoptChild(ctx, child)
+}

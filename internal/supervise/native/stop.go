@@ -1,0 +1,509 @@
+package native
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"tenure"
+	"tenure/internal/proc"
+	"tenure/internal/supervise"
+)
+
+// phase is how far the ending of a unit has come.
+//
+//	command → signal → kill → post → (done)
+//
+// Without a stop command an ending begins with the signal, without a timeout it
+// never comes to the kill.
+type phase string
+
+const (
+	phaseCommand phase = "command"
+	phaseSignal  phase = "signal"
+	phaseKill    phase = "kill"
+	phasePost    phase = "post"
+)
+
+// ending is what is known of an ending in progress. It is part of the record,
+// so that the next supervisor goes on with it.
+type ending struct {
+	Cause    cause           `json:"cause"`
+	Reason   tenure.Reason   `json:"reason,omitempty"`
+	From     tenure.Revision `json:"from,omitzero"`
+	To       tenure.Revision `json:"to,omitzero"`
+	Hold     bool            `json:"hold,omitempty"`
+	Kill     bool            `json:"kill,omitempty"`
+	Phase    phase           `json:"phase"`
+	Killed   bool            `json:"killed,omitempty"`
+	PostDone bool            `json:"post_done,omitempty"`
+	Exit     *proc.Exit      `json:"exit,omitempty"`
+	// Signalled are those that have been told, so that nobody is told twice.
+	Signalled []tenure.Process `json:"signalled,omitempty"`
+}
+
+func (e *ending) reason() tenure.Reason {
+	if e == nil {
+		return ""
+	}
+	return e.Reason
+}
+
+// stopAnswer is what the stop of one unit came to.
+type stopAnswer struct {
+	exit   *proc.Exit
+	killed bool
+	err    error
+}
+
+// freezePatience bounds how long the processes of a unit may take to stand
+// still. One that does not, because it is deep inside the kernel, is told like the others.
+const freezePatience = 5 * time.Second
+
+// Stop implements supervise.Supervisor.
+func (s *Supervisor) Stop(ctx context.Context, req supervise.StopRequest) (supervise.Ended, error) {
+	if err := s.await(ctx); err != nil {
+		return supervise.Ended{}, fmt.Errorf("stop: %w", err)
+	}
+	after := make(map[tenure.UnitID][]tenure.UnitID, len(req.Units))
+	answers := make(map[tenure.UnitID]chan stopAnswer, len(req.Units))
+	for _, id := range req.Units {
+		answers[id] = make(chan stopAnswer, 1)
+		after[id] = nil
+		if u, known := s.find(id); known {
+			after[id] = u.status.Load().Spec.After
+		}
+	}
+	order := startOrder(after).reverse()
+	if err := order.check(); err != nil {
+		return supervise.Ended{}, fmt.Errorf("stop: %w", err)
+	}
+	got := make(map[tenure.UnitID]*stopAnswer, len(answers))
+	for id := range answers {
+		got[id] = &stopAnswer{}
+	}
+	failures := order.walk(ctx, true, func(ctx context.Context, id tenure.UnitID) error {
+		a, err := s.stopOne(ctx, id, req, answers[id])
+		*got[id] = a
+		return errors.Join(err, a.err)
+	})
+	return s.stopped(req.Units, got, failures)
+}
+
+func (s *Supervisor) stopOne(ctx context.Context, id tenure.UnitID, req supervise.StopRequest, reply chan stopAnswer) (stopAnswer, error) {
+	known, err := s.ask(ctx, id, func(u *unit, ctx context.Context) { u.stop(ctx, req, reply) })
+	if err != nil || !known {
+		return stopAnswer{}, err
+	}
+	return answer(ctx, s, reply)
+}
+
+func (s *Supervisor) stopped(units []tenure.UnitID, got map[tenure.UnitID]*stopAnswer, failures map[tenure.UnitID]error) (supervise.Ended, error) {
+	ended := supervise.Ended{Exits: make(map[tenure.UnitID]proc.Exit)}
+	var errs []error
+	for _, id := range units {
+		if a := got[id]; a.exit != nil {
+			ended.Exits[id] = *a.exit
+		}
+		if got[id].killed {
+			ended.Killed = append(ended.Killed, id)
+		}
+		if err := failures[id]; err != nil {
+			errs = append(errs, fmt.Errorf("stop %s: %w", id, err))
+		}
+	}
+	for _, u := range s.all() {
+		alive := u.status.Load().State.Alive()
+		if alive && u.id.Kind == tenure.Workload && slices.Contains(units, u.id.Service()) && !slices.Contains(units, u.id) {
+			ended.Left = append(ended.Left, u.id)
+		}
+	}
+	slices.SortFunc(ended.Left, func(a, b tenure.UnitID) int { return strings.Compare(a.String(), b.String()) })
+	return ended, errors.Join(errs...)
+}
+
+// stop is a request to end.
+func (u *unit) stop(ctx context.Context, req supervise.StopRequest, reply chan<- stopAnswer) {
+	for _, q := range u.queued {
+		q.reply <- &supervise.StartError{Unit: u.id, Err: fmt.Errorf("%w: it was told to stop", supervise.ErrNotReady)}
+	}
+	u.queued = nil
+	switch u.rec.State {
+	case supervise.Inactive, supervise.Failed, supervise.Listening, supervise.Waiting, supervise.Backoff:
+		u.disarm()
+		u.rest(ctx, req.HoldSockets)
+		reply <- stopAnswer{exit: u.rec.LastExit}
+	case supervise.Stopping:
+		u.stopping = append(u.stopping, reply)
+		e := u.rec.Ending
+		e.Cause, e.Reason, e.From, e.To, e.Hold = causeRequest, req.Reason, req.From, req.To, req.HoldSockets
+		e.Kill = e.Kill || req.Kill
+		u.save()
+	case supervise.Starting, supervise.Running, supervise.Reloading:
+		u.stopping = append(u.stopping, reply)
+		u.endReload(fmt.Errorf("%w: it was told to stop", supervise.ErrNotReady))
+		u.end(ctx, ending{Cause: causeRequest, Reason: req.Reason, From: req.From, To: req.To, Hold: req.HoldSockets, Kill: req.Kill})
+	}
+}
+
+// rest is the state of a unit that was told to stop and has.
+func (u *unit) rest(ctx context.Context, hold bool) {
+	u.rec.Holding = hold
+	if !hold {
+		u.closeSockets(ctx)
+	}
+	u.state(supervise.Inactive)
+	u.closeNotifyAtRest(ctx)
+}
+
+// endBy begins the ending of a unit that nobody asked to end.
+func (u *unit) endBy(ctx context.Context, why cause) {
+	if u.rec.Ending != nil {
+		return
+	}
+	u.end(ctx, ending{Cause: why})
+}
+
+// end begins an ending. The reason is where the unit can read it before anybody
+// is told.
+func (u *unit) end(ctx context.Context, e ending) {
+	u.clearAlarms(alarmStart, alarmWatchdog)
+	e.Phase = phaseCommand
+	u.rec.Ending = &e
+	u.writeReason()
+	u.state(supervise.Stopping)
+	u.watchGroups(ctx)
+	command := u.rec.Spec.Stop.Command
+	if e.Cause == causeRequest && command != nil && (u.rec.Ready || u.rec.Passive) {
+		err := u.runAux(ctx, auxStop, *command, u.rec.Spec.Stop.Timeout)
+		if err == nil {
+			return
+		}
+		u.warn("stop command cannot run", err)
+	}
+	u.progress(ctx)
+}
+
+// writeReason puts the reason where SNAP_LIFECYCLE_REASON_FILE points.
+func (u *unit) writeReason() {
+	reason := u.rec.Ending.Reason
+	if reason == "" {
+		return
+	}
+	err := os.MkdirAll(u.dir(), 0o755)
+	if err == nil {
+		err = replaceFile(filepath.Join(u.dir(), reasonName), []byte(string(reason)+"\n"), 0o644)
+	}
+	if err != nil {
+		u.warn("reason cannot be written", err)
+	}
+}
+
+// progress goes on with an ending as far as it can without waiting.
+func (u *unit) progress(ctx context.Context) {
+	for u.rec.Ending != nil {
+		e := u.rec.Ending
+		switch e.Phase {
+		case phaseCommand:
+			if u.rec.Aux != "" {
+				return
+			}
+			e.Phase = phaseSignal
+			u.signal(ctx)
+		case phaseSignal, phaseKill:
+			if u.main != nil || !u.emptied(ctx) {
+				return
+			}
+			e.Phase = phasePost
+			u.clearAlarms(alarmStop)
+		case phasePost:
+			if u.rec.Aux != "" {
+				return
+			}
+			if post := u.rec.Spec.PostStop; post != nil && !e.PostDone {
+				e.PostDone = true
+				err := u.runAux(ctx, auxPost, *post, u.rec.Spec.Stop.Timeout)
+				if err == nil {
+					return
+				}
+				u.warn("post-stop command cannot run", err)
+			}
+			u.finish(ctx)
+			return
+		}
+	}
+}
+
+// keeps reports whether anything may come out of the unit that must not be signalled.
+func (u *unit) keeps() bool { return len(u.matchers) > 0 && !u.rec.Passive }
+
+// signal tells the unit to end: with everything standing still, so that what
+// must not be told has been set apart, and nobody forks away meanwhile.
+func (u *unit) signal(ctx context.Context) {
+	if timeout := u.rec.Spec.Stop.Timeout; timeout > 0 {
+		u.setAlarm(alarmStop, timeout)
+	}
+	number, err := signalNumber(u.rec.Spec.Stop.Signal)
+	if err != nil {
+		number = syscall.SIGTERM
+	}
+	if u.rec.Ending.Cause == causeWatchdog {
+		number = syscall.SIGABRT
+	}
+	infos, _ := u.living()
+	alone := len(infos) == 1 && infos[0].Process == u.rec.Main
+	if !u.keeps() && (alone || u.rec.Spec.Stop.Target == supervise.TargetMain) {
+		u.signalAll(number, u.targets(infos))
+		u.save()
+		return
+	}
+	thaw := u.freeze(ctx)
+	rest := u.split(ctx)
+	u.signalAll(number, u.targets(rest))
+	u.save()
+	thaw()
+}
+
+// targets are those of a unit's own processes that its stop signal is for.
+func (u *unit) targets(infos []proc.Info) []proc.Info {
+	if u.rec.Spec.Stop.Target == supervise.TargetGroup {
+		return infos
+	}
+	return slices.DeleteFunc(slices.Clone(infos), func(i proc.Info) bool { return i.Process != u.rec.Main })
+}
+
+// freeze makes the unit's processes stand still, and gives what lets them go on.
+func (u *unit) freeze(ctx context.Context) (thaw func()) {
+	if u.rec.Group == "" {
+		return func() {}
+	}
+	group := proc.GroupAt(u.rec.Group)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), freezePatience)
+	defer cancel()
+	if err := group.Freeze(ctx); err != nil {
+		u.warn("group cannot be frozen", err)
+	}
+	return func() {
+		if err := group.Thaw(); err != nil && !errors.Is(err, proc.ErrNoGroup) {
+			u.warn("group cannot be thawed", err)
+		}
+	}
+}
+
+// signalAll sends a signal to those who have not been sent one in this ending. A
+// process that was stopped by a signal is let go on, or it would not hear.
+func (u *unit) signalAll(number syscall.Signal, infos []proc.Info) {
+	e := u.rec.Ending
+	var told []tenure.Process
+	for _, info := range infos {
+		if slices.Contains(e.Signalled, info.Process) && number != syscall.SIGKILL {
+			continue
+		}
+		handle, err := proc.Open(info.Process)
+		if err != nil {
+			continue
+		}
+		if handle.Signal(number) == nil {
+			told = append(told, info.Process)
+		}
+		if info.State == 'T' {
+			_ = handle.Signal(syscall.SIGCONT) // It may have ended.
+		}
+		handle.Close()
+	}
+	if len(told) == 0 {
+		return
+	}
+	e.Signalled = append(e.Signalled, told...)
+	u.event(supervise.Event{Kind: supervise.EventSignal, Signal: proc.SignalName(number), Reason: e.Reason, Processes: told})
+}
+
+// signalMain sends a signal to the main process, outside of an ending.
+func (u *unit) signalMain(number syscall.Signal, reason tenure.Reason) error {
+	if u.main == nil {
+		return fmt.Errorf("%w: it has no main process", supervise.ErrNotReady)
+	}
+	if err := u.main.Signal(number); err != nil {
+		return err
+	}
+	u.event(supervise.Event{Kind: supervise.EventSignal, Signal: proc.SignalName(number), Reason: reason, Processes: []tenure.Process{u.rec.Main}})
+	return nil
+}
+
+// emptied is asked when there is no main process: it reports whether the unit
+// has no process of its own any more. What is to live on is set apart; the
+// others are told, if they were not.
+func (u *unit) emptied(ctx context.Context) bool {
+	infos, ok := u.living()
+	if ok && len(infos) == 0 {
+		return true
+	}
+	if u.keeps() {
+		thaw := u.freeze(ctx)
+		infos = u.split(ctx)
+		thaw()
+		if len(infos) == 0 {
+			return true
+		}
+	}
+	if u.rec.Spec.Stop.Target == supervise.TargetMain && !u.rec.Passive {
+		u.leaveBehind(ctx, infos)
+		return true
+	}
+	if u.rec.Ending.Phase == phaseSignal {
+		number, err := signalNumber(u.rec.Spec.Stop.Signal)
+		if err != nil {
+			number = syscall.SIGTERM
+		}
+		u.signalAll(number, infos)
+	} else if u.rec.Ending.Killed {
+		u.kill()
+	}
+	u.save()
+	u.watchGroups(ctx)
+	// They may have ended before anybody watched.
+	infos, ok = u.living()
+	return ok && len(infos) == 0
+}
+
+// graceOver is told when a unit has had its time.
+func (u *unit) graceOver(ctx context.Context) {
+	e := u.rec.Ending
+	if e == nil || e.Phase != phaseSignal {
+		return
+	}
+	if !u.mayKill() {
+		u.giveUp(ctx)
+		return
+	}
+	e.Phase, e.Killed = phaseKill, true
+	u.kill()
+	u.save()
+	u.progress(ctx)
+}
+
+// kill sends SIGKILL to those who the protocol is for. The whole group at once
+// only where nothing below it belongs to another unit.
+func (u *unit) kill() {
+	infos, _ := u.living()
+	if u.rec.Spec.Stop.Target == supervise.TargetMain && !u.rec.Passive {
+		infos = u.targets(infos)
+	} else if u.rec.Group != "" && len(u.rec.Ceded) == 0 {
+		if err := proc.GroupAt(u.rec.Group).Kill(); err != nil {
+			u.warn("group cannot be killed", err)
+		}
+	}
+	u.signalAll(syscall.SIGKILL, infos)
+}
+
+// giveUp ends an ending whose unit may not be killed and has not ended. If its
+// main process lives the unit runs on; what is left without one becomes a unit of
+// its own.
+func (u *unit) giveUp(ctx context.Context) {
+	infos, _ := u.living()
+	names := make([]string, 0, len(infos))
+	for _, info := range infos {
+		names = append(names, fmt.Sprintf("%d (%s)", info.PID, info.CommandLine()))
+	}
+	err := fmt.Errorf("%w within %s, and must not be killed: process %s", supervise.ErrStopTimeout, u.rec.Spec.Stop.Timeout, strings.Join(names, ", "))
+	u.warn("stop timed out", err)
+	if u.main == nil {
+		if !u.rec.Passive {
+			u.leaveBehind(ctx, infos)
+			u.answerStop(stopAnswer{exit: u.rec.LastExit, err: err})
+			u.progress(ctx)
+			return
+		}
+		u.nextMain(ctx)
+	}
+	u.rec.Ending, u.rec.Told = nil, true
+	u.state(supervise.Running)
+	u.answerStop(stopAnswer{err: err})
+	u.runQueued(ctx)
+}
+
+func (u *unit) answerStop(a stopAnswer) {
+	for _, reply := range u.stopping {
+		reply <- a
+	}
+	u.stopping = nil
+}
+
+// finish closes an ending: the unit has no process any more.
+func (u *unit) finish(ctx context.Context) {
+	e := u.rec.Ending
+	if len(u.starting) > 0 {
+		u.answerStart(u.startOutcome(ctx, e.Cause))
+	}
+	u.dropGroup(ctx)
+	u.rec.Ending = nil
+	u.clearAlarms(alarmStart, alarmStop, alarmWatchdog)
+	answer := stopAnswer{exit: e.Exit, killed: e.Killed}
+	told, again := u.rec.Told, u.rec.Again
+	u.rec.Told, u.rec.Again = false, false
+	switch {
+	case u.rec.Passive:
+		u.vanish(ctx)
+	case e.Cause == causeRequest || told:
+		u.rest(ctx, e.Hold)
+	default:
+		exit := proc.Exit{}
+		if u.rec.LastExit != nil {
+			exit = *u.rec.LastExit
+		}
+		u.afterEnd(ctx, e.Cause, exit)
+	}
+	u.answerStop(answer)
+	if again {
+		u.launchByItself(ctx)
+	}
+	if !u.rec.State.Alive() {
+		u.runQueued(ctx)
+	}
+}
+
+// startOutcome is what those hear who wait for a unit that has ended: a oneshot
+// that ended well is what they waited for.
+func (u *unit) startOutcome(ctx context.Context, why cause) error {
+	exit := u.rec.LastExit
+	if u.rec.Spec.Type == supervise.Oneshot && why == causeExit && exit != nil && clean(u.rec.Spec, *exit) {
+		return nil
+	}
+	return u.startError(ctx, why)
+}
+
+// vanish forgets a unit that came out of another, or was started elsewhere, with
+// its last process.
+func (u *unit) vanish(ctx context.Context) {
+	u.state(supervise.Inactive)
+	if err := u.forget(ctx); err != nil {
+		u.warn("unit cannot be forgotten", err)
+	}
+}
+
+// forget drops all that is known of the unit.
+func (u *unit) forget(ctx context.Context) error {
+	if infos, ok := u.living(); !ok || len(infos) > 0 || u.rec.State.Alive() {
+		return supervise.ErrRunning
+	}
+	u.disarm()
+	u.closeSockets(ctx)
+	u.closeNotifyAtRest(ctx)
+	ctx = context.WithoutCancel(ctx)
+	err := errors.Join(
+		u.s.cfg.Holder.Remove(ctx, u.id, ""),
+		os.RemoveAll(u.dir()),
+		u.s.records.remove(u.id),
+	)
+	u.rec.Deadline = maps.Clone(map[alarm]moment{})
+	u.forgotten = true
+	u.s.drop(u)
+	return err
+}
