@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -209,7 +210,7 @@ func openBolt(cfg Config) (b *bolt.DB, err error) {
 			_ = guard(b.Close) // What is damaged has been said.
 		}
 		if file != nil {
-			_ = file.Close() // It frees the lock of a file that bbolt gave up on; often it is closed already.
+			release(file)
 		}
 		b = nil
 	}()
@@ -239,6 +240,17 @@ func openBolt(cfg Config) (b *bolt.DB, err error) {
 		return b, fmt.Errorf("open journal: %w", fault)
 	}
 	return b, damaged(cfg.Path, fault)
+}
+
+// release frees the lock of a file that bbolt may have given up on, and whose
+// memory map, which is lost then, would keep it. Mostly it is closed already.
+func release(file *os.File) {
+	if conn, err := file.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) {
+			_ = syscall.Flock(int(fd), syscall.LOCK_UN) //nolint:gosec // A descriptor fits.
+		})
+	}
+	_ = file.Close()
 }
 
 func (db *DB) checkVersion(newest int) error {

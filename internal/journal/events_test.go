@@ -95,7 +95,7 @@ func TestAwait(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
 	came := make(chan error)
-	go func() { came <- db.Await(context.Background(), 1) }()
+	go func() { came <- db.Await(t.Context(), 1) }()
 	appendAll(t, db, Event{Kind: "a"})
 	select {
 	case err := <-came:

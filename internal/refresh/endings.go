@@ -29,7 +29,7 @@ func (e *endings) watch(ctx context.Context, process tenure.Process, then func()
 	go func() {
 		if handle, err := proc.Open(process); err == nil {
 			_, _ = handle.Wait(ctx) // However it ended, it has ended.
-			_ = handle.Close()
+			handle.Close()
 		}
 		e.mu.Lock()
 		delete(e.watched, process)

@@ -87,7 +87,7 @@ func (m *Manager) unitFacts(ctx context.Context, status supervise.Status) (polic
 }
 
 func processFacts(p proc.Info) policy.Process {
-	return policy.Process{Process: p.Process, PPID: p.PPID, CommandLine: p.CommandLine(), Foreign: p.Foreign}
+	return policy.Process{Process: p.Process, PPID: p.PPID, CommandLine: p.CommandLine(), Foreign: p.Foreign, Group: p.Group}
 }
 
 // declaration is what r says, in the terms of policy.
@@ -145,13 +145,11 @@ func workloadFacts(app *snapfile.App, w *snapfile.Workload) policy.Workload {
 	if !app.MayKillWorkload(w) {
 		stop.Kill = policy.KillNever
 	}
-	return policy.Workload{
-		Name:           w.Name,
-		Match:          w.Match,
-		Verdicts:       w.OnReason,
-		Stop:           &stop,
-		CompatibleFrom: w.CompatibleFrom,
+	facts := policy.Workload{Name: w.Name, Match: w.Match, Verdicts: w.OnReason, CompatibleFrom: w.CompatibleFrom}
+	if len(w.StopCommand) > 0 || w.StopSignal != "" || w.StopTimeout > 0 || w.Kill != "" {
+		facts.Stop = &stop
 	}
+	return facts
 }
 
 func signalName(s syscall.Signal) string { return unix.SignalName(s) }

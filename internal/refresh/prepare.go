@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"tenure"
 	"tenure/internal/change"
@@ -166,8 +167,17 @@ func (s copyStep) Undo(ctx context.Context, p copyParams, done copied) error {
 // common directory propagate to every unit (DESIGN.md section 9, 13).
 func (m *Manager) makeDataDirs(snap tenure.Instance) error {
 	common := m.cfg.Paths.Common(snap)
-	if err := os.MkdirAll(common, 0o755); err != nil {
-		return err
+	tmp := m.cfg.Paths.Tmp(snap)
+	for _, dir := range []string{common, tmp, m.cfg.Paths.at("root")} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return err
+		}
+	}
+	for _, name := range []string{"tmp", "var-tmp"} {
+		dir := filepath.Join(tmp, name)
+		if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o777|fs.ModeSticky)); err != nil {
+			return err
+		}
 	}
 	return mount.Share(common)
 }

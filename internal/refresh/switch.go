@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"tenure"
 	"tenure/internal/change"
@@ -279,6 +280,9 @@ func (m *Manager) command(snap tenure.Instance, app tenure.App) string {
 	}
 	return filepath.Join(m.cfg.Paths.Bin(), name)
 }
+
+// quote makes one word of the shell of s.
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
 func (m *Manager) makeCommand(snap tenure.Instance, app tenure.App) error {
 	path := m.command(snap, app)
