@@ -492,6 +492,41 @@ func TestFailedWrites(t *testing.T) {
 	})
 }
 
+// TestAbortWhileWriteFails asks for an abort while a write is under way that
+// will fail: neither the step nor the abort is forgotten.
+func TestAbortWhileWriteFails(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := new(changetest.Memory)
+		writing, fail := make(chan struct{}), make(chan struct{})
+		var armed atomic.Bool
+		store.Before = func() error {
+			if !armed.Swap(false) {
+				return nil
+			}
+			close(writing)
+			<-fail
+			return errors.New("no space left")
+		}
+		s := newScript()
+		s.do["a"] = func(context.Context) (string, error) { armed.Store(true); return "", nil }
+		e, _ := run(t, change.Config{Store: store, Registry: s.registry()})
+		id := start(t, e, on("x", "a", "b"))
+		<-writing
+		aborted := make(chan error, 1)
+		go func() { aborted <- e.Abort(t.Context(), id) }()
+		synctest.Wait()
+		close(fail)
+		if err := <-aborted; err != nil {
+			t.Errorf("Abort: %v", err)
+		}
+		wait(t, e, id, change.Undone)
+		if want := "a -a"; s.log() != want {
+			t.Errorf("calls %q, want %q", s.log(), want)
+		}
+	})
+}
+
 func TestPrune(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -277,11 +277,6 @@ func (e *Engine) finish(r *run) {
 // the snaps are free.
 func (e *Engine) wait(r *run, i int, w *Waiting) {
 	t := &r.c.Tasks[i]
-	if r.woken && !r.c.Backward {
-		t.Status = Do
-		e.saveStep(r, i)
-		return
-	}
 	t.Status = Wait
 	for j := i; j < len(r.c.Tasks); j++ {
 		r.c.Tasks[j].Begun = false
