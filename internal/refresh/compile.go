@@ -54,7 +54,11 @@ func copySummary(j *job) string {
 	return fmt.Sprintf("Make data directories of %s", j.target())
 }
 
+// ref is a revision of the job's snap; no revision is the zero Ref.
 func (j *job) ref(rev tenure.Revision) tenure.Ref {
+	if rev.IsZero() {
+		return tenure.Ref{}
+	}
 	return tenure.Ref{Snap: j.snap(), Revision: rev}
 }
 

@@ -144,15 +144,16 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 	if c.whole && len(c.services) == 0 {
 		return nil, &Error{Kind: KindApp, Op: op, Object: string(snap), Err: fmt.Errorf("snap %q has no services", snap)}
 	}
-	reason := tenure.ReasonStop
-	if req.Action == ActionRestart {
-		reason = tenure.ReasonRestart
+	question := policy.Change{
+		Reason: tenure.ReasonRestart, Snap: snap, From: state.Line.Current, To: state.Line.Current, Kill: req.Options.Kill,
+	}
+	if req.Action == ActionStop {
+		question.Reason = tenure.ReasonStop
 	}
 	if req.Action == ActionStart || req.Action == ActionRestart && req.Reload {
-		c.plan = policy.Plan{Summary: op + " " + strings.Join(named, ", ")}
+		c.plan = policy.Plan{Change: question, Summary: op + " " + strings.Join(named, ", ")}
 		return c, nil
 	}
-	question := policy.Change{Reason: reason, Snap: snap, From: state.Line.Current, To: state.Line.Current, Kill: req.Options.Kill}
 	if !c.whole {
 		question.Units = c.units()
 	}

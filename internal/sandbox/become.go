@@ -11,31 +11,40 @@ import (
 )
 
 // Enter makes the calling process the program: in the profile, with its own
-// session, terminal, descriptors and control group. Where its working directory
+// session, terminal, descriptors, umask and control group, and as its own real user;
+// only for root does the profile's user count. Where its working directory
 // does not exist in the unit's root it is "/". It only returns with an error,
 // and the process is then good for nothing but to say so.
 func Enter(p Profile, e Exec) error {
 	if err := errors.Join(p.Check(), e.check()); err != nil {
 		return err
 	}
+	if len(e.Files) > 0 || e.Group != nil || e.Umask != 0 {
+		return fmt.Errorf("start %s: %w: files, group and umask are the caller's own", e.Argv[0], ErrProfile)
+	}
 	runtime.LockOSThread()
 	here, err := os.Getwd()
 	if err != nil {
 		here = "/"
 	}
-	if err := enter(p, ""); err != nil {
+	if err := errors.Join(enter(p, ""), changeDir(e.Dir, here)); err != nil {
 		return fmt.Errorf("start %s: %w", e.Argv[0], err)
 	}
-	for _, dir := range []string{e.Dir, here, "/"} {
-		if dir != "" && unix.Chdir(dir) == nil {
-			break
-		}
-	}
-	if err := p.dropRights(); err != nil {
+	if err := errors.Join(p.dropRights(unix.CAP_SETUID, unix.CAP_SETGID), p.becomeUser()); err != nil {
 		return fmt.Errorf("start %s: %w", e.Argv[0], err)
 	}
-	if err := syscall.Exec(e.Argv[0], e.Argv, e.Env); err != nil {
-		return execError(e, err)
+	return execError(e, syscall.Exec(e.Argv[0], e.Argv, e.Env))
+}
+
+// changeDir changes to dir, or, when none is asked for, to here if there is
+// such a directory in the new root.
+func changeDir(dir, here string) error {
+	if dir == "" {
+		_ = unix.Chdir(here)
+		return nil
+	}
+	if err := unix.Chdir(dir); err != nil {
+		return fmt.Errorf("change to directory %s: %w", dir, err)
 	}
 	return nil
 }

@@ -9,21 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errNoPlace is that the root of a base lacks a directory that units need. The
-// root itself is not covered by a mimic: what is mounted on it is not seen by
-// whoever has it as the root.
-var errNoPlace = errors.New("the base has no such directory in its root")
-
 // mimic covers the directory parent by a file system in memory that shows the
-// same, so that mount points can be made in it. What is in the way under the
-// name except is left out if it is a link that leads nowhere.
+// same, so that mount points can be made in it. A link called except is left
+// out: it leads nowhere, and is in the way.
 func (n *namespace) mimic(parent int, except string) error {
-	var dir, root unix.Stat_t
-	if err := errors.Join(unix.Fstat(parent, &dir), unix.Fstat(n.root, &root)); err != nil {
+	var dir unix.Stat_t
+	if err := unix.Fstat(parent, &dir); err != nil {
 		return fmt.Errorf("stat: %w", err)
 	}
-	if dir.Dev == root.Dev && dir.Ino == root.Ino {
-		return fmt.Errorf("/%s: %w", except, errNoPlace)
+	isRoot, err := n.isRoot(parent)
+	if err != nil {
+		return err
 	}
 	parts, err := n.parts(parent, except)
 	if err != nil {
@@ -33,7 +29,13 @@ func (n *namespace) mimic(parent int, except string) error {
 	if err != nil {
 		return err
 	}
-	if err := attach(cover, parent, ""); err != nil {
+	if isRoot {
+		// What is mounted over the root is not seen by whoever has it as root.
+		err = n.pivot(cover)
+	} else {
+		err = n.attachAt(cover, parent)
+	}
+	if err != nil {
 		return err
 	}
 	for _, p := range parts {
@@ -42,6 +44,21 @@ func (n *namespace) mimic(parent int, except string) error {
 		}
 	}
 	return nil
+}
+
+// isRoot reports whether fd is the unit's root directory itself, and not the
+// same directory mounted elsewhere.
+func (n *namespace) isRoot(fd int) (bool, error) {
+	var dir, root unix.Stat_t
+	if err := errors.Join(unix.Fstat(fd, &dir), unix.Fstat(n.root, &root)); err != nil {
+		return false, fmt.Errorf("stat: %w", err)
+	}
+	mount, err := mountID(fd, "")
+	rootMount, rootErr := mountID(n.root, "")
+	if err := errors.Join(err, rootErr); err != nil {
+		return false, fmt.Errorf("stat: %w", err)
+	}
+	return dir.Dev == root.Dev && dir.Ino == root.Ino && mount == rootMount, nil
 }
 
 // part is an entry of a directory that is mimicked: a link, or a copied mount.
@@ -58,8 +75,8 @@ func (n *namespace) parts(parent int, except string) ([]part, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open: %w", err)
 	}
-	listing := os.NewFile(uintptr(fd), "directory")
-	defer listing.Close() //nolint:errcheck // Only read.
+	listing := os.NewFile(uintptr(fd), "directory") //nolint:gosec // An open descriptor.
+	defer listing.Close()                           //nolint:errcheck // Only read.
 	names, err := listing.Readdirnames(-1)
 	if err != nil {
 		return nil, fmt.Errorf("list: %w", err)
@@ -100,7 +117,7 @@ func (n *namespace) show(cover int, p part) error {
 	if err != nil {
 		return err
 	}
-	return attach(p.tree, at, "")
+	return n.attachAt(p.tree, at)
 }
 
 // link makes a symbolic link.

@@ -3,12 +3,28 @@ package sandbox
 import (
 	"errors"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 )
+
+// takeAll takes the sources of all mounts; -1 for those without one.
+func (n *namespace) takeAll(mounts []Mount) ([]int, error) {
+	self, err := unix.Open("/proc/thread-self", unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open /proc/thread-self: %w", err)
+	}
+	n.self = n.keep(self)
+	sources := make([]int, len(mounts))
+	for i, mount := range mounts {
+		sources[i], err = n.take(mount)
+		if err != nil && (!mount.Optional || !isMissing(err)) {
+			return nil, fmt.Errorf("%s: %w", mount, err)
+		}
+	}
+	return sources, nil
+}
 
 // take copies what a mount shows from the host's tree, unattached; -1 when it
 // shows nothing of the host's.
@@ -22,8 +38,13 @@ func (n *namespace) take(m Mount) (int, error) {
 	case Slave:
 		return n.takeAs(m.Source, unix.MS_SLAVE, m.ReadOnly, true)
 	case Shared:
-		if err := checkShared(m.Source); err != nil {
-			return -1, err
+		// The copy of a mount that is not would silently be private.
+		shared, err := n.isShared(unix.AT_FDCWD, m.Source)
+		if err != nil {
+			return -1, fmt.Errorf("open source: %w", err)
+		}
+		if !shared {
+			return -1, errors.New("source is not on a shared mount of the host")
 		}
 		return n.takeAs(m.Source, 0, m.ReadOnly, true)
 	case Proc:
@@ -57,28 +78,24 @@ func (n *namespace) takeAs(source string, propagation uint64, readOnly, recursiv
 	return fd, setAttr(fd, "", attr, recursive)
 }
 
-// checkShared refuses a source that is not on a shared mount: its copy would
-// silently be private. The thread still has the host's propagation.
-func checkShared(source string) error {
-	id, err := mountID(unix.AT_FDCWD, source)
+// isShared reports whether what is mounted below path is seen by others.
+func (n *namespace) isShared(dir int, path string) (bool, error) {
+	id, err := mountID(dir, path)
 	if err != nil {
-		return fmt.Errorf("open source: %w", err)
+		return false, err
 	}
-	mountinfo, err := os.ReadFile("/proc/thread-self/mountinfo")
+	mountinfo, err := readFileAt(n.self, "mountinfo")
 	if err != nil {
-		return err
+		return false, err
 	}
-	for line := range strings.Lines(string(mountinfo)) {
+	for line := range strings.Lines(mountinfo) {
 		first, rest, _ := strings.Cut(line, " ")
-		if first != strconv.FormatUint(id, 10) {
-			continue
+		if first == strconv.FormatUint(id, 10) {
+			before, _, _ := strings.Cut(rest, " - ")
+			return strings.Contains(before, " shared:"), nil
 		}
-		if before, _, _ := strings.Cut(rest, " - "); strings.Contains(before, " shared:") {
-			return nil
-		}
-		return errors.New("source is not on a shared mount of the host")
 	}
-	return errors.New("source is on a mount that cannot be seen")
+	return false, errors.New("mount is not in mountinfo")
 }
 
 // mountID is the number that mountinfo has for the mount at path.
@@ -141,33 +158,23 @@ func (n *namespace) put(m Mount, source int) error {
 	if err != nil {
 		return err
 	}
-	below, err := mountID(target, "")
-	if err != nil {
-		return fmt.Errorf("stat target: %w", err)
-	}
-	if n.shared[below] {
-		return fmt.Errorf("%w: a link leads the target below a shared mount", ErrProfile)
-	}
-	if err := attach(source, target, ""); err != nil {
+	if err := n.attachAt(source, target); err != nil {
 		return err
 	}
-	if m.Kind == Shared {
-		id, err := mountID(source, "")
-		if err != nil {
-			return fmt.Errorf("stat mount: %w", err)
-		}
-		n.shared[id] = true
-	}
+	n.hasShared = n.hasShared || m.Kind == Shared
 	return nil
 }
 
 // takeInside copies what the unit itself sees at the source.
 func (n *namespace) takeInside(m Mount) (int, error) {
 	at, err := n.lookup(m.Source, 0)
-	if err != nil {
-		if m.Optional && isMissing(err) {
+	if isMissing(err) {
+		if m.Optional {
 			return -1, nil
 		}
+		at, err = n.createSource(m, err)
+	}
+	if err != nil {
 		return -1, fmt.Errorf("open source: %w", err)
 	}
 	fd, err := n.clone(at, "", unix.AT_EMPTY_PATH)
@@ -179,6 +186,20 @@ func (n *namespace) takeInside(m Mount) (int, error) {
 		attr.Attr_set = unix.MOUNT_ATTR_RDONLY
 	}
 	return fd, setAttr(fd, "", attr, false)
+}
+
+// createSource makes the source of a layout, as snaps are used to, where the
+// snap itself could: never in a mimic, which nobody would see.
+func (n *namespace) createSource(m Mount, missing error) (int, error) {
+	parent, rest, err := n.deepest(m.Source)
+	if err != nil {
+		return -1, missing
+	}
+	at, err := n.create(parent, rest, !m.File)
+	if errors.Is(err, unix.EROFS) {
+		return -1, missing
+	}
+	return at, err
 }
 
 // guardProc makes read-only what uid 0 can change in /proc without any
@@ -198,7 +219,7 @@ func (n *namespace) guardProc(target string) error {
 			err = setAttr(fd, "", unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY, Propagation: unix.MS_PRIVATE}, true)
 		}
 		if err == nil {
-			err = attach(fd, at, "")
+			err = n.attachAt(fd, at)
 		}
 		if err != nil {
 			return fmt.Errorf("guard %s: %w", name, err)

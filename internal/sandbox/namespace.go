@@ -17,8 +17,10 @@ type namespace struct {
 	// become read-only in the end; devices has their device numbers.
 	sealed  []int
 	devices map[uint64]bool
-	// shared are the mounts below which nothing may be mounted.
-	shared map[uint64]bool
+	// self is /proc/thread-self of the host, to see whether a mount is shared.
+	self int
+	// hasShared is set when the host would see what is mounted in some places.
+	hasShared bool
 	// open are descriptors to close in the end.
 	open []int
 }
@@ -50,15 +52,11 @@ func build(p Profile) error {
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unshare mount namespace: %w", err)
 	}
-	n := &namespace{root: -1, devices: make(map[uint64]bool), shared: make(map[uint64]bool)}
+	n := &namespace{root: -1, self: -1, devices: make(map[uint64]bool)}
 	defer n.close()
-	sources := make([]int, len(p.Mounts))
-	for i, mount := range p.Mounts {
-		fd, err := n.take(mount)
-		if err != nil && (!mount.Optional || !isMissing(err)) {
-			return fmt.Errorf("%s: %w", mount, err)
-		}
-		sources[i] = fd
+	sources, err := n.takeAll(p.Mounts)
+	if err != nil {
+		return err
 	}
 	root, err := n.newRoot(p)
 	if err != nil {
@@ -70,6 +68,8 @@ func build(p Profile) error {
 	if err := n.pivot(root); err != nil {
 		return fmt.Errorf("enter the new root: %w", err)
 	}
+	// The mount points have the modes that are asked for.
+	defer unix.Umask(unix.Umask(0))
 	for i, mount := range p.Mounts {
 		if err := n.place(mount, sources[i]); err != nil {
 			return fmt.Errorf("%s: %w", mount, err)
@@ -187,6 +187,21 @@ func (n *namespace) tmpfs(mode, uid, gid uint32) (int, error) {
 		return -1, fmt.Errorf("fsmount tmpfs: %w", err)
 	}
 	return n.keep(fd), nil
+}
+
+// attachAt puts an unattached mount over the file or directory that target is
+// open at, unless the host would see it there: a link may have led anywhere.
+func (n *namespace) attachAt(mount, target int) error {
+	if n.hasShared {
+		shared, err := n.isShared(target, "")
+		if err != nil {
+			return fmt.Errorf("look at target: %w", err)
+		}
+		if shared {
+			return fmt.Errorf("%w: the target is below a shared mount", ErrProfile)
+		}
+	}
+	return attach(mount, target, "")
 }
 
 // attach puts an unattached mount over path.

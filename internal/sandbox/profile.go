@@ -84,8 +84,11 @@ type Mount struct {
 	Source string `json:"source,omitempty"`
 	// Inside makes Source a path in the unit's root, as the mounts before this
 	// one have left it, and keeps links from leading out of it: for layouts,
-	// whose sources are chosen and written to by the snap. Only for Bind.
+	// whose sources are chosen and written to by the snap. Only for Bind. One
+	// that does not exist is made, where the unit could make it: a directory, or
+	// an empty file with File.
 	Inside bool `json:"inside,omitempty"`
+	File   bool `json:"file,omitempty"`
 	// Target is absolute in the unit's root. Missing parents are made where
 	// the file system below them is writable, else by a writable mimic: a tmpfs
 	// over the nearest existing parent with everything that it had bound into it.

@@ -2,8 +2,9 @@ package sandbox
 
 import (
 	"fmt"
+	"os"
 	"slices"
-	"strings"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -122,9 +123,49 @@ func limitCapabilities(keep capabilities, extra []int) error {
 	return nil
 }
 
+// becomeUser gives the calling thread, and no other, the user of the process:
+// the real one, whatever a set-uid bit has made of it, and the profile's when
+// that is root. A user who is not root has no capability afterwards.
+func (p Profile) becomeUser() error {
+	uid, gid := os.Getuid(), os.Getgid()
+	if uid == 0 && (p.UID != 0 || p.GID != 0) {
+		uid, gid = int(p.UID), int(p.GID)
+		if err := setGroups(p.Groups); err != nil {
+			return fmt.Errorf("set groups: %w", err)
+		}
+	}
+	// Not syscall.Setresuid, which stops the world for the sake of all threads.
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESGID, uintptr(gid), uintptr(gid), uintptr(gid)); errno != 0 {
+		return fmt.Errorf("set group %d: %w", gid, errno)
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, uintptr(uid), uintptr(uid), uintptr(uid)); errno != 0 {
+		return fmt.Errorf("set user %d: %w", uid, errno)
+	}
+	if uid == 0 {
+		return nil
+	}
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var none [2]unix.CapUserData
+	if err := unix.Capset(&header, &none[0]); err != nil {
+		return fmt.Errorf("drop capabilities: %w", err)
+	}
+	return nil
+}
+
+func setGroups(groups []uint32) error {
+	var first unsafe.Pointer
+	if len(groups) > 0 {
+		first = unsafe.Pointer(&groups[0])
+	}
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, uintptr(len(groups)), uintptr(first), 0); errno != 0 {
+		return errno
+	}
+	return nil
+}
+
 func capabilityName(number int) string {
 	if names := capabilityNames(); number < len(names) {
-		return strings.ToLower(names[number])
+		return names[number]
 	}
 	return fmt.Sprintf("capability %d", number)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"runtime"
@@ -200,13 +201,13 @@ func readFileAt(dir int, name string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("open %s: %w", name, err)
 	}
-	defer unix.Close(fd) //nolint:errcheck // Only read.
-	buf := make([]byte, 256)
-	n, err := unix.Read(fd, buf)
+	file := os.NewFile(uintptr(fd), name) //nolint:gosec // An open descriptor.
+	defer file.Close()                    //nolint:errcheck // Only read.
+	text, err := io.ReadAll(file)
 	if err != nil {
 		return "", fmt.Errorf("read %s: %w", name, err)
 	}
-	return string(buf[:n]), nil
+	return string(text), nil
 }
 
 // execError words the single error number that comes back from between fork

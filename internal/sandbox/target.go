@@ -13,17 +13,26 @@ import (
 // for each dangling link on its way.
 const maxMimics = 8
 
+// maxLookups bounds how often a path is looked up again because something was
+// mounted or renamed on the machine meanwhile, which openat2(2) cannot tell from an attack.
+const maxLookups = 1000
+
 // lookup opens a path in the unit's root as it is now. Whatever links the base
 // or a snap has in it, it does not lead out, nor through the magic links of /proc.
 func (n *namespace) lookup(p string, flags uint64) (int, error) {
-	fd, err := unix.Openat2(n.root, p, &unix.OpenHow{
+	how := unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_CLOEXEC | flags,
 		Resolve: unix.RESOLVE_IN_ROOT | unix.RESOLVE_NO_MAGICLINKS,
-	})
-	if err != nil {
-		return -1, err
 	}
-	return n.keep(fd), nil
+	for tries := 1; ; tries++ {
+		fd, err := unix.Openat2(n.root, p, &how)
+		if err == nil {
+			return n.keep(fd), nil
+		}
+		if retry := errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.EINTR); !retry || tries == maxLookups {
+			return -1, err
+		}
+	}
 }
 
 // target opens the mount point p, a directory or a file, and makes it when it
@@ -45,14 +54,25 @@ func (n *namespace) target(p string, dir bool) (int, error) {
 		if err == nil {
 			return fd, nil
 		}
-		if !errors.Is(err, unix.EROFS) {
+		if !needsMimic(parent, err) {
 			return -1, fmt.Errorf("make target: %w", err)
 		}
 		if err := n.mimic(parent, rest[0]); err != nil {
-			return -1, fmt.Errorf("make %s writable for mount points: %w", path.Dir(p), err)
+			return -1, fmt.Errorf("make mount point in a read-only directory: %w", err)
 		}
 	}
 	return -1, fmt.Errorf("make target: %w", unix.ELOOP)
+}
+
+// needsMimic reports whether what could not be made in parent can be made in a
+// mimic of it. A link that leads nowhere is told before a file system that is
+// read-only is; on one that is not, it is the snap's own and is left alone.
+func needsMimic(parent int, err error) bool {
+	if errors.Is(err, unix.EROFS) {
+		return true
+	}
+	var stat unix.Statfs_t
+	return errors.Is(err, unix.EEXIST) && unix.Fstatfs(parent, &stat) == nil && stat.Flags&unix.ST_RDONLY != 0
 }
 
 func checkKind(fd int, p string, dir bool) error {
@@ -147,11 +167,11 @@ func (n *namespace) symlink(m Mount) error {
 			}
 			err = n.link(parent, name, m.Source)
 		}
-		if err == nil || !errors.Is(err, unix.EROFS) {
+		if err == nil || !needsMimic(parent, err) {
 			return err
 		}
 		if err := n.mimic(parent, rest[0]); err != nil {
-			return fmt.Errorf("make %s writable for links: %w", path.Dir(m.Target), err)
+			return fmt.Errorf("make link in a read-only directory: %w", err)
 		}
 	}
 	return fmt.Errorf("make link: %w", unix.ELOOP)

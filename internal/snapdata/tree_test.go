@@ -38,31 +38,38 @@ func needRoot(t *testing.T) {
 func filesystems(t *testing.T) map[string]string {
 	t.Helper()
 	needRoot(t)
-	dirs := map[string]string{"disk": t.TempDir(), "tmpfs": t.TempDir()}
-	mountAt(t, dirs["tmpfs"], "tmpfs", "tmpfs", "")
-	for kind, args := range map[string][]string{
-		"ext4":  {"-q", "-F"},
-		"xfs":   {"-q", "-m", "reflink=1"},
-		"btrfs": {"-q"},
-	} {
-		if _, err := exec.LookPath("mkfs." + kind); err != nil {
-			t.Logf("no mkfs.%s: not tried on %s", kind, kind)
-			continue
+	dirs := map[string]string{"disk": t.TempDir(), "tmpfs": tmpfs(t)}
+	for _, kind := range []string{"ext4", "xfs", "btrfs"} {
+		if dir, ok := formatted(t, kind); ok {
+			dirs[kind] = dir
 		}
-		image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
-		must(t, os.WriteFile(image, nil, 0o600), os.Truncate(image, 512<<20))
-		run(t, "mkfs."+kind, append(args, image)...)
-		run(t, "mount", "-o", "loop", "-t", kind, image, dir)
-		t.Cleanup(func() { must(t, unix.Unmount(dir, 0)) })
-		dirs[kind] = dir
 	}
 	return dirs
 }
 
-func mountAt(t *testing.T, dir, source, kind, options string) {
+func tmpfs(t *testing.T) string {
 	t.Helper()
-	must(t, unix.Mount(source, dir, kind, 0, options))
+	dir := t.TempDir()
+	must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, ""))
 	t.Cleanup(func() { must(t, unix.Unmount(dir, 0)) })
+	return dir
+}
+
+// formatted mounts a new file system of a kind that has a mkfs.
+func formatted(t *testing.T, kind string) (string, bool) {
+	t.Helper()
+	needRoot(t)
+	args := map[string][]string{"ext4": {"-q", "-F"}, "xfs": {"-q", "-m", "reflink=1"}, "btrfs": {"-q"}}[kind]
+	if _, err := exec.LookPath("mkfs." + kind); err != nil {
+		t.Logf("no mkfs.%s: not tried on %s", kind, kind)
+		return "", false
+	}
+	image, dir := filepath.Join(t.TempDir(), "image"), t.TempDir()
+	must(t, os.WriteFile(image, nil, 0o600), os.Truncate(image, 512<<20))
+	run(t, "mkfs."+kind, append(args, image)...)
+	run(t, "mount", "-o", "loop", "-t", kind, image, dir)
+	t.Cleanup(func() { must(t, unix.Unmount(dir, 0)) })
+	return dir, true
 }
 
 func run(t *testing.T, name string, args ...string) {
@@ -88,7 +95,7 @@ type node struct {
 	Mode         uint32
 	UID, GID     uint32
 	Size         int64
-	Mtime, Atime string
+	Mtime        string
 	Rdev         uint64
 	Target       string
 	Digest       string

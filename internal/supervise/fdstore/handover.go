@@ -35,7 +35,7 @@ func (h *holder) handOver(to *serverConn) error {
 	h.forget(to)
 	for _, s := range h.streams {
 		if !s.eof {
-			s.start(h.pool, h.ended, h.quit, &h.running)
+			h.start(s)
 		}
 	}
 	h.accept()
@@ -143,6 +143,9 @@ func (h *holder) inherit(f frame, fd descriptor) (err error) {
 		}
 		s.rest, s.pid = f.Data, f.Meta.PID
 		s.writer.Drop(f.Meta.Dropped)
+		return nil
+	case opEnded: // Told to every client, before the estate was drawn up.
+		fd.close()
 		return nil
 	case opError:
 		fd.close()

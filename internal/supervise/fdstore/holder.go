@@ -26,8 +26,9 @@ type ServeConfig struct {
 	Logs string
 	// Limits bound the log of each unit.
 	Limits logfile.Limits
-	// Ready gets the line "ready" as soon as clients can connect, and is then made to refer
-	// to /dev/null: what is on the other side of a pipe sees its end. May be nil.
+	// Ready gets the line "ready" as soon as clients can connect, or else an error, and is
+	// then made to refer to /dev/null: what is on the other side of a pipe sees its end. May be
+	// nil.
 	Ready *os.File
 	// Patience is how long a holder waits for its first client before it exits because
 	// it holds nothing; 0 is half a minute.
@@ -59,14 +60,15 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 		cfg:     cfg,
 		streams: map[string]*stream{}, writers: map[tenure.UnitID]*unitLog{}, clients: map[*serverConn]struct{}{},
 		accepted: make(chan *net.UnixConn), requests: make(chan request), gone: make(chan *serverConn), ended: make(chan *stream),
-		quit: make(chan struct{}), pool: newBatches(),
+		readable: make(chan *stream), quit: make(chan struct{}),
 	}
 	defer h.close()
 	raiseLimit()
 	if err := h.begin(ctx); err != nil {
+		_ = announce(cfg.Ready, err.Error())
 		return err
 	}
-	if err := announce(cfg.Ready); err != nil {
+	if err := announce(cfg.Ready, ready); err != nil {
 		return err
 	}
 	return h.run(ctx)
@@ -81,13 +83,13 @@ type holder struct {
 	streams  map[string]*stream
 	writers  map[tenure.UnitID]*unitLog
 	clients  map[*serverConn]struct{}
-	pool     batches
 	bored    bool // Patience is over, or a client has been here.
 
 	accepted  chan *net.UnixConn
 	accepting sync.WaitGroup
 	requests  chan request
 	gone      chan *serverConn
+	readable  chan *stream // To the workers.
 	ended     chan *stream
 	quit      chan struct{}
 	running   sync.WaitGroup
@@ -132,8 +134,11 @@ func (h *holder) begin(ctx context.Context) error {
 // run serves until there is nothing to hold or a successor has taken over.
 func (h *holder) run(ctx context.Context) error {
 	h.accept()
+	for range maxWorkers {
+		h.running.Go(func() { work(h.readable, h.quit) })
+	}
 	for _, s := range h.streams {
-		s.start(h.pool, h.ended, h.quit, &h.running)
+		h.start(s)
 	}
 	patience := time.NewTimer(h.cfg.Patience)
 	defer patience.Stop()
@@ -311,12 +316,15 @@ func lockStart(socket string, wait bool) (descriptor, error) {
 	return descriptor(fd), nil
 }
 
-// announce tells whoever started the holder that it is ready.
-func announce(ready *os.File) error {
-	if ready == nil {
+// ready is what announces that clients can connect.
+const ready = "ready"
+
+// announce tells whoever started the holder that it is ready, or why not.
+func announce(to *os.File, what string) error {
+	if to == nil {
 		return nil
 	}
-	if _, err := ready.WriteString("ready\n"); err != nil {
+	if _, err := to.WriteString(what + "\n"); err != nil {
 		return fmt.Errorf("announce holder: %w", err)
 	}
 	null, err := unix.Open(os.DevNull, unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -324,7 +332,7 @@ func announce(ready *os.File) error {
 		return fmt.Errorf("announce holder: %w", err)
 	}
 	defer descriptor(null).close()
-	if err := unix.Dup3(null, int(ready.Fd()), unix.O_CLOEXEC); err != nil {
+	if err := unix.Dup3(null, int(to.Fd()), unix.O_CLOEXEC); err != nil {
 		return fmt.Errorf("announce holder: %w", err)
 	}
 	return nil

@@ -166,7 +166,7 @@ func (h *holder) log(m meta, fd descriptor) error {
 	if err != nil {
 		return err
 	}
-	s.start(h.pool, h.ended, h.quit, &h.running)
+	h.start(s)
 	return nil
 }
 

@@ -1,12 +1,13 @@
 package fdstore
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 )
 
@@ -32,11 +33,11 @@ func (s Spawner) Spawn(ctx context.Context) error {
 	if s.Group != nil {
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(s.Group.Fd())
 	}
-	ready, stdout, err := os.Pipe()
+	answer, stdout, err := os.Pipe()
 	if err != nil {
 		return fmt.Errorf("start holder %s: %w", s.Path, err)
 	}
-	defer func() { _ = ready.Close() }()
+	defer func() { _ = answer.Close() }()
 	cmd.Stdout = stdout
 	err = cmd.Start()
 	_ = stdout.Close()
@@ -45,14 +46,21 @@ func (s Spawner) Spawn(ctx context.Context) error {
 	}
 	exited := make(chan error, 1)
 	go func() { exited <- cmd.Wait() }() // Reaps it, however late that is.
-	stop := context.AfterFunc(ctx, func() { _ = ready.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = answer.Close() })
 	defer stop()
-	line, err := bufio.NewReaderSize(ready, 16).ReadString('\n')
-	if line == "ready\n" {
+	text, err := io.ReadAll(io.LimitReader(answer, maxAnswer))
+	said := strings.TrimSpace(string(text))
+	if said == ready {
 		return nil
 	}
 	if ctx.Err() != nil {
 		return fmt.Errorf("start holder %s: %w", s.Path, context.Cause(ctx))
 	}
+	if said != "" {
+		err = errors.Join(errors.New(said), err)
+	}
 	return fmt.Errorf("start holder %s: %w", s.Path, errors.Join(err, <-exited))
 }
+
+// maxAnswer bounds what is read of a holder's error.
+const maxAnswer = 4 << 10

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"os"
-	"sync"
 	"syscall"
 	"time"
 
@@ -15,42 +14,62 @@ import (
 	"tenure/internal/supervise/fdstore/logfile"
 )
 
-// batch is what one readable event needs. Idle streams have none.
-type batch struct {
+const (
+	// maxWorkers bounds the memory that reading and writing takes.
+	maxWorkers = 8
+	// maxOut is how many bytes of lines are written at once.
+	maxOut = 64 << 10
+)
+
+// worker reads from streams that have something to read, and writes it to their logs. Idle streams
+// need none of its memory: neither its buffers nor its stack.
+type worker struct {
 	in  [64 << 10]byte
 	oob [32]byte // One SCM_CREDENTIALS exactly: descriptors that a service sends are dropped by the kernel.
 	out []byte
 }
 
-// batches lends a fixed number of batches to streams that have something to read: memory does
-// not grow with what services write.
-type batches chan *batch
-
-func newBatches() batches {
-	b := make(batches, maxBatches)
-	for range maxBatches {
-		b <- nil // Made when it is first needed.
+// work gives each stream that comes in one turn, until quit is closed.
+func work(streams <-chan *stream, quit <-chan struct{}) {
+	w := &worker{out: make([]byte, 0, maxOut+logfile.MaxText)}
+	for {
+		select {
+		case s := <-streams:
+			s.turn <- w.serve(s)
+		case <-quit:
+			return
+		}
 	}
-	return b
 }
 
-func (b batches) get() *batch {
-	if got := <-b; got != nil {
-		return got
+// serve reads once from s and writes the lines. It reports whether there may be more.
+func (w *worker) serve(s *stream) bool {
+	n, oobn, err := w.receive(s.raw)
+	if errors.Is(err, unix.EAGAIN) {
+		return true
 	}
-	return &batch{out: make([]byte, 0, maxOut+logfile.MaxText)}
+	if err != nil || n == 0 {
+		s.finish()
+		return false
+	}
+	w.lines(s, w.in[:n], writerPID(w.oob[:oobn], s.pid))
+	return true
 }
 
-func (b batches) put(got *batch) { b <- got }
-
-const (
-	maxBatches = 8
-	// maxOut is how many bytes of lines are written at once.
-	maxOut = 64 << 10
-)
+func (w *worker) receive(raw syscall.RawConn) (n, oobn int, err error) {
+	controlErr := raw.Control(func(fd uintptr) {
+		for {
+			n, oobn, _, _, err = unix.Recvmsg(int(fd), w.in[:], w.oob[:], unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+			if !errors.Is(err, unix.EINTR) {
+				return
+			}
+		}
+	})
+	return n, oobn, errors.Join(controlErr, err)
+}
 
 // stream is the reading end of a log, and what was read and is not yet a line. Its pump
-// goroutine owns it until done is closed.
+// goroutine owns it until done is closed, and lends it to a worker for each turn.
 type stream struct {
 	id     string
 	unit   tenure.UnitID
@@ -61,6 +80,7 @@ type stream struct {
 	rest []byte // The unfinished line.
 	pid  int    // Who wrote it.
 
+	turn chan bool     // The answer of the worker.
 	done chan struct{} // Closed when the pump has stopped.
 	eof  bool          // Why it stopped: no writer is left, or it was paused.
 }
@@ -70,7 +90,7 @@ func newStream(id string, unit tenure.UnitID, d descriptor, w *logfile.Writer) (
 	if err := prepareReader(d); err != nil {
 		return nil, err
 	}
-	s := &stream{id: id, unit: unit, file: d.file("log of " + unit.String()), writer: w}
+	s := &stream{id: id, unit: unit, file: d.file("log of " + unit.String()), writer: w, turn: make(chan bool, 1)}
 	raw, err := s.file.SyscallConn()
 	if err != nil {
 		return nil, errors.Join(err, s.file.Close())
@@ -100,24 +120,27 @@ func (s *stream) descriptor() descriptor {
 	return d
 }
 
-// pump writes what is read to the log until no writer is left or pause is called.
-func (s *stream) pump(pool batches) {
+// pump has what can be read written to the log until no writer is left or pause is called.
+func (s *stream) pump(workers chan<- *stream, quit <-chan struct{}) {
 	defer close(s.done)
-	for {
-		b, n, oobn, err := s.read(pool)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
+	for more := true; more; {
+		if err := s.raw.Read(readable); err != nil {
+			return // Paused, or closed at the end of the holder.
+		}
+		select {
+		case workers <- s:
+			more = <-s.turn
+		case <-quit:
 			return
 		}
-		if err != nil || n == 0 {
-			s.finish()
-			if b != nil {
-				pool.put(b)
-			}
-			return
-		}
-		s.lines(b, b.in[:n], writerPID(b.oob[:oobn], s.pid))
-		pool.put(b)
 	}
+}
+
+// readable reports whether reading would not block.
+func readable(fd uintptr) bool {
+	fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // A descriptor is an int32.
+	n, err := unix.Poll(fds, 0)
+	return n > 0 || err != nil
 }
 
 // finish records a last line that no newline ended.
@@ -129,31 +152,10 @@ func (s *stream) finish() {
 	}
 }
 
-// read waits until something can be read. It borrows a batch only then.
-func (s *stream) read(pool batches) (b *batch, n, oobn int, err error) {
-	var readErr error
-	err = s.raw.Read(func(fd uintptr) bool {
-		b = pool.get()
-		for {
-			n, oobn, _, _, readErr = unix.Recvmsg(int(fd), b.in[:], b.oob[:], unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-			if !errors.Is(readErr, unix.EINTR) {
-				break
-			}
-		}
-		if errors.Is(readErr, unix.EAGAIN) {
-			pool.put(b)
-			b = nil
-			return false
-		}
-		return true
-	})
-	return b, n, oobn, errors.Join(err, readErr)
-}
-
 // lines cuts data into lines and writes them; the last, unfinished one is kept.
-func (s *stream) lines(b *batch, data []byte, pid int) {
+func (w *worker) lines(s *stream, data []byte, pid int) {
 	now := time.Now()
-	out := b.out[:0]
+	out := w.out[:0]
 	add := func(text []byte, cut bool) {
 		if len(out)+len(text) > maxOut {
 			s.writer.Write(out)
@@ -189,19 +191,19 @@ func (s *stream) lines(b *batch, data []byte, pid int) {
 // pause makes the pump stop soon; done is closed then.
 func (s *stream) pause() { _ = s.file.SetReadDeadline(time.Unix(1, 0)) }
 
-// start runs the pump again, or for the first time. Afterwards it is told to ended
-// if no writer is left, unless quit is closed.
-func (s *stream) start(pool batches, ended chan<- *stream, quit <-chan struct{}, running *sync.WaitGroup) {
+// start runs the pump of s again, or for the first time. Afterwards the holder is told
+// if no writer is left.
+func (h *holder) start(s *stream) {
 	s.done = make(chan struct{})
 	_ = s.file.SetReadDeadline(time.Time{})
-	running.Go(func() {
-		s.pump(pool)
+	h.running.Go(func() {
+		s.pump(h.readable, h.quit)
 		if !s.eof {
 			return
 		}
 		select {
-		case ended <- s:
-		case <-quit:
+		case h.ended <- s:
+		case <-h.quit:
 		}
 	})
 }
