@@ -114,7 +114,7 @@ func FuzzTimer(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, timer string) {
 		if strings.ContainsFunc(timer, func(r rune) bool { return r >= 0x7f || unicode.IsControl(r) }) {
-			t.Skip("Not what %q writes as YAML reads it.")
+			return // Go and YAML quote these differently.
 		}
 		checkTimer(t, timer)
 	})

@@ -56,13 +56,10 @@ func TestStartOrderProperty(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		count := rapid.IntRange(1, 8).Draw(t, "apps")
 		reach := make([][]bool, count)
-		var yaml strings.Builder
-		yaml.WriteString("name: a\nversion: 1\napps:\n")
 		for i := range count {
 			reach[i] = make([]bool, count)
-			fmt.Fprintf(&yaml, " s%d: {command: x, daemon: simple", i)
 		}
-		yaml.Reset()
+		var yaml strings.Builder
 		yaml.WriteString("name: a\nversion: 1\napps:\n")
 		after := make([][]int, count)
 		for i := range count {
