@@ -120,8 +120,8 @@ func (h *holder) begin(ctx context.Context) error {
 	case err == nil:
 		return h.takeOver(old)
 	case errors.Is(err, unix.ECONNREFUSED):
-		if err := os.Remove(h.cfg.Socket); err != nil {
-			return fmt.Errorf("remove stale holder socket: %w", err)
+		if err := removeStale(h.cfg.Socket); err != nil {
+			return err
 		}
 	case !errors.Is(err, unix.ENOENT):
 		return fmt.Errorf("look for a running holder: %w", err)
@@ -129,6 +129,21 @@ func (h *holder) begin(ctx context.Context) error {
 	h.name = rand.Text()
 	h.listener, err = listen(h.cfg.Socket)
 	return err
+}
+
+// removeStale removes a socket that nobody listens on, and nothing else.
+func removeStale(socket string) error {
+	info, err := os.Lstat(socket)
+	if err == nil && info.Mode().Type() != os.ModeSocket {
+		err = fmt.Errorf("%s is %s: %w", socket, info.Mode(), unix.ENOTSOCK)
+	}
+	if err == nil {
+		err = os.Remove(socket)
+	}
+	if err != nil {
+		return fmt.Errorf("remove stale holder socket: %w", err)
+	}
+	return nil
 }
 
 // run serves until there is nothing to hold or a successor has taken over.

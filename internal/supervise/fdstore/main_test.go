@@ -37,6 +37,8 @@ func TestMain(m *testing.M) {
 		os.Exit(report(doomedClient()))
 	case "count":
 		os.Exit(report(count()))
+	case "stranger":
+		os.Exit(report(fdstore.Stranger(os.Args[1])))
 	default:
 		os.Exit(report(fmt.Errorf("unknown role %q", role)))
 	}
