@@ -27,11 +27,15 @@ func Enter(p Profile, e Exec) error {
 	if err != nil {
 		here = "/"
 	}
-	if err := errors.Join(enter(p, ""), changeDir(e.Dir, here)); err != nil {
-		return fmt.Errorf("start %s: %w", e.Argv[0], err)
-	}
-	if err := errors.Join(p.dropRights(unix.CAP_SETUID, unix.CAP_SETGID), p.becomeUser()); err != nil {
-		return fmt.Errorf("start %s: %w", e.Argv[0], err)
+	for _, step := range []func() error{
+		func() error { return enter(p, "") },
+		func() error { return changeDir(e.Dir, here) },
+		func() error { return p.dropRights(unix.CAP_SETUID, unix.CAP_SETGID) },
+		p.becomeUser,
+	} {
+		if err := step(); err != nil {
+			return fmt.Errorf("start %s: %w", e.Argv[0], err)
+		}
 	}
 	return execError(e, syscall.Exec(e.Argv[0], e.Argv, e.Env))
 }

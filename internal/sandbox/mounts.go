@@ -118,7 +118,7 @@ func (n *namespace) place(m Mount, source int) error {
 		if mode == 0 {
 			mode = 0o755
 		}
-		fd, err := n.tmpfs(mode, 0, 0)
+		fd, _, err := n.tmpfs(mode, 0, 0)
 		if err != nil {
 			return err
 		}
@@ -192,7 +192,7 @@ func (n *namespace) takeInside(m Mount) (int, error) {
 // snap itself could: never in a mimic, which nobody would see.
 func (n *namespace) createSource(m Mount, missing error) (int, error) {
 	parent, rest, err := n.deepest(m.Source)
-	if err != nil {
+	if err != nil || n.isScratch(parent) {
 		return -1, missing
 	}
 	at, err := n.create(parent, rest, !m.File)

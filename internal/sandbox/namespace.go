@@ -13,8 +13,8 @@ import (
 type namespace struct {
 	// root is the unit's root directory, and the thread's own once it is entered.
 	root int
-	// sealed are file systems in memory that hold nothing but mount points, and
-	// become read-only in the end; devices has their device numbers.
+	// sealed are the contexts of file systems in memory that hold nothing but mount
+	// points, and become read-only in the end; devices has their device numbers.
 	sealed  []int
 	devices map[uint64]bool
 	// self is /proc/thread-self of the host, to see whether a mount is shared.
@@ -75,8 +75,18 @@ func build(p Profile) error {
 			return fmt.Errorf("%s: %w", mount, err)
 		}
 	}
-	for _, fd := range n.sealed {
-		if err := setAttr(fd, "", unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false); err != nil {
+	return n.seal()
+}
+
+// seal makes the file systems that were made for mount points read-only: they
+// themselves and not their mounts, of which a mimic may have made more.
+func (n *namespace) seal() error {
+	for _, fs := range n.sealed {
+		err := unix.FsconfigSetFlag(fs, "ro")
+		if err == nil {
+			err = unix.FsconfigReconfigure(fs)
+		}
+		if err != nil {
 			return fmt.Errorf("make mount points read-only: %w", err)
 		}
 	}
@@ -151,7 +161,7 @@ func (n *namespace) clone(dir int, path string, flags uint) (int, error) {
 
 // scratch makes an unattached file system in memory for mount points.
 func (n *namespace) scratch(mode, uid, gid uint32) (int, error) {
-	fd, err := n.tmpfs(mode, uid, gid)
+	fd, fs, err := n.tmpfs(mode, uid, gid)
 	if err != nil {
 		return -1, err
 	}
@@ -159,34 +169,35 @@ func (n *namespace) scratch(mode, uid, gid uint32) (int, error) {
 	if err := unix.Fstat(fd, &stat); err != nil {
 		return -1, fmt.Errorf("stat: %w", err)
 	}
-	n.sealed = append(n.sealed, fd)
+	n.sealed = append(n.sealed, fs)
 	n.devices[stat.Dev] = true
 	return fd, nil
 }
 
-func (n *namespace) tmpfs(mode, uid, gid uint32) (int, error) {
-	fs, err := unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
+// tmpfs makes an unattached file system in memory, and returns its context too.
+func (n *namespace) tmpfs(mode, uid, gid uint32) (fd, fs int, err error) {
+	fs, err = unix.Fsopen("tmpfs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
-		return -1, fmt.Errorf("fsopen tmpfs: %w", err)
+		return -1, -1, fmt.Errorf("fsopen tmpfs: %w", err)
 	}
-	defer unix.Close(fs) //nolint:errcheck // A configuration, used up.
+	n.keep(fs)
 	for _, option := range []struct{ key, value string }{
 		{"mode", fmt.Sprintf("%o", mode)},
 		{"uid", fmt.Sprint(uid)},
 		{"gid", fmt.Sprint(gid)},
 	} {
 		if err := unix.FsconfigSetString(fs, option.key, option.value); err != nil {
-			return -1, fmt.Errorf("tmpfs %s=%s: %w", option.key, option.value, err)
+			return -1, -1, fmt.Errorf("tmpfs %s=%s: %w", option.key, option.value, err)
 		}
 	}
 	if err := unix.FsconfigCreate(fs); err != nil {
-		return -1, fmt.Errorf("create tmpfs: %w", err)
+		return -1, -1, fmt.Errorf("create tmpfs: %w", err)
 	}
-	fd, err := unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	fd, err = unix.Fsmount(fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
 	if err != nil {
-		return -1, fmt.Errorf("fsmount tmpfs: %w", err)
+		return -1, -1, fmt.Errorf("fsmount tmpfs: %w", err)
 	}
-	return n.keep(fd), nil
+	return n.keep(fd), fs, nil
 }
 
 // attachAt puts an unattached mount over the file or directory that target is

@@ -23,7 +23,7 @@ const (
 )
 
 // Profile says what a process sees and what it may do. The zero value is the
-// host's root with no capability; see Confined for the usual one.
+// host's root with no capability.
 type Profile struct {
 	// Root is RootHost when it is empty.
 	Root Root `json:"root"`

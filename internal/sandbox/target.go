@@ -136,10 +136,10 @@ func (n *namespace) create(parent int, names []string, dir bool) (int, error) {
 // unlinkDangling makes room for a mount point where a directory made here has a
 // link that leads nowhere.
 func (n *namespace) unlinkDangling(parent int, name string) error {
-	var stat unix.Stat_t
-	if err := unix.Fstat(parent, &stat); err != nil || !n.devices[stat.Dev] {
-		return err
+	if !n.isScratch(parent) {
+		return nil
 	}
+	var stat unix.Stat_t
 	err := unix.Fstatat(parent, name, &stat, unix.AT_SYMLINK_NOFOLLOW)
 	if errors.Is(err, unix.ENOENT) {
 		return nil
@@ -148,6 +148,12 @@ func (n *namespace) unlinkDangling(parent int, name string) error {
 		return err
 	}
 	return unix.Unlinkat(parent, name, 0)
+}
+
+// isScratch reports whether a directory was made here, for mount points.
+func (n *namespace) isScratch(dir int) bool {
+	var stat unix.Stat_t
+	return unix.Fstat(dir, &stat) == nil && n.devices[stat.Dev]
 }
 
 // symlink makes a link, or leaves one alone that reads the same.
