@@ -34,7 +34,7 @@ demo: examples ## Show the main job: a VM and a database live through refreshes.
 
 .PHONY: test
 test: examples ## Run all tests, as root, and check that nothing is left behind.
-	@./scripts/test
+	@./scripts/run-tests
 
 .PHONY: lint
 lint: $(LINT) ## Check formatting, vet, lint and shell scripts.

@@ -95,40 +95,43 @@ type Response struct {
 	Change string `json:"change,omitempty"`
 }
 
-func (c *Client) request(ctx context.Context, method, path string, query url.Values, body io.Reader, contentType string) (*http.Response, error) {
-	target := "http://localhost" + path
-	if len(query) > 0 {
-		target += "?" + query.Encode()
+// call is one request: Body and its type may be missing.
+type call struct {
+	method, path string
+	query        url.Values
+	body         io.Reader
+	contentType  string
+}
+
+func (c *Client) request(ctx context.Context, r call) (*http.Response, error) {
+	target := "http://localhost" + r.path
+	if len(r.query) > 0 {
+		target += "?" + r.query.Encode()
 	}
-	req, err := http.NewRequestWithContext(ctx, method, target, body)
+	req, err := http.NewRequestWithContext(ctx, r.method, target, r.body)
 	if err != nil {
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+		return nil, fmt.Errorf("%s %s: %w", r.method, r.path, err)
 	}
-	if contentType != "" {
-		req.Header.Set("Content-Type", contentType)
+	if r.contentType != "" {
+		req.Header.Set("Content-Type", r.contentType)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		if _, dialled := errors.AsType[*net.OpError](err); dialled {
 			return nil, fmt.Errorf("%w at %s: %w; is it running?", ErrNoDaemon, c.socket, err)
 		}
-		return nil, fmt.Errorf("%s %s: %w", method, path, err)
+		return nil, fmt.Errorf("%s %s: %w", r.method, r.path, err)
 	}
 	return resp, nil
 }
 
-// do sends a request and decodes the envelope; result may be nil.
-func (c *Client) do(ctx context.Context, method, path string, query url.Values, body, result any) (*Response, error) {
-	var reader io.Reader
-	contentType := ""
-	if body != nil {
-		raw, err := json.Marshal(body)
-		if err != nil {
-			return nil, fmt.Errorf("%s %s: %w", method, path, err)
-		}
-		reader, contentType = bytes.NewReader(raw), "application/json"
+// post sends body and decodes the envelope; result may be nil.
+func (c *Client) post(ctx context.Context, path string, body, result any) (*Response, error) {
+	raw, err := json.Marshal(body)
+	if err != nil {
+		return nil, fmt.Errorf("POST %s: %w", path, err)
 	}
-	resp, err := c.request(ctx, method, path, query, reader, contentType)
+	resp, err := c.request(ctx, call{method: http.MethodPost, path: path, body: bytes.NewReader(raw), contentType: "application/json"})
 	if err != nil {
 		return nil, err
 	}
@@ -159,7 +162,10 @@ func decode(resp *http.Response, result any) (*Response, error) {
 // get reads a synchronous answer of type T.
 func get[T any](ctx context.Context, c *Client, path string, query url.Values) (T, error) {
 	var result T
-	_, err := c.do(ctx, http.MethodGet, path, query, nil, &result)
+	resp, err := c.request(ctx, call{method: http.MethodGet, path: path, query: query})
+	if err == nil {
+		_, err = decode(resp, &result)
+	}
 	return result, err
 }
 
@@ -207,7 +213,7 @@ func (c *Client) Follow(ctx context.Context, id string, seen uint64) (Change, er
 // Abort asks for a change to be undone.
 func (c *Client) Abort(ctx context.Context, id string) (Change, error) {
 	var change Change
-	_, err := c.do(ctx, http.MethodPost, "/v2/changes/"+url.PathEscape(id), nil, map[string]string{"action": "abort"}, &change)
+	_, err := c.post(ctx, "/v2/changes/"+url.PathEscape(id), map[string]string{"action": "abort"}, &change)
 	return change, err
 }
 
@@ -257,13 +263,13 @@ func (c *Client) send(ctx context.Context, action Action, result any) (*Response
 		path = "/v2/plan"
 	}
 	if len(action.Files) == 0 {
-		return c.do(ctx, http.MethodPost, path, nil, action, result)
+		return c.post(ctx, path, action, result)
 	}
 	reader, writer := io.Pipe()
 	form := multipart.NewWriter(writer)
 	go func() { _ = writer.CloseWithError(writeForm(form, action)) }()
 	defer reader.Close() //nolint:errcheck // It ends the writer.
-	resp, err := c.request(ctx, http.MethodPost, path, nil, reader, form.FormDataContentType())
+	resp, err := c.request(ctx, call{method: http.MethodPost, path: path, body: reader, contentType: form.FormDataContentType()})
 	if err != nil {
 		return nil, err
 	}
@@ -302,7 +308,7 @@ func writeFile(form *multipart.Writer, path string) error {
 // all further ones until ctx ends or each returns an error.
 func (c *Client) Logs(ctx context.Context, names []string, n int, follow bool, each func(Log) error) error {
 	query := url.Values{"names": {strings.Join(names, ",")}, "n": {strconv.Itoa(n)}, "follow": {strconv.FormatBool(follow)}}
-	resp, err := c.request(ctx, http.MethodGet, "/v2/logs", query, nil, "")
+	resp, err := c.request(ctx, call{method: http.MethodGet, path: "/v2/logs", query: query})
 	if err != nil {
 		return err
 	}
@@ -344,6 +350,6 @@ func (r withoutSeparators) Read(p []byte) (int, error) {
 // Run asks for the calling process to become an app.
 func (c *Client) Run(ctx context.Context, request Run) (Program, error) {
 	var program Program
-	_, err := c.do(ctx, http.MethodPost, "/v2/run", nil, request, &program)
+	_, err := c.post(ctx, "/v2/run", request, &program)
 	return program, err
 }

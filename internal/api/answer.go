@@ -3,6 +3,7 @@ package api
 import (
 	"encoding/json"
 	"errors"
+	"log/slog"
 	"net/http"
 
 	"tenure"
@@ -63,14 +64,14 @@ func denied() error {
 func (s *server) write(w http.ResponseWriter, envelope client.Response, result any) {
 	raw, err := json.Marshal(result)
 	if err != nil {
-		s.cfg.Logger.Error("cannot write an answer", "error", err)
+		s.cfg.Logger.Error("cannot write an answer", slog.Any("error", err))
 		raw, envelope.StatusCode = []byte("null"), http.StatusInternalServerError
 	}
 	envelope.Result, envelope.Status = raw, http.StatusText(envelope.StatusCode)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(envelope.StatusCode)
 	if err := json.NewEncoder(w).Encode(envelope); err != nil {
-		s.cfg.Logger.Debug("client has left", "error", err)
+		s.cfg.Logger.Debug("client has left", slog.Any("error", err))
 	}
 }
 

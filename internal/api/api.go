@@ -78,7 +78,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	last, done := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
 	defer done()
 	err = httpServer.Shutdown(last)
-	<-ended
+	<-ended //nolint:errcheck // It is http.ErrServerClosed.
 	if errors.Is(err, context.DeadlineExceeded) {
 		return httpServer.Close()
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"iter"
+	"log/slog"
 	"maps"
 	"net/http"
 	"os"
@@ -355,7 +356,7 @@ func (s *server) writeLines(w http.ResponseWriter, lines iter.Seq2[supervise.Log
 	_ = control.Flush() // So that a client knows at once that it is followed.
 	for line, err := range lines {
 		if err != nil {
-			s.cfg.Logger.Warn("cannot read logs", "error", err)
+			s.cfg.Logger.Warn("cannot read logs", slog.Any("error", err))
 			return
 		}
 		raw, err := json.Marshal(client.Log{Timestamp: line.Time, Message: line.Text, SID: line.Unit.String(), PID: strconv.Itoa(line.PID)})

@@ -252,7 +252,7 @@ func (p *parts) close() {
 	}
 	if p.journal != nil {
 		if err := p.journal.Close(); err != nil {
-			p.cfg.Logger.Error("cannot close the journal", "error", err)
+			p.cfg.Logger.Error("cannot close the journal", slog.Any("error", err))
 		}
 	}
 	if p.lock != nil {

@@ -21,7 +21,7 @@ import (
 // hierarchy makes one that is gone, with all processes in it, after the test.
 func hierarchy(t *testing.T) *Hierarchy {
 	t.Helper()
-	if os.Geteuid() != 0 && os.Getenv("CI") != "true" {
+	if os.Geteuid() != 0 && !inCI() {
 		t.Skip("needs root for control groups")
 	}
 	h, err := OpenHierarchy("tenure-proc-test-" + strconv.Itoa(os.Getpid()) + "-" + filepath.Base(t.TempDir()) + t.Name())
@@ -29,7 +29,7 @@ func hierarchy(t *testing.T) *Hierarchy {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
 		defer cancel()
 		top := GroupAt(h.Path())
 		if err := errors.Join(top.Kill(), top.AwaitEmpty(ctx), h.Remove()); err != nil {
@@ -40,6 +40,12 @@ func hierarchy(t *testing.T) *Hierarchy {
 		}
 	})
 	return h
+}
+
+// inCI reports whether a test that cannot run must fail.
+func inCI() bool {
+	value, set := os.LookupEnv("CI")
+	return set && value == "true"
 }
 
 func create(t *testing.T, h *Hierarchy, rel string) Group {
@@ -59,7 +65,7 @@ func born(t *testing.T, g Group, script string) *Handle {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.Close()
+	defer dir.Close() //nolint:errcheck // Only read.
 	fd := -1
 	_, err = syscall.ForkExec("/bin/sh", []string{"sh", "-c", script}, &syscall.ProcAttr{
 		Env: os.Environ(),
@@ -74,7 +80,7 @@ func born(t *testing.T, g Group, script string) *Handle {
 	}
 	t.Cleanup(func() {
 		_ = h.Signal(syscall.SIGKILL)
-		_, _ = h.Wait(context.Background())
+		_, _ = h.Wait(context.WithoutCancel(t.Context()))
 		h.Close()
 	})
 	return h
@@ -119,7 +125,7 @@ func TestChildExit(t *testing.T) {
 
 // TestForeignExit waits for processes that are not the caller's children,
 // whose parent reaps them at once, late, or not at all.
-func TestForeignExit(t *testing.T) {
+func TestForeignExit(t *testing.T) { //nolint:gocognit // One story, with a check after each step.
 	t.Parallel()
 	for name, script := range map[string]string{
 		"reaped": `sh -c 'echo $$; read x; exit 9' <&3 & wait; sleep 60`,
@@ -131,7 +137,7 @@ func TestForeignExit(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer gate.Close()
+			defer gate.Close() //nolint:errcheck // Only read.
 			cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", script)
 			cmd.ExtraFiles = []*os.File{gate}
 			stdout, err := cmd.StdoutPipe()
@@ -163,7 +169,7 @@ func TestForeignExit(t *testing.T) {
 			if _, err := handle.Wait(short); !errors.Is(err, cause) {
 				t.Fatalf("wait with a done context: %v", err)
 			}
-			open.Close()
+			_ = open.Close()
 			got, err := handle.Wait(within(t))
 			if want := (Exit{Known: true, Code: 9}); err != nil || got != want {
 				t.Errorf("got %+v, %v, want %+v", got, err, want)
@@ -181,7 +187,7 @@ func TestBothEdges(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.Close()
+	defer dir.Close() //nolint:errcheck // Only read.
 	fd := -1
 	pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", "read x"}, &syscall.ProcAttr{
 		Sys: &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), PidFD: &fd},
@@ -193,7 +199,7 @@ func TestBothEdges(t *testing.T) {
 		t.Fatal(err)
 	}
 	pidfd := os.NewFile(uintptr(fd), "pidfd")
-	defer pidfd.Close()
+	defer pidfd.Close() //nolint:errcheck // Only read.
 	raw, err := pidfd.SyscallConn()
 	if err != nil {
 		t.Fatal(err)

@@ -234,7 +234,7 @@ func unmetAssumptions(assumes []string) []string {
 	var unmet []string
 	for _, assumption := range assumes {
 		version, isVersion := strings.CutPrefix(assumption, "snapd")
-		if !slices.Contains(features, assumption) && !(isVersion && versionKnown(version)) {
+		if !slices.Contains(features, assumption) && (!isVersion || !versionKnown(version)) {
 			unmet = append(unmet, assumption)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -43,7 +44,7 @@ func (m *Manager) Boot(ctx context.Context) error {
 	for i := range states {
 		state := &states[i]
 		if err := m.bootSnap(ctx, state); err != nil {
-			m.cfg.Logger.ErrorContext(ctx, "cannot bring a snap back", "snap", state.Instance, "error", err)
+			m.cfg.Logger.ErrorContext(ctx, "cannot bring a snap back", slog.Any("snap", state.Instance), slog.Any("error", err))
 		}
 		if fresh && len(state.Stopped) > 0 {
 			state.Stopped = nil
@@ -108,7 +109,7 @@ func (m *Manager) Settle(ctx context.Context) error {
 		return nil
 	}
 	if err := m.cfg.Supervisor.Start(ctx, specs...); err != nil {
-		m.cfg.Logger.ErrorContext(ctx, "not every service could be started", "error", err)
+		m.cfg.Logger.ErrorContext(ctx, "not every service could be started", slog.Any("error", err))
 	}
 	return nil
 }
@@ -121,7 +122,7 @@ func (m *Manager) missing(ctx context.Context, state *snapState, known map[tenur
 	}
 	r, err := m.runnable(state, state.Line.Current)
 	if err != nil {
-		m.cfg.Logger.ErrorContext(ctx, "cannot start services", "snap", state.Instance, "error", err)
+		m.cfg.Logger.ErrorContext(ctx, "cannot start services", slog.Any("snap", state.Instance), slog.Any("error", err))
 		return nil
 	}
 	var specs []supervise.Spec

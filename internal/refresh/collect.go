@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -123,13 +124,13 @@ func (m *Manager) Collect(ctx context.Context) error {
 		}
 		all, err := m.snaps.All()
 		if err != nil {
-			m.cfg.Logger.ErrorContext(ctx, "cannot collect revisions", "error", err)
+			m.cfg.Logger.ErrorContext(ctx, "cannot collect revisions", slog.Any("error", err))
 			continue
 		}
 		for i := range all {
 			snap := all[i].Instance
 			if err := m.collectIdle(ctx, snap); err != nil && ctx.Err() == nil {
-				m.cfg.Logger.ErrorContext(ctx, "cannot collect revisions", "snap", snap, "error", err)
+				m.cfg.Logger.ErrorContext(ctx, "cannot collect revisions", slog.Any("snap", snap), slog.Any("error", err))
 			}
 		}
 	}
@@ -337,5 +338,5 @@ func revisionNames(revs []tenure.Revision) string {
 // went wrong that nobody waits for.
 func (m *Manager) report(ctx context.Context, snap tenure.Instance, err error) {
 	change.ReporterFrom(ctx).Logf("%v; it is tried again later", err)
-	m.cfg.Logger.WarnContext(ctx, "collection is incomplete", "snap", snap, "error", err)
+	m.cfg.Logger.WarnContext(ctx, "collection is incomplete", slog.Any("snap", snap), slog.Any("error", err))
 }

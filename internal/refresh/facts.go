@@ -6,8 +6,6 @@ import (
 	"slices"
 	"syscall"
 
-	"golang.org/x/sys/unix"
-
 	"tenure"
 	"tenure/internal/policy"
 	"tenure/internal/proc"
@@ -152,4 +150,4 @@ func workloadFacts(app *snapfile.App, w *snapfile.Workload) policy.Workload {
 	return facts
 }
 
-func signalName(s syscall.Signal) string { return unix.SignalName(s) }
+func signalName(s syscall.Signal) string { return proc.SignalName(s) }

@@ -1,7 +1,6 @@
 package refresh
 
 import (
-	"path"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -156,9 +155,4 @@ func (l launcher) socket(r *installed, s *snapfile.Socket) supervise.Socket {
 		}
 	}
 	return socket
-}
-
-// below is host-independent joining for paths that only units see.
-func below(dir string, elem ...string) string {
-	return path.Join(append([]string{dir}, elem...)...)
 }

@@ -42,8 +42,8 @@ type stopping struct {
 
 // over reports whether status is of a later life of the service than the one that
 // was to be stopped.
-func (w stopping) over(status supervise.Status, change policy.Change) bool {
-	return status.Revision != w.Revision || change.From == change.To && status.Generation > w.Generation
+func (w stopping) over(status supervise.Status, why policy.Change) bool {
+	return status.Revision != w.Revision || why.From == why.To && status.Generation > w.Generation
 }
 
 func (s stopStep) Do(ctx context.Context, p stopParams) (nothing, error) {

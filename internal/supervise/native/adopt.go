@@ -3,6 +3,7 @@ package native
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -17,7 +18,7 @@ import (
 func (s *Supervisor) adopt(ctx context.Context) error {
 	recs, warnings := s.records.load(s.boot)
 	for _, warning := range warnings {
-		s.cfg.Logger.Warn("record is passed over", "error", warning)
+		s.cfg.Logger.Warn("record is passed over", slog.Any("error", warning))
 	}
 	spoken := make(map[string]bool)
 	var units []*unit
@@ -61,7 +62,7 @@ func (s *Supervisor) adoptGroups(spoken map[string]bool) ([]*unit, error) {
 	for _, group := range groups {
 		if frozen, err := group.Frozen(); err == nil && frozen {
 			if err := group.Thaw(); err != nil {
-				s.cfg.Logger.Warn("group cannot be thawed", "group", group.Path(), "error", err)
+				s.cfg.Logger.Warn("group cannot be thawed", slog.Any("group", group.Path()), slog.Any("error", err))
 			}
 		}
 		rel, ok := group.Rel(s.cfg.Hierarchy)
@@ -84,7 +85,7 @@ func (s *Supervisor) adoptGroups(spoken map[string]bool) ([]*unit, error) {
 func (s *Supervisor) orphan(group proc.Group, infos []proc.Info) *unit {
 	l, ok := s.labelOf(group)
 	if !ok {
-		s.cfg.Logger.Warn("group is of no unit", "group", group.Path())
+		s.cfg.Logger.Warn("group is of no unit", slog.Any("group", group.Path()))
 		return nil
 	}
 	id := l.Unit

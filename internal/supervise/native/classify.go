@@ -74,6 +74,12 @@ func classify(matchers []matcher, main tenure.Process, infos []proc.Info) sorted
 			mainGroup = topGroup(info.Group)
 		}
 	}
+	c.claim(infos, mainGroup)
+	return c.sort(infos)
+}
+
+// claim gives groups that the service made to the first workload in each.
+func (c *classifier) claim(infos []proc.Info, mainGroup string) {
 	for _, info := range infos {
 		top := topGroup(info.Group)
 		if !info.Foreign || top == mainGroup || c.claimed[top] {
@@ -84,7 +90,10 @@ func classify(matchers []matcher, main tenure.Process, infos []proc.Info) sorted
 			p.Claims = append(p.Claims, top)
 		}
 	}
-	var out sorted
+}
+
+// sort puts every process where it belongs.
+func (c *classifier) sort(infos []proc.Info) (out sorted) {
 	for _, info := range infos {
 		switch {
 		case info.Foreign && c.claimed[topGroup(info.Group)]:

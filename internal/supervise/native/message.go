@@ -14,9 +14,9 @@ type notification struct {
 	HasStatus bool
 	MainPID   int
 	// Watchdog is a sign of life; Trigger asks for the watchdog's action;
-	// WatchdogUsec sets another interval.
+	// WatchdogEvery sets another interval.
 	Watchdog, Trigger bool
-	WatchdogUsec      time.Duration
+	WatchdogEvery     time.Duration
 	ExtendTimeout     time.Duration
 	Store, Remove     bool
 	Name              string
@@ -59,7 +59,7 @@ func (n *notification) set(name, value string) {
 	case "WATCHDOG":
 		n.Watchdog, n.Trigger = value == "1", value == "trigger"
 	case "WATCHDOG_USEC":
-		n.WatchdogUsec = microseconds(value)
+		n.WatchdogEvery = microseconds(value)
 	case "EXTEND_TIMEOUT_USEC":
 		n.ExtendTimeout = microseconds(value)
 	case "FDSTORE":

@@ -295,7 +295,9 @@ func (s *Supervisor) Processes(ctx context.Context, id tenure.UnitID) ([]proc.In
 }
 
 // Events implements supervise.Supervisor.
-func (s *Supervisor) Events(ctx context.Context) iter.Seq[supervise.Event] { return s.bus.subscribe(ctx) }
+func (s *Supervisor) Events(ctx context.Context) iter.Seq[supervise.Event] {
+	return s.bus.subscribe(ctx)
+}
 
 // Forget implements supervise.Supervisor. A unit that is not known is forgotten
 // already.

@@ -66,7 +66,7 @@ func (u *unit) openNotify(ctx context.Context) error {
 		return fmt.Errorf("open notify socket: %w", err)
 	}
 	if !strings.HasPrefix(address, "@") {
-		// Any user that the service becomes may speak; who it is is checked.
+		// Any user that the service becomes may speak; the sender is checked.
 		if err := os.Chmod(filepath.Join(u.dir(), notifyName), 0o666); err != nil { //nolint:gosec // See above.
 			return errors.Join(fmt.Errorf("open notify socket: %w", err), conn.Close())
 		}
@@ -131,12 +131,12 @@ func (u *unit) hear(ctx context.Context, conn *net.UnixConn) error {
 	u.notify = &notifySocket{conn}
 	u.s.wg.Go(func() {
 		for {
-			n, files, pid, err := receive(conn)
+			heard, err := receive(conn)
 			if err != nil {
 				return
 			}
-			if u.tell(ctx, func(ctx context.Context) { u.notified(ctx, n, files, pid) }) != nil {
-				closeFiles(files)
+			if u.tell(ctx, func(ctx context.Context) { u.notified(ctx, heard) }) != nil {
+				closeFiles(heard.files)
 				return
 			}
 		}
@@ -144,42 +144,52 @@ func (u *unit) hear(ctx context.Context, conn *net.UnixConn) error {
 	return nil
 }
 
-// receive reads one datagram with its descriptors and the pid of its sender.
-func receive(conn *net.UnixConn) (n notification, files []*os.File, pid int, err error) {
+// datagram is what was heard, with its descriptors and the pid of its sender.
+type datagram struct {
+	notification
+
+	files []*os.File
+	pid   int
+}
+
+// receive reads one datagram. One that is too long says nothing.
+func receive(conn *net.UnixConn) (heard datagram, err error) {
 	const maxFiles = 253
 	data := make([]byte, maxNotification)
 	control := make([]byte, unix.CmsgSpace(unix.SizeofUcred)+unix.CmsgSpace(4*maxFiles))
 	size, controlSize, flags, _, err := conn.ReadMsgUnix(data, control)
 	if err != nil {
-		return notification{}, nil, 0, err
+		return datagram{}, err
 	}
 	messages, _ := unix.ParseSocketControlMessage(control[:controlSize])
 	for i := range messages {
 		if fds, err := unix.ParseUnixRights(&messages[i]); err == nil {
 			for _, fd := range fds {
 				unix.CloseOnExec(fd)
-				files = append(files, os.NewFile(uintptr(fd), "received")) //nolint:gosec // The kernel's own number.
+				heard.files = append(heard.files, os.NewFile(uintptr(fd), "received")) //nolint:gosec // The kernel's own number.
 			}
 		}
 		if cred, err := unix.ParseUnixCredentials(&messages[i]); err == nil {
-			pid = int(cred.Pid)
+			heard.pid = int(cred.Pid)
 		}
 	}
 	if flags&unix.MSG_TRUNC != 0 {
-		closeFiles(files)
-		return notification{}, nil, 0, nil
+		closeFiles(heard.files)
+		return datagram{}, nil
 	}
-	return parseNotification(data[:size]), files, pid, nil
+	heard.notification = parseNotification(data[:size])
+	return heard, nil
 }
 
 // notified carries out what a process of the unit says. What anybody else says is
 // not heard.
-func (u *unit) notified(ctx context.Context, n notification, files []*os.File, pid int) {
-	defer closeFiles(files)
-	if !u.owns(pid) {
+func (u *unit) notified(ctx context.Context, heard datagram) {
+	defer closeFiles(heard.files)
+	if !u.owns(heard.pid) {
 		return
 	}
-	u.store(ctx, n, files)
+	n := heard.notification
+	u.store(ctx, n, heard.files)
 	if n.HasStatus {
 		u.rec.Text = n.Status
 	}
@@ -189,8 +199,8 @@ func (u *unit) notified(ctx context.Context, n notification, files []*os.File, p
 	if n.ExtendTimeout > 0 {
 		u.extend(n.ExtendTimeout)
 	}
-	if n.WatchdogUsec > 0 {
-		u.rec.Spec.Watchdog = n.WatchdogUsec
+	if n.WatchdogEvery > 0 {
+		u.rec.Spec.Watchdog = n.WatchdogEvery
 	}
 	switch {
 	case n.Trigger:

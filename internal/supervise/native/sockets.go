@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 
@@ -59,12 +60,7 @@ func (u *unit) openSockets(ctx context.Context, old *supervise.Spec) error {
 }
 
 func declaredAlike(spec *supervise.Spec, socket supervise.Socket) bool {
-	for _, other := range spec.Sockets {
-		if other == socket {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(spec.Sockets, socket)
 }
 
 func openSocket(socket supervise.Socket) (*os.File, error) {

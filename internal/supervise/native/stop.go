@@ -224,21 +224,27 @@ func (u *unit) progress(ctx context.Context) {
 			e.Phase = phasePost
 			u.clearAlarms(alarmStop)
 		case phasePost:
-			if u.rec.Aux != "" {
+			if u.rec.Aux != "" || u.runPost(ctx) {
 				return
-			}
-			if post := u.rec.Spec.PostStop; post != nil && !e.PostDone {
-				e.PostDone = true
-				err := u.runAux(ctx, auxPost, *post, u.rec.Spec.Stop.Timeout)
-				if err == nil {
-					return
-				}
-				u.warn("post-stop command cannot run", err)
 			}
 			u.finish(ctx)
 			return
 		}
 	}
+}
+
+// runPost runs the post-stop command once, and reports whether it now runs.
+func (u *unit) runPost(ctx context.Context) bool {
+	post := u.rec.Spec.PostStop
+	if post == nil || u.rec.Ending.PostDone {
+		return false
+	}
+	u.rec.Ending.PostDone = true
+	if err := u.runAux(ctx, auxPost, *post, u.rec.Spec.Stop.Timeout); err != nil {
+		u.warn("post-stop command cannot run", err)
+		return false
+	}
+	return true
 }
 
 // keeps reports whether anything may come out of the unit that must not be signalled.
