@@ -92,14 +92,14 @@ func must(t interface {
 
 // node is everything about one file that a copy must keep.
 type node struct {
-	Mode         uint32
-	UID, GID     uint32
-	Size         int64
-	Mtime        string
-	Rdev         uint64
-	Target       string
-	Digest       string
-	Xattrs       map[string]string
+	Mode     uint32
+	UID, GID uint32
+	Size     int64
+	Mtime    string
+	Rdev     uint64
+	Target   string
+	Digest   string
+	Xattrs   map[string]string
 	// Links are all names of the file in the tree.
 	Links string
 }

@@ -11,7 +11,7 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix" //nolint:depguard // The packaged programs need a pidfd; internal/proc is the daemon's.
+	"golang.org/x/sys/unix"
 )
 
 // ErrGone is the kind of the error about a pid that no process has.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"time"
 
@@ -252,7 +253,7 @@ func (b *book) agree(ctx context.Context) error {
 	}
 	name := hello[len(hello)-1].Meta.Store
 	if b.name != "" && b.name != name {
-		b.cfg.Log.Warn("holder died; filling the next", "descriptors", len(b.store.items), "logs", len(b.streams))
+		b.cfg.Log.Warn("holder died; filling the next", slog.Int("descriptors", len(b.store.items)), slog.Int("logs", len(b.streams)))
 		if err := b.fill(ctx); err != nil {
 			return err
 		}

@@ -209,7 +209,7 @@ func (c *Client) run(b *book) {
 	for {
 		if b.link == nil && again == nil {
 			if err := b.connect(c.ctx); err != nil {
-				c.cfg.Log.Error("no holder", "error", err, "again_in", delay)
+				c.cfg.Log.Error("no holder", slog.Any("error", err), slog.Duration("again_in", delay))
 				again = time.After(delay)
 				delay = min(2*delay, maxDelay)
 			} else {

@@ -13,10 +13,10 @@ import (
 // sockets hold wait meanwhile.
 const handOverTimeout = 30 * time.Second
 
-// handOver gives everything to a successor and returns errHandedOver. Nothing is accepted,
-// read, or written to a log from the first frame on until the successor has committed or
-// failed; in the latter case all goes on here and nil is returned.
-func (h *holder) handOver(to *serverConn) error {
+// handOver gives everything to a successor, and reports whether that has taken it. Nothing is
+// accepted, read, or written to a log from the first frame on until the successor has
+// committed or failed; in the latter case all goes on here.
+func (h *holder) handOver(to *serverConn) bool {
 	h.pauseAccept()
 	for _, s := range h.streams {
 		s.pause()
@@ -30,7 +30,7 @@ func (h *holder) handOver(to *serverConn) error {
 	}
 	h.send(to, frames...)
 	if err == nil && h.committed(to) {
-		return errHandedOver
+		return true
 	}
 	h.forget(to)
 	for _, s := range h.streams {
@@ -39,7 +39,7 @@ func (h *holder) handOver(to *serverConn) error {
 		}
 	}
 	h.accept()
-	return nil
+	return false
 }
 
 // committed waits for the successor's last word. When time is up, the receiving side of the

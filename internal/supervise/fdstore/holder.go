@@ -101,9 +101,6 @@ type unitLog struct {
 	streams int
 }
 
-// errHandedOver ends a holder whose successor has taken over.
-var errHandedOver = errors.New("handed over")
-
 // begin makes h the holder: the successor of the one that runs, or the first.
 func (h *holder) begin(ctx context.Context) error {
 	lock, err := lockStart(h.cfg.Socket, true)
@@ -168,7 +165,7 @@ func (h *holder) run(ctx context.Context) error {
 			h.finish(s)
 		case r := <-h.requests:
 			if err := h.answer(r); err != nil {
-				return nil //nolint:nilerr // errHandedOver: all is well.
+				return nil // It was handed over: all is well.
 			}
 		case <-patience.C:
 			h.bored = true

@@ -275,7 +275,7 @@ func followLog(t *testing.T, r *root, name string, first func()) func(func(super
 }
 
 // status is a number of /proc/PID/status.
-func status(t testing.TB, pid int, key string) int {
+func status(t *testing.T, pid int, key string) int {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {

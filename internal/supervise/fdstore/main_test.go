@@ -171,7 +171,7 @@ func eventually(t *testing.T, what string, done func() bool) {
 // command is this test binary in a role.
 func command(t *testing.T, role string, args ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command("/proc/self/exe", args...) //nolint:noctx // Some outlive the test's context, to be waited for.
+	cmd := exec.Command("/proc/self/exe", args...)
 	cmd.Env = append(os.Environ(), roleVariable+"="+role)
 	cmd.Stderr = os.Stderr
 	return cmd

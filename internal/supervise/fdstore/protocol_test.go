@@ -355,8 +355,10 @@ func TestFramesAreReadAsTheyAreWritten(t *testing.T) {
 
 func FuzzFrame(f *testing.F) {
 	for _, seed := range []frame{
-		{Op: opHello}, {Op: opPut, Meta: meta{Unit: tenure.ServiceUnit("a", "a"), Kind: Listen, Name: "x"}},
-		{Op: opStream, Data: []byte("half"), Meta: meta{PID: 1}}, {Op: opRemove, Meta: meta{Names: []string{"", "\x00"}}},
+		{Op: opHello},
+		{Op: opPut, Meta: meta{Unit: tenure.ServiceUnit("a", "a"), Kind: Listen, Name: "x"}},
+		{Op: opStream, Data: []byte("half"), Meta: meta{PID: 1}},
+		{Op: opRemove, Meta: meta{Names: []string{"", "\x00"}}},
 	} {
 		packet, err := seed.encode()
 		if err != nil {

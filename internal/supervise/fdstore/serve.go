@@ -2,6 +2,7 @@ package fdstore
 
 import (
 	"errors"
+	"log/slog"
 	"net"
 	"slices"
 )
@@ -33,7 +34,7 @@ type serverConn struct {
 // welcome starts to serve a new connection.
 func (h *holder) welcome(nc *net.UnixConn) {
 	if err := checkPeer(nc); err != nil {
-		h.cfg.Log.Warn("refuse client", "error", err)
+		h.cfg.Log.Warn("refuse client", slog.Any("error", err))
 		_ = nc.Close()
 		return
 	}
@@ -58,7 +59,7 @@ func (h *holder) read(c *serverConn) {
 		f, fd, err := c.receive()
 		if err != nil {
 			if errors.Is(err, errFrame) {
-				h.cfg.Log.Warn("disconnect client", "error", err)
+				h.cfg.Log.Warn("disconnect client", slog.Any("error", err))
 			}
 			select {
 			case h.gone <- c:
@@ -108,8 +109,8 @@ func (h *holder) send(c *serverConn, frames ...outgoing) {
 	}
 }
 
-// answer carries out a request. Its error is errHandedOver.
-func (h *holder) answer(r request) error {
+// answer carries out a request. It reports whether a successor has taken over.
+func (h *holder) answer(r request) (handedOver bool) {
 	fd := r.fd
 	var frames []outgoing
 	var err error
@@ -142,7 +143,7 @@ func (h *holder) answer(r request) error {
 		frames = []outgoing{{frame: frame{Op: opOK}, fd: none}}
 	}
 	h.send(r.from, frames...)
-	return nil
+	return false
 }
 
 // put takes over fd.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"tenure"
 	"tenure/internal/supervise"
@@ -58,18 +59,10 @@ func newCursor(dir string, unit tenure.UnitID) *cursor {
 // advance finds the next line; false is that there is none yet.
 func (c *cursor) advance() (bool, error) {
 	for {
-		if c.bounded && c.reached() {
+		switch {
+		case c.bounded && c.reached(), c.file == nil && !c.openFirst():
 			return false, nil
-		}
-		if c.file == nil {
-			if c.restart {
-				c.restart, c.at = false, position{}
-			}
-			if !c.openFirst() {
-				return false, nil
-			}
-		}
-		if c.takeLine() {
+		case c.takeLine():
 			return true, nil
 		}
 		if c.next == nil {
@@ -77,17 +70,14 @@ func (c *cursor) advance() (bool, error) {
 		}
 		sealed := c.next != nil || c.restart
 		n, err := c.more()
-		if err != nil {
+		switch {
+		case err != nil:
 			return false, err
-		}
-		if n > 0 {
-			continue
-		}
-		if !sealed {
+		case n > 0: // Perhaps a line.
+		case !sealed:
 			c.buf, c.size = nil, 0 // An idle log needs no memory.
 			return false, nil
-		}
-		if c.leave() {
+		case c.leave():
 			return true, nil
 		}
 	}
@@ -131,6 +121,9 @@ func (c *cursor) more() (int, error) {
 
 // openFirst opens the oldest segment from at.number on.
 func (c *cursor) openFirst() bool {
+	if c.restart {
+		c.restart, c.at = false, position{}
+	}
 	f, number := c.openFrom(c.at.number)
 	if f == nil {
 		return false
@@ -158,20 +151,12 @@ func (c *cursor) openNext() {
 // the one after it is.
 func (c *cursor) openFrom(number int) (*os.File, int) {
 	for {
-		numbers, err := segments(c.dir)
-		if err != nil {
+		numbers, err := settled(c.dir)
+		at, _ := slices.BinarySearch(numbers, number)
+		if err != nil || at == len(numbers) {
 			return nil, 0
 		}
-		found := 0
-		for _, n := range numbers {
-			if n >= number {
-				found = n
-				break
-			}
-		}
-		if found == 0 {
-			return nil, 0
-		}
+		found := numbers[at]
 		f, err := os.Open(filepath.Join(c.dir, segmentName(found)))
 		if err == nil {
 			return f, found

@@ -29,7 +29,7 @@ func follow(ctx context.Context, t *testing.T, dir string, n int, units ...tenur
 		}
 	}()
 	t.Cleanup(func() {
-		for range lines { //nolint:revive // Waits for the end.
+		for range lines {
 		}
 	})
 	return lines

@@ -14,8 +14,8 @@ import (
 // seekLast bounds the cursor at the end of the log as it is now, and puts it n lines before, or
 // at the beginning when n is negative. It returns how many lines there are between
 // both, at most n; or 0 when n is negative.
-func (c *cursor) seekLast(n int) (int, error) {
-	numbers, err := segments(c.dir)
+func (c *cursor) seekLast(n int) (int, error) { //nolint:gocognit // One walk over the segments, newest first.
+	numbers, err := settled(c.dir)
 	if err != nil {
 		return 0, err
 	}
@@ -23,42 +23,44 @@ func (c *cursor) seekLast(n int) (int, error) {
 	if len(numbers) == 0 {
 		return 0, nil
 	}
-	newest := numbers[len(numbers)-1]
-	c.end.number = newest
+	c.end.number = numbers[len(numbers)-1]
 	c.at.number = numbers[0]
 	total := 0
 	block := make([]byte, blockSize)
 	for i, number := range slices.Backward(numbers) {
-		if n < 0 && number != newest {
-			break
-		}
-		f, err := os.Open(filepath.Join(c.dir, segmentName(number)))
+		lines, err := c.seekSegment(number, n-total, block)
 		if errors.Is(err, fs.ErrNotExist) {
 			break // Deleted meanwhile, and all older ones with it.
 		}
 		if err != nil {
 			return 0, fmt.Errorf("read log of %s: %w", c.unit, err)
 		}
-		s := backward{file: f, block: block}
-		lines, err := s.skip(n - total)
-		if err != nil {
-			_ = f.Close()
-			return 0, fmt.Errorf("read log of %s: %w", c.unit, err)
-		}
-		if number == newest {
-			c.end.offset = s.end
-		}
-		if n >= 0 {
-			c.hold(f, number, s.start)
-			total += lines
-		} else {
-			_ = f.Close()
-		}
-		if n >= 0 && total >= n || i == 0 {
+		total += lines
+		if n < 0 || total >= n || i == 0 {
 			break
 		}
 	}
 	return total, nil
+}
+
+// seekSegment puts the cursor n lines before the end of a segment, or at its beginning when it
+// has fewer, and returns how many there are. When n is negative it only finds the end.
+func (c *cursor) seekSegment(number, n int, block []byte) (int, error) {
+	f, err := os.Open(filepath.Join(c.dir, segmentName(number)))
+	if err != nil {
+		return 0, err //nolint:wrapcheck // The caller does.
+	}
+	b := backward{file: f, block: block}
+	lines, err := b.skip(n)
+	if err == nil && number == c.end.number {
+		c.end.offset = b.end
+	}
+	if err != nil || n < 0 {
+		_ = f.Close()
+		return 0, err
+	}
+	c.hold(f, number, b.start)
+	return lines, nil
 }
 
 // hold makes f the segment to read.

@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func unit(t testing.TB, s string) tenure.UnitID {
+func unit(t *testing.T, s string) tenure.UnitID {
 	t.Helper()
 	u, err := tenure.ParseUnit(s)
 	if err != nil {
@@ -31,7 +31,7 @@ func unit(t testing.TB, s string) tenure.UnitID {
 }
 
 // read collects what Logs yields without following.
-func read(t testing.TB, dir string, n int, units ...tenure.UnitID) []supervise.LogLine {
+func read(t *testing.T, dir string, n int, units ...tenure.UnitID) []supervise.LogLine {
 	t.Helper()
 	var lines []supervise.LogLine
 	for line, err := range logfile.NewReader(dir).Logs(t.Context(), units, n, false) {

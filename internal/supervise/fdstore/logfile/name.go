@@ -74,3 +74,16 @@ func segments(dir string) ([]int, error) {
 	slices.Sort(numbers)
 	return numbers, nil
 }
+
+// settled are the segments in dir, without holes though segments may be made meanwhile: a listing
+// may miss one and yet have a later one. Whatever is older than what one listing has is in the
+// next.
+func settled(dir string) ([]int, error) {
+	first, err := segments(dir)
+	if err != nil || len(first) == 0 {
+		return nil, err
+	}
+	newest := first[len(first)-1]
+	numbers, err := segments(dir)
+	return slices.DeleteFunc(numbers, func(n int) bool { return n > newest }), err
+}

@@ -105,7 +105,7 @@ func (m *merge) drain(ctx context.Context, changed []*cursor) (bool, error) {
 	}
 	for len(m.heap) > 0 {
 		if ctx.Err() != nil {
-			return false, nil
+			return false, nil //nolint:nilerr // The end of the context is the end of the sequence.
 		}
 		c := m.heap[0]
 		if m.skip > 0 {
@@ -143,7 +143,7 @@ func (m *merge) close() {
 
 // cursors is a heap of logs by the time of their next line; at one time, in the order in which
 // they were asked for.
-type cursors []*cursor
+type cursors []*cursor //nolint:recvcheck // As package heap wants it. //nolint:recvcheck // As package heap has it.
 
 func (s cursors) Len() int      { return len(s) }
 func (s cursors) Swap(i, j int) { s[i], s[j] = s[j], s[i] }

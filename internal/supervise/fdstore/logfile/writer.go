@@ -223,9 +223,8 @@ func (w *Writer) trim() {
 
 // rootCause is the part of err that stays the same from file to file.
 func rootCause(err error) error {
-	var pathErr *fs.PathError
-	if errors.As(err, &pathErr) {
-		return pathErr.Err
+	if failed, ok := errors.AsType[*fs.PathError](err); ok {
+		return failed.Err
 	}
 	return err
 }
