@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -28,9 +29,9 @@ func TestMain(m *testing.M) {
 			err = Enter(request.Profile, request.Exec)
 		}
 		_, _ = io.WriteString(os.Stderr, err.Error())
-		os.Exit(77) //nolint:forbidigo // It is a main.
+		os.Exit(77)
 	}
-	os.Exit(m.Run()) //nolint:forbidigo // It is a main.
+	os.Exit(m.Run())
 }
 
 func needRoot(tb testing.TB) {
@@ -88,7 +89,7 @@ func base(tb testing.TB, entries map[string]string) Profile {
 }
 
 func (p Profile) with(mounts ...Mount) Profile {
-	p.Mounts = append(p.Mounts[:len(p.Mounts):len(p.Mounts)], mounts...)
+	p.Mounts = append(slices.Clip(p.Mounts), mounts...)
 	return p
 }
 

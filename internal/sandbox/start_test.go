@@ -104,7 +104,7 @@ func TestProcessAttributes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer extra.Close() //nolint:errcheck // Only read from.
+	defer extra.Close()
 	p := base(t, nil)
 	u := spawn(t, p, func(e *Exec) {
 		e.Dir, e.Umask, e.Env = "/etc", 0o027, append(e.Env, "A=b c")
@@ -212,7 +212,7 @@ func TestCancelledMidway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer events.Close() //nolint:errcheck // Only read.
+	defer events.Close()
 	for deadline := time.Now().Add(10 * time.Second); ; {
 		text := make([]byte, 256)
 		size, err := events.ReadAt(text, 0)
