@@ -23,7 +23,7 @@ type Error struct {
 
 // Error is one line.
 func (e *Error) Error() string {
-	if e.Part == e.Timer || e.Part == "" {
+	if e.Part == e.Timer {
 		return fmt.Sprintf("timer %q: accepted: %s", e.Timer, e.Accepted)
 	}
 	return fmt.Sprintf("timer %q: found %q; accepted: %s", e.Timer, e.Part, e.Accepted)

@@ -66,7 +66,7 @@ const (
 //
 // Moments are times of day: on a day on which the clock is set forward, one
 // that does not exist is moved by the gap; if it is set back, one that exists
-// twice happens once.
+// twice happens once, the second time.
 func (t Timer) Next(after time.Time, seed uint64) time.Time {
 	var next time.Time
 	first := dateOf(after).add(-lookBack)
@@ -113,7 +113,8 @@ func (e *event) on(day date) bool {
 func ParseTimer(s string) (Timer, error) {
 	timer := Timer{text: s}
 	if len(s) > maxTimer {
-		return Timer{}, &Error{Timer: s[:maxTimer] + "…", Accepted: "at most 256 characters"}
+		short := s[:maxTimer] + "…"
+		return Timer{}, &Error{Timer: short, Part: short, Accepted: "at most 256 characters"}
 	}
 	for text := range strings.SplitSeq(s, ",,") {
 		e, err := parseEvent(text)

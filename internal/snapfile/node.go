@@ -32,6 +32,8 @@ type parser struct {
 	problems []*ValueError
 	more     int
 	ignored  []string
+	// patterns is what the patterns so far cost.
+	patterns int
 }
 
 // value is one node of the tree, and where it stands. Aliases are resolved.
@@ -153,10 +155,10 @@ func (v value) describe() string {
 	case yaml.SequenceNode:
 		return "a list"
 	case yaml.ScalarNode:
-		switch v.node.ShortTag() {
-		case "!!null":
+		switch {
+		case v.isNull():
 			return "nothing"
-		case "!!str":
+		case v.node.ShortTag() == "!!str" || v.node.Value == "":
 			return quote(v.node.Value)
 		default:
 			return clip(v.node.Value)

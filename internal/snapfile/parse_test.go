@@ -3,6 +3,7 @@ package snapfile_test
 import (
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,6 +21,7 @@ import (
 func TestScripts(t *testing.T) {
 	t.Parallel()
 	datadriven.Walk(t, "testdata/scripts", func(t *testing.T, path string) {
+		t.Helper()
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			t.Helper()
 			var hooks []string
@@ -51,11 +53,11 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-func readSnap(t testing.TB, name string) []byte {
-	t.Helper()
+func readSnap(tb testing.TB, name string) []byte {
+	tb.Helper()
 	data, err := os.ReadFile(filepath.Join("testdata/snaps", name))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return data
 }
@@ -118,6 +120,7 @@ func TestBombs(t *testing.T) {
 		{"a list", "- a\n", "meta/snap.yaml:1: found a list; accepted: a map"},
 		{"text", "hello", `meta/snap.yaml:1: found "hello"; accepted: a map`},
 		{"unknown anchor", "name: *a", "broken YAML (unknown anchor 'a' referenced)"},
+		{"dear patterns", dearPatterns(), "apps.a.lifecycle.workloads.w12.match: found"},
 		{"foreign tag", "name: !!python/object x\nversion: 1\n", "meta/snap.yaml:1: name: found"},
 	}
 	for _, test := range tests {
@@ -127,12 +130,22 @@ func TestBombs(t *testing.T) {
 			if snap != nil || err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, %v; want an error with %q", snap, err, test.want)
 			}
-			var invalid *snapfile.InvalidError
-			if !errors.As(err, &invalid) {
+			if _, ok := errors.AsType[*snapfile.InvalidError](err); !ok {
 				t.Errorf("the error is a %T", err)
 			}
 		})
 	}
+}
+
+// dearPatterns are each cheap enough, but not together.
+func dearPatterns() string {
+	var b strings.Builder
+	b.WriteString("name: a\nversion: 1\napps: {a: {command: x, daemon: simple, lifecycle: {workloads: {")
+	for i := range 20 {
+		fmt.Fprintf(&b, "w%d: {match: '^(?:a{999}b{999})'},", i)
+	}
+	b.WriteString("}}}}")
+	return b.String()
 }
 
 func deepBlocks(levels int) string {

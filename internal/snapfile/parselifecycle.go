@@ -12,8 +12,10 @@ const (
 	maxWorkloads = 32
 	maxPattern   = 1024
 	// maxPatternCost bounds the instructions of a compiled pattern; repetitions
-	// such as (a{100}){10} multiply.
-	maxPatternCost = 20000
+	// such as (a{100}){10} multiply. maxPatternsCost bounds those of all
+	// patterns of a snap, which somebody keeps in memory.
+	maxPatternCost  = 5000
+	maxPatternsCost = 50000
 )
 
 // handover is how the file writes the verdict HandOver.
@@ -105,7 +107,12 @@ func (o *object) pattern(key string) string {
 			return false
 		}
 		tree, err := syntax.Parse(s, syntax.Perl)
-		if err != nil || patternCost(tree) > maxPatternCost {
+		if err != nil {
+			return false
+		}
+		cost := patternCost(tree)
+		o.p.patterns += cost
+		if cost > maxPatternCost || o.p.patterns > maxPatternsCost {
 			return false
 		}
 		_, err = regexp.Compile(s)

@@ -16,11 +16,11 @@ import (
 	"tenure/internal/snapfile"
 )
 
-func parseSnap(t testing.TB, name string) *snapfile.Snap {
-	t.Helper()
-	snap, err := snapfile.Parse(readSnap(t, name), []string{"configure"})
+func parseSnap(tb testing.TB, name string) *snapfile.Snap {
+	tb.Helper()
+	snap, err := snapfile.Parse(readSnap(tb, name), []string{"configure"})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return snap
 }
@@ -49,60 +49,64 @@ func TestStartOrder(t *testing.T) {
 	}
 }
 
-// TestStartOrderProperty: whatever the order of after and before, either there
-// is a cycle and an error, or every service comes once and after what it names.
+// TestStartOrderProperty: whatever after and before say, either there is a cycle
+// and an error, or every service comes once and after what it waits for.
 func TestStartOrderProperty(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
-		count := rapid.IntRange(1, 8).Draw(t, "apps")
-		reach := make([][]bool, count)
-		for i := range count {
-			reach[i] = make([]bool, count)
-		}
-		var yaml strings.Builder
-		yaml.WriteString("name: a\nversion: 1\napps:\n")
-		after := make([][]int, count)
-		for i := range count {
-			fmt.Fprintf(&yaml, " s%d: {command: x, daemon: simple", i)
-			for _, key := range []string{"after", "before"} {
-				var list []string
-				for _, other := range rapid.SliceOfNDistinct(rapid.IntRange(0, count-1), 0, 2, rapid.ID[int]).Draw(t, key) {
-					list = append(list, fmt.Sprintf("s%d", other))
-					if key == "after" {
-						after[i] = append(after[i], other)
-						reach[i][other] = true
-					} else {
-						after[other] = append(after[other], i)
-						reach[other][i] = true
-					}
-				}
-				fmt.Fprintf(&yaml, ", %s: [%s]", key, strings.Join(list, ", "))
-			}
-			yaml.WriteString("}\n")
-		}
-		snap, err := snapfile.Parse([]byte(yaml.String()), nil)
-		if cyclic(reach) != (err != nil) {
-			t.Fatalf("cyclic %v, but %v for\n%s", cyclic(reach), err, yaml.String())
+		yaml, waits := drawServices(t)
+		snap, err := snapfile.Parse([]byte(yaml), nil)
+		if cyclic(waits) != (err != nil) {
+			t.Fatalf("cyclic %v, but %v for\n%s", cyclic(waits), err, yaml)
 		}
 		if err != nil {
 			return
 		}
 		order := names(snap.StartOrder())
-		if len(order) != count {
-			t.Fatalf("%d of %d services in %v", len(order), count, order)
+		if len(order) != len(waits) {
+			t.Fatalf("%d of %d services in %v", len(order), len(waits), order)
 		}
-		for i := range count {
-			for _, first := range after[i] {
-				if slices.Index(order, fmt.Sprintf("s%d", first)) >= slices.Index(order, fmt.Sprintf("s%d", i)) {
-					t.Fatalf("s%d not before s%d in %v", first, i, order)
+		for later := range waits {
+			for first, waiting := range waits[later] {
+				if waiting && slices.Index(order, fmt.Sprintf("s%d", first)) >= slices.Index(order, fmt.Sprintf("s%d", later)) {
+					t.Fatalf("s%d not before s%d in %v", first, later, order)
 				}
 			}
 		}
 	})
 }
 
+// drawServices also gives, for each service, those that it waits for.
+func drawServices(t *rapid.T) (yaml string, waits [][]bool) {
+	count := rapid.IntRange(1, 8).Draw(t, "services")
+	waits = make([][]bool, count)
+	for i := range waits {
+		waits[i] = make([]bool, count)
+	}
+	drawNames := func(key string, wait func(other int)) string {
+		var list []string
+		for _, other := range rapid.SliceOfNDistinct(rapid.IntRange(0, count-1), 0, 2, rapid.ID[int]).Draw(t, key) {
+			wait(other)
+			list = append(list, fmt.Sprintf("s%d", other))
+		}
+		return key + ": [" + strings.Join(list, ", ") + "]"
+	}
+	var b strings.Builder
+	b.WriteString("name: a\nversion: 1\napps:\n")
+	for i := range count {
+		after := drawNames("after", func(other int) { waits[i][other] = true })
+		before := drawNames("before", func(other int) { waits[other][i] = true })
+		fmt.Fprintf(&b, " s%d: {command: x, daemon: simple, %s, %s}\n", i, after, before)
+	}
+	return b.String(), waits
+}
+
 // cyclic closes the relation (Warshall) and looks for what reaches itself.
-func cyclic(reach [][]bool) bool {
+func cyclic(waits [][]bool) bool {
+	reach := make([][]bool, len(waits))
+	for i := range waits {
+		reach[i] = slices.Clone(waits[i])
+	}
 	for k := range reach {
 		for i := range reach {
 			for j := range reach {
