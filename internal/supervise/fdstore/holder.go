@@ -164,8 +164,8 @@ func (h *holder) run(ctx context.Context) error {
 		case s := <-h.ended:
 			h.finish(s)
 		case r := <-h.requests:
-			if err := h.answer(r); err != nil {
-				return nil // It was handed over: all is well.
+			if handedOver := h.answer(r); handedOver {
+				return nil
 			}
 		case <-patience.C:
 			h.bored = true
