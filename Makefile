@@ -8,7 +8,7 @@ export CGO_ENABLED := 0
 BIN     := bin
 CACHE   := .cache
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w -X tenure/internal/daemon.Version=$(VERSION)
+LDFLAGS := -s -w -X tenure/internal/daemon.Version=$(VERSION) -X main.version=$(VERSION)
 LINT    := $(CACHE)/golangci-lint
 
 .PHONY: help

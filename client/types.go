@@ -87,6 +87,15 @@ type Change struct {
 	Revision uint64 `json:"revision"`
 }
 
+// Snaps are the names of the snaps that the change is about.
+func (c *Change) Snaps() []string {
+	var names []string
+	if err := json.Unmarshal(c.Data["snap-names"], &names); err != nil {
+		return nil
+	}
+	return names
+}
+
 // Task is one step of a change.
 type Task struct {
 	ID       string    `json:"id"`

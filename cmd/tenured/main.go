@@ -100,6 +100,7 @@ func dispatch(command, root string, verbose bool) error {
 	defer stop()
 	switch command {
 	case "":
+		cfg.Ready = func() { cfg.Logger.Info("ready", slog.String("root", root)) }
 		return daemon.Run(ctx, cfg)
 	case "shutdown":
 		return daemon.Shutdown(ctx, cfg)

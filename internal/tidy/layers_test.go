@@ -18,6 +18,7 @@ import (
 type listed struct {
 	ImportPath   string
 	Doc          string
+	GoFiles      []string
 	Imports      []string
 	TestImports  []string
 	XTestImports []string
@@ -73,7 +74,7 @@ func TestHeavyLibrariesStayInTheDaemon(t *testing.T) {
 func TestEveryPackageSaysWhatItIs(t *testing.T) {
 	t.Parallel()
 	for _, pkg := range packages(t) {
-		if len(pkg.Doc) < 30 {
+		if len(pkg.GoFiles) > 0 && len(pkg.Doc) < 30 {
 			t.Errorf("%s has no package comment that says what it is", pkg.ImportPath)
 		}
 	}
