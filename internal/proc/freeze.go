@@ -65,19 +65,36 @@ func (g Group) await(ctx context.Context, key string, want bool, act func() erro
 	}
 }
 
-// eventMask is what changes of a control group's file look like. IN_DELETE_SELF
-// comes when the group is removed.
-const eventMask = unix.IN_MODIFY | unix.IN_DELETE_SELF
-
-// listen opens a stream that becomes readable when cgroup.events changes.
+// listen opens a stream that becomes readable when cgroup.events changes or
+// the group is removed.
 func (g Group) listen() (*os.File, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("inotify: %w", err)
 	}
-	if _, err := unix.InotifyAddWatch(fd, filepath.Join(g.path, "cgroup.events"), eventMask); err != nil {
+	if _, err := g.addWatches(fd); err != nil {
 		_ = unix.Close(fd)
-		return nil, fmt.Errorf("watch group %s: %w", g.path, goneGroup(err))
+		return nil, err
 	}
 	return os.NewFile(uintptr(fd), "inotify"), nil
+}
+
+// addWatches has an inotify descriptor tell what becomes of a group. Its file tells
+// changes; that the group is removed only the directory above it tells, and that
+// can drop a change that was not told yet.
+func (g Group) addWatches(fd int) (wds [2]int32, err error) {
+	for i, watch := range []struct {
+		path string
+		mask uint32
+	}{
+		{filepath.Dir(g.path), unix.IN_DELETE | unix.IN_ONLYDIR},
+		{filepath.Join(g.path, "cgroup.events"), unix.IN_MODIFY},
+	} {
+		wd, err := unix.InotifyAddWatch(fd, watch.path, watch.mask)
+		if err != nil {
+			return wds, fmt.Errorf("watch group %s: %w", g.path, goneGroup(err))
+		}
+		wds[i] = int32(wd) //nolint:gosec // The kernel's own 32-bit number.
+	}
+	return wds, nil
 }

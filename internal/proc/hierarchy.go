@@ -28,7 +28,7 @@ type Hierarchy struct {
 // finds it wherever it was started from; where that is not allowed it is made
 // in the caller's own group.
 func OpenHierarchy(name string) (*Hierarchy, error) {
-	if name != filepath.Base(name) || strings.HasPrefix(name, ".") {
+	if name == "" || strings.HasPrefix(name, ".") || strings.ContainsAny(name, "/\x00") {
 		return nil, fmt.Errorf("open hierarchy %q: %w", name, fs.ErrInvalid)
 	}
 	mountinfo, err := os.ReadFile("/proc/self/mountinfo")

@@ -3,10 +3,10 @@ package proc
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"sync"
 	"syscall"
@@ -24,7 +24,7 @@ func hierarchy(t *testing.T) *Hierarchy {
 	if os.Geteuid() != 0 && !inCI() {
 		t.Skip("needs root for control groups")
 	}
-	h, err := OpenHierarchy("tenure-proc-test-" + strconv.Itoa(os.Getpid()) + "-" + filepath.Base(t.TempDir()) + t.Name())
+	h, err := OpenHierarchy("tenure-proc-test-" + strconv.Itoa(os.Getpid()) + "-" + t.Name())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -124,8 +124,8 @@ func TestChildExit(t *testing.T) {
 }
 
 // TestForeignExit waits for processes that are not the caller's children,
-// whose parent reaps them at once, late, or not at all.
-func TestForeignExit(t *testing.T) { //nolint:gocognit // One story, with a check after each step.
+// whose parent reaps them at once, or not at all.
+func TestForeignExit(t *testing.T) {
 	t.Parallel()
 	for name, script := range map[string]string{
 		"reaped": `sh -c 'echo $$; read x; exit 9' <&3 & wait; sleep 60`,
@@ -133,49 +133,56 @@ func TestForeignExit(t *testing.T) { //nolint:gocognit // One story, with a chec
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			gate, open, err := os.Pipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer gate.Close() //nolint:errcheck // Only read.
-			cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", script)
-			cmd.ExtraFiles = []*os.File{gate}
-			stdout, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
-			var buf [32]byte
-			n, err := stdout.Read(buf[:])
-			if err != nil {
-				t.Fatal(err)
-			}
-			pid, _ := strconv.Atoi(string(buf[:n-1]))
-			info, err := Read(pid)
-			if err != nil {
-				t.Fatal(err)
-			}
-			handle, err := Open(info.Process)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer handle.Close()
-			short, cancel := context.WithCancelCause(t.Context())
+			handle, end := grandchild(t, script)
+			ctx, cancel := context.WithCancelCause(t.Context())
 			cause := errors.New("enough")
 			cancel(cause)
-			if _, err := handle.Wait(short); !errors.Is(err, cause) {
+			if _, err := handle.Wait(ctx); !errors.Is(err, cause) {
 				t.Fatalf("wait with a done context: %v", err)
 			}
-			_ = open.Close()
+			end()
 			got, err := handle.Wait(within(t))
 			if want := (Exit{Known: true, Code: 9}); err != nil || got != want {
 				t.Errorf("got %+v, %v, want %+v", got, err, want)
 			}
 		})
 	}
+}
+
+// grandchild runs a script that starts a process and prints its pid, and
+// returns a handle of that one and what makes it end.
+func grandchild(t *testing.T, script string) (handle *Handle, end func()) {
+	t.Helper()
+	gate, open, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", script)
+	cmd.ExtraFiles = []*os.File{gate}
+	stdout, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = errors.Join(gate.Close(), open.Close(), cmd.Process.Kill(), cmd.Wait())
+	})
+	var pid int
+	if _, err := fmt.Fscan(stdout, &pid); err != nil {
+		t.Fatal(err)
+	}
+	info, err := Read(pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	handle, err = Open(info.Process)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(handle.Close)
+	return handle, func() { _ = open.Close() }
 }
 
 // TestBothEdges proves what await relies on: the poller wakes once when the
@@ -189,7 +196,7 @@ func TestBothEdges(t *testing.T) {
 	}
 	defer dir.Close() //nolint:errcheck // Only read.
 	fd := -1
-	pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", "read x"}, &syscall.ProcAttr{
+	pid, err := syscall.ForkExec("/bin/sh", []string{"sh", "-c", "exec sleep 1000"}, &syscall.ProcAttr{
 		Sys: &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd()), PidFD: &fd},
 	})
 	if err != nil {

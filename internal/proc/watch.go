@@ -1,12 +1,14 @@
 package proc
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -19,8 +21,8 @@ type Watcher struct {
 	done   chan struct{}
 
 	mu sync.Mutex
-	// watches has the watches of each watch descriptor of inotify; a group that
-	// is watched twice has one descriptor.
+	// watches has the watches of each watch descriptor of inotify. A group that
+	// is watched twice, and a directory with several such groups, has one.
 	watches map[int32][]*Watch
 	closed  bool
 }
@@ -28,8 +30,11 @@ type Watcher struct {
 // Watch is the interest of one caller in one group.
 type Watch struct {
 	watcher *Watcher
-	wd      int32
-	c       chan struct{}
+	wds     [2]int32
+	// name is the group's in the directory above it.
+	name   string
+	c      chan struct{}
+	closed bool
 }
 
 // Watch starts a watcher, which ends with ctx.
@@ -63,43 +68,50 @@ func (w *Watcher) Add(g Group) (*Watch, error) {
 	if w.closed {
 		return nil, fmt.Errorf("watch group %s: %w", g.path, fs.ErrClosed)
 	}
-	var wd int
+	watch := &Watch{watcher: w, name: filepath.Base(g.path), c: make(chan struct{}, 1)}
 	err := control(w.events, func(fd int) (err error) {
-		wd, err = unix.InotifyAddWatch(fd, filepath.Join(g.path, "cgroup.events"), eventMask)
+		watch.wds, err = g.addWatches(fd)
 		return err
 	})
-	if err != nil {
-		return nil, fmt.Errorf("watch group %s: %w", g.path, goneGroup(err))
+	for _, wd := range watch.wds {
+		w.watches[wd] = append(w.watches[wd], watch)
 	}
-	watch := &Watch{watcher: w, wd: int32(wd), c: make(chan struct{}, 1)} //nolint:gosec // The kernel's own 32-bit number.
+	if err != nil {
+		watch.close()
+		return nil, err
+	}
 	watch.c <- struct{}{}
-	w.watches[watch.wd] = append(w.watches[watch.wd], watch)
 	return watch, nil
 }
 
 // C has an element when the group may have changed since the last one was
-// taken; it has one from the beginning, so that who reads the state after each
+// taken, or was removed; it has one from the beginning, so that who reads the state after each
 // misses nothing. It is closed when the watch or its watcher ends.
 func (w *Watch) C() <-chan struct{} { return w.c }
 
 // Close ends the watch. It may be called more than once.
 func (w *Watch) Close() {
+	w.watcher.mu.Lock()
+	defer w.watcher.mu.Unlock()
+	w.close()
+}
+
+// close is Close for who holds the watcher.
+func (w *Watch) close() {
+	if w.closed {
+		return
+	}
+	w.closed = true
+	close(w.c)
 	owner := w.watcher
-	owner.mu.Lock()
-	defer owner.mu.Unlock()
-	watches := owner.watches[w.wd]
-	for i, other := range watches {
-		if other != w {
+	for _, wd := range w.wds {
+		owner.watches[wd] = slices.DeleteFunc(owner.watches[wd], func(other *Watch) bool { return other == w })
+		if len(owner.watches[wd]) > 0 {
 			continue
 		}
-		close(w.c)
-		owner.watches[w.wd] = append(watches[:i:i], watches[i+1:]...)
-		break
-	}
-	if len(watches) > 0 && len(owner.watches[w.wd]) == 0 {
-		delete(owner.watches, w.wd)
+		delete(owner.watches, wd)
 		_ = control(owner.events, func(fd int) error {
-			_, err := unix.InotifyRmWatch(fd, uint32(w.wd)) //nolint:gosec // The kernel's own 32-bit number.
+			_, err := unix.InotifyRmWatch(fd, uint32(wd)) //nolint:gosec // The kernel's own 32-bit number.
 			return err
 		})
 	}
@@ -119,30 +131,36 @@ func (w *Watcher) run() {
 			wd := int32(binary.NativeEndian.Uint32(event))      //nolint:gosec // The kernel's own 32-bit number.
 			mask := binary.NativeEndian.Uint32(event[4:])       // struct inotify_event of inotify(7)
 			size := int(binary.NativeEndian.Uint32(event[12:])) // of the name that follows
+			name := string(bytes.TrimRight(event[unix.SizeofInotifyEvent:unix.SizeofInotifyEvent+size], "\x00"))
 			event = event[unix.SizeofInotifyEvent+size:]
-			w.dispatch(wd, mask)
+			w.dispatch(wd, mask, name)
 		}
 		w.mu.Unlock()
 	}
 }
 
-// dispatch wakes the watches of a descriptor, or all when events were lost.
-func (w *Watcher) dispatch(wd int32, mask uint32) {
+// dispatch wakes the watches of a descriptor that an event is about, or all
+// when events were lost. name is what was removed, empty for a change.
+func (w *Watcher) dispatch(wd int32, mask uint32, name string) {
 	if mask&unix.IN_Q_OVERFLOW != 0 {
 		for _, watches := range w.watches {
-			wake(watches)
+			for _, watch := range watches {
+				watch.wake()
+			}
 		}
 		return
 	}
-	wake(w.watches[wd])
+	for _, watch := range w.watches[wd] {
+		if name == "" || name == watch.name {
+			watch.wake()
+		}
+	}
 }
 
-func wake(watches []*Watch) {
-	for _, watch := range watches {
-		select {
-		case watch.c <- struct{}{}:
-		default:
-		}
+func (w *Watch) wake() {
+	select {
+	case w.c <- struct{}{}:
+	default:
 	}
 }
 
@@ -153,7 +171,10 @@ func (w *Watcher) end() {
 	_ = w.events.Close()
 	for _, watches := range w.watches {
 		for _, watch := range watches {
-			close(watch.c)
+			if !watch.closed {
+				watch.closed = true
+				close(watch.c)
+			}
 		}
 	}
 	clear(w.watches)
