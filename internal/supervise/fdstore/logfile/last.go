@@ -14,7 +14,7 @@ import (
 // seekLast bounds the cursor at the end of the log as it is now, and puts it n lines before, or
 // at the beginning when n is negative. It returns how many lines there are between
 // both, at most n; or 0 when n is negative.
-func (c *cursor) seekLast(n int) (int, error) { //nolint:gocognit // One walk over the segments, newest first.
+func (c *cursor) seekLast(n int) (int, error) {
 	numbers, err := settled(c.dir)
 	if err != nil {
 		return 0, err
