@@ -2,9 +2,10 @@
 // uses a mount.
 //
 // A snap file at its place is complete and durable, or it is not there. A mount
-// is never detached while it is in use: Unmount either makes it vanish together
-// with its loop device or fails and changes nothing. Who uses a mount is told by
-// the number of its device, never by a path.
+// is never detached while it is in use: Unmount either makes it vanish, here and
+// wherever it has propagated to, or fails and changes nothing. Its loop device
+// goes with the last mount of it. Who uses a mount is told by the number of its
+// device, never by a path.
 //
 // Everything here reads its facts from the kernel and keeps none, so it may run
 // beside other processes and after a crash. Any functions may run at the same
