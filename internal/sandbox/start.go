@@ -60,9 +60,14 @@ func Start(ctx context.Context, p Profile, e Exec) (pid int, pidfd *os.File, err
 	if err := errors.Join(context.Cause(ctx), p.Check(), e.check()); err != nil {
 		return 0, nil, err
 	}
+	given, err := duplicate(e)
+	if err != nil {
+		return 0, nil, fmt.Errorf("start %s: %w", e.Argv[0], err)
+	}
 	result := make(chan started)
 	onSacrificedThread(func() {
-		s := launch(p, e)
+		s := launch(p, e, given)
+		given.close()
 		select {
 		case result <- s:
 		case <-ctx.Done():
@@ -108,11 +113,55 @@ func (e Exec) check() error {
 	return nil
 }
 
-// launch spoils the calling thread.
-func launch(p Profile, e Exec) started {
-	group, err := groupFD(e.Group)
+// descriptors are what a start was given. They are its own, for the caller
+// may close his as soon as Start returns, which can be before launch does.
+type descriptors struct {
+	// group is -1 for none, as is a file that is to be closed.
+	group int
+	files []int
+}
+
+func duplicate(e Exec) (descriptors, error) {
+	d := descriptors{group: -1}
+	var err error
+	if e.Group != nil {
+		if d.group, err = dup(e.Group); err != nil {
+			return d, err
+		}
+	}
+	for _, file := range e.Files {
+		fd := -1
+		if file != nil {
+			if fd, err = dup(file); err != nil {
+				d.close()
+				return d, err
+			}
+		}
+		d.files = append(d.files, fd)
+	}
+	return d, nil
+}
+
+func dup(file *os.File) (int, error) {
+	fd, err := unix.FcntlInt(file.Fd(), unix.F_DUPFD_CLOEXEC, 0)
 	if err != nil {
-		return started{err: fmt.Errorf("start %s: %w", e.Argv[0], err)}
+		return -1, fmt.Errorf("duplicate %s: %w", file.Name(), err)
+	}
+	return fd, nil
+}
+
+func (d descriptors) close() {
+	for _, fd := range append(d.files, d.group) {
+		if fd >= 0 {
+			_ = unix.Close(fd)
+		}
+	}
+}
+
+// launch spoils the calling thread.
+func launch(p Profile, e Exec, given descriptors) started {
+	if err := checkThawed(given.group); err != nil {
+		return started{err: fmt.Errorf("start %s: control group %s: %w", e.Argv[0], e.Group.Name(), err)}
 	}
 	umask := e.Umask
 	if umask == 0 {
@@ -127,12 +176,9 @@ func launch(p Profile, e Exec) started {
 	if err := p.dropRights(unix.CAP_SETUID, unix.CAP_SETGID); err != nil {
 		return started{err: fmt.Errorf("start %s: %w", e.Argv[0], err)}
 	}
-	files := make([]uintptr, len(e.Files))
-	for i, file := range e.Files {
-		files[i] = ^uintptr(0)
-		if file != nil {
-			files[i] = file.Fd()
-		}
+	files := make([]uintptr, len(given.files))
+	for i, file := range given.files {
+		files[i] = uintptr(file) //nolint:gosec // -1 is what stands for none.
 	}
 	fd := -1
 	pid, err := syscall.ForkExec(e.Argv[0], e.Argv, &syscall.ProcAttr{
@@ -140,13 +186,12 @@ func launch(p Profile, e Exec) started {
 		Files: files,
 		Sys: &syscall.SysProcAttr{
 			Setsid:      true,
-			UseCgroupFD: group >= 0,
-			CgroupFD:    max(group, 0),
+			UseCgroupFD: given.group >= 0,
+			CgroupFD:    max(given.group, 0),
 			PidFD:       &fd,
 			Credential:  &syscall.Credential{Uid: p.UID, Gid: p.GID, Groups: p.Groups},
 		},
 	})
-	runtime.KeepAlive(e)
 	if err != nil {
 		return started{err: execError(e, err)}
 	}
@@ -175,25 +220,24 @@ func (s started) discard() {
 	}
 }
 
-// groupFD is the descriptor of a group that processes can be born in, -1 for none.
-func groupFD(group *os.File) (int, error) {
-	if group == nil {
-		return -1, nil
+// checkThawed refuses a group in which a process would not run.
+func checkThawed(group int) error {
+	if group < 0 {
+		return nil
 	}
-	fd := int(group.Fd())
 	for _, frozen := range []struct{ file, text string }{
 		{"cgroup.events", "frozen 1"},
 		{"cgroup.freeze", "1"},
 	} {
-		text, err := readFileAt(fd, frozen.file)
+		text, err := readFileAt(group, frozen.file)
 		if err != nil {
-			return -1, fmt.Errorf("control group %s: %w", group.Name(), err)
+			return err
 		}
 		if strings.Contains(text, frozen.text) {
-			return -1, fmt.Errorf("control group %s: %w", group.Name(), ErrFrozen)
+			return ErrFrozen
 		}
 	}
-	return fd, nil
+	return nil
 }
 
 func readFileAt(dir int, name string) (string, error) {
