@@ -2,9 +2,10 @@ package native
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,6 +21,7 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	for _, warning := range warnings {
 		s.cfg.Logger.Warn("record is passed over", slog.Any("error", warning))
 	}
+	mend(recs)
 	spoken := make(map[string]bool)
 	var units []*unit
 	for _, rec := range recs {
@@ -51,8 +53,37 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	return nil
 }
 
+// mend makes the records agree where the supervisor died after it had written
+// that of a new unit, and before that of the unit which it came out of.
+func mend(recs []*record) {
+	owners := make(map[string]*record)
+	for _, rec := range recs {
+		if rec.Passive && rec.Group != "" {
+			owners[rec.Group] = rec
+		}
+	}
+	byGroup := make(map[string]*record)
+	for _, rec := range recs {
+		if owner := owners[rec.Group]; owner != nil && owner != rec {
+			rec.Group, rec.Ceded = "", nil
+		}
+		if rec.Group != "" {
+			byGroup[rec.Group] = rec
+		}
+	}
+	for _, rec := range recs {
+		for _, claim := range rec.Claims {
+			host := byGroup[filepath.Dir(claim)]
+			if host != nil && host != rec && !slices.Contains(host.Ceded, claim) {
+				host.Ceded = append(host.Ceded, claim)
+			}
+		}
+	}
+}
+
 // adoptGroups lets go on what stands still, removes what is empty, and makes
-// units of what no record speaks of.
+// units of what no record speaks of. Groups that services made are their own
+// business: a container that is paused stays so.
 func (s *Supervisor) adoptGroups(spoken map[string]bool) ([]*unit, error) {
 	groups, err := s.cfg.Hierarchy.Groups()
 	if err != nil {
@@ -60,18 +91,22 @@ func (s *Supervisor) adoptGroups(spoken map[string]bool) ([]*unit, error) {
 	}
 	var orphans []*unit
 	for _, group := range groups {
-		if frozen, err := group.Frozen(); err == nil && frozen {
-			if err := group.Thaw(); err != nil {
-				s.cfg.Logger.Warn("group cannot be thawed", slog.Any("group", group.Path()), slog.Any("error", err))
-			}
-		}
 		rel, ok := group.Rel(s.cfg.Hierarchy)
-		if !ok || strings.Count(rel, "/") != 1 || spoken[group.Path()] {
+		if !ok || strings.Count(rel, "/") != 1 {
+			continue
+		}
+		if err := group.Thaw(); err != nil {
+			s.cfg.Logger.Warn("group cannot be thawed", slog.String("group", group.Path()), slog.Any("error", err))
+		}
+		if spoken[group.Path()] {
 			continue
 		}
 		infos, err := group.Processes()
+		infos = slices.DeleteFunc(infos, func(i proc.Info) bool {
+			return i.Foreign && spoken[filepath.Join(group.Path(), topGroup(i.Group))]
+		})
 		if err != nil || len(infos) == 0 {
-			_ = group.Remove() // In use when a claimed group is below it.
+			s.removeUnspoken(group, spoken)
 			continue
 		}
 		if u := s.orphan(group, infos); u != nil {
@@ -79,6 +114,18 @@ func (s *Supervisor) adoptGroups(spoken map[string]bool) ([]*unit, error) {
 		}
 	}
 	return orphans, nil
+}
+
+// removeUnspoken removes an empty group, unless a claimed one is in it.
+func (s *Supervisor) removeUnspoken(group proc.Group, spoken map[string]bool) {
+	for path := range spoken {
+		if strings.HasPrefix(path, group.Path()+"/") {
+			return
+		}
+	}
+	if group.Remove() == nil {
+		_ = os.Remove(filepath.Dir(group.Path())) // It is in use when this fails.
+	}
 }
 
 // orphan makes a unit of a group whose record is lost.
@@ -122,7 +169,7 @@ func (u *unit) adopted(ctx context.Context) {
 		u.attend(ctx)
 		return
 	}
-	if u.rec.Launching {
+	if u.rec.Launching && u.rec.Ending == nil {
 		u.adoptLaunch(ctx)
 		return
 	}
@@ -140,7 +187,11 @@ func (u *unit) adopted(ctx context.Context) {
 		u.state(supervise.Running)
 	case u.rec.State.Alive() && u.main == nil:
 		u.endBy(ctx, causeExit)
+	case u.rec.State == supervise.Starting && u.rec.Spec.Type == supervise.DBus:
+		u.awaitBusName(ctx)
 	}
+	// While nobody listened it may have said often enough that it lives.
+	u.feedWatchdog()
 }
 
 // adoptMain waits for the main process again. One that ended while nobody
@@ -151,9 +202,9 @@ func (u *unit) adoptMain(ctx context.Context) {
 		u.holdMain(ctx, handle)
 		return
 	}
-	u.rec.Main, u.rec.LastExit = tenure.Process{}, &proc.Exit{}
+	u.rec.Main, u.rec.Exit, u.rec.LastExit = tenure.Process{}, &proc.Exit{}, &proc.Exit{}
 	if u.rec.Ending != nil {
-		u.rec.Ending.Exit = u.rec.LastExit
+		u.rec.Ending.Exit = u.rec.Exit
 	}
 }
 
@@ -186,40 +237,4 @@ func (u *unit) adoptAux(ctx context.Context) {
 		return
 	}
 	u.holdAux(ctx, handle)
-}
-
-// Track implements supervise.Tracker.
-func (s *Supervisor) Track(ctx context.Context, spec supervise.Spec, process tenure.Process) error {
-	if err := s.await(ctx); err != nil {
-		return err
-	}
-	info, err := proc.Read(process.PID)
-	if err != nil || info.Process != process {
-		return errors.Join(err, proc.ErrGone)
-	}
-	group, err := s.createGroup(groupName(spec.Unit, 1), label{spec.Unit, spec.Revision})
-	if err != nil {
-		return err
-	}
-	u := newUnit(s, record{
-		Spec: &spec, State: supervise.Running, Since: time.Now(), Started: info.Started, Generation: 1,
-		Main: process, Passive: true, Ready: true, Group: group.Path(),
-	})
-	err = s.records.save(&u.rec)
-	if err == nil {
-		err = os.MkdirAll(u.dir(), 0o755)
-	}
-	if err == nil && !s.add(u) {
-		err = supervise.ErrRunning
-	}
-	if err == nil {
-		err = group.Move(process.PID)
-	}
-	if err != nil {
-		s.drop(u)
-		return errors.Join(err, group.Remove(), s.records.remove(u.id))
-	}
-	s.spawn(ctx, u, u.attend)
-	u.event(supervise.Event{Kind: supervise.EventState, State: supervise.Running})
-	return nil
 }

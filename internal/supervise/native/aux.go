@@ -100,7 +100,11 @@ func revisionText(r tenure.Revision) string {
 func (u *unit) holdAux(ctx context.Context, handle *proc.Handle) {
 	u.aux = handle
 	u.s.wg.Go(func() {
+		defer handle.Close()
 		exit, err := handle.Wait(ctx)
+		if ctx.Err() != nil {
+			return
+		}
 		if err != nil {
 			exit = proc.Exit{}
 		}
@@ -139,10 +143,7 @@ func (u *unit) auxEnded(ctx context.Context, exit proc.Exit) {
 // dropAux ends what is left of a command, and forgets it. Where SIGKILL is not
 // allowed it is asked to end, and not waited for.
 func (u *unit) dropAux(ctx context.Context) {
-	if u.aux != nil {
-		u.aux.Close()
-		u.aux = nil
-	}
+	u.aux = nil
 	u.clearAlarms(alarmAux)
 	if u.rec.Aux == "" {
 		return
@@ -203,6 +204,10 @@ func (u *unit) endReload(err error) {
 	if u.rec.State == supervise.Reloading {
 		u.state(supervise.Running)
 	}
+	u.answerReload(err)
+}
+
+func (u *unit) answerReload(err error) {
 	for _, reply := range u.reloading {
 		reply <- err
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"tenure"
 	"tenure/internal/proc"
@@ -33,6 +34,18 @@ func (s *Supervisor) labelOf(group proc.Group) (l label, ok bool) {
 	}
 	l.Unit, _, ok = UnitOfGroup(rel)
 	return l, ok
+}
+
+// inUse reports whether a unit has the group, or one below it.
+func (s *Supervisor) inUse(path string) bool {
+	for _, u := range s.all() {
+		for _, own := range u.ownGroups() {
+			if own == path || strings.HasPrefix(own, path+"/") {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // discard removes a group in the background as soon as it is empty, and then
@@ -80,7 +93,7 @@ func (u *unit) dropGroup(ctx context.Context) {
 	}
 	event := supervise.Event{
 		Kind: supervise.EventEmpty, Time: now(), Unit: u.id, Revision: u.rec.Spec.Revision,
-		Exit: u.rec.LastExit, Reason: u.rec.Ending.reason(),
+		Exit: u.rec.Exit, Reason: u.rec.Ending.reason(),
 	}
 	if u.rec.Group != "" && len(u.rec.Ceded) == 0 {
 		groups = append(groups, proc.GroupAt(u.rec.Group))
@@ -95,8 +108,9 @@ func (u *unit) dropGroup(ctx context.Context) {
 		}
 		for _, claim := range hosts {
 			// The group around the last claimed one is nobody's any more.
-			if proc.GroupAt(filepath.Dir(claim)).Remove() == nil {
-				_ = os.Remove(filepath.Dir(filepath.Dir(claim)))
+			host := filepath.Dir(claim)
+			if !u.s.inUse(host) && proc.GroupAt(host).Remove() == nil {
+				_ = os.Remove(filepath.Dir(host))
 			}
 		}
 		u.s.bus.send(event)

@@ -202,47 +202,55 @@ func (s *Supervisor) all() []*unit {
 	return units
 }
 
-// ask sends a message to a unit that is known, and reports whether there is one.
-func (s *Supervisor) ask(ctx context.Context, id tenure.UnitID, m func(*unit, context.Context)) (bool, error) {
+// request sends a message to a unit and waits for the answer. A unit that is
+// forgotten before it comes to the message counts as not known.
+func request[T any](ctx context.Context, s *Supervisor, id tenure.UnitID, m func(*unit, context.Context, chan<- T)) (answer T, known bool, err error) {
 	for {
 		u, ok := s.find(id)
 		if !ok {
-			return false, nil
+			return answer, false, nil
 		}
-		err := u.tell(ctx, func(ctx context.Context) { m(u, ctx) })
-		if errors.Is(err, errForgotten) {
-			continue
+		reply := make(chan T, 1)
+		err := u.tell(ctx, func(ctx context.Context) { m(u, ctx, reply) })
+		if err == nil {
+			answer, err = await(ctx, u, reply)
 		}
-		return true, err
+		if !errors.Is(err, errForgotten) {
+			return answer, true, err
+		}
 	}
 }
 
-// answer waits for what a message was answered with.
-func answer[T any](ctx context.Context, s *Supervisor, c <-chan T) (T, error) {
-	var zero T
+func await[T any](ctx context.Context, u *unit, reply <-chan T) (answer T, err error) {
 	select {
-	case v := <-c:
-		return v, nil
+	case answer = <-reply:
+		return answer, nil
 	case <-ctx.Done():
-		return zero, context.Cause(ctx)
-	case <-s.ended:
-		return zero, ErrEnded
+		return answer, context.Cause(ctx)
+	case <-u.s.ended:
+		return answer, ErrEnded
+	case <-u.gone:
+	}
+	select {
+	case answer = <-reply:
+		return answer, nil
+	case <-u.s.ended:
+		return answer, ErrEnded
+	default:
+		return answer, errForgotten
 	}
 }
 
 // Reload implements supervise.Supervisor.
 func (s *Supervisor) Reload(ctx context.Context, id tenure.UnitID) error {
-	if err := s.await(ctx); err != nil {
-		return fmt.Errorf("reload %s: %w", id, err)
-	}
-	done := make(chan error, 1)
-	known, err := s.ask(ctx, id, func(u *unit, ctx context.Context) { u.reload(ctx, done) })
-	if err == nil && !known {
-		err = supervise.ErrUnknown
-	}
+	err := s.await(ctx)
 	if err == nil {
 		var failure error
-		failure, err = answer(ctx, s, done)
+		var known bool
+		failure, known, err = request(ctx, s, id, (*unit).reload)
+		if err == nil && !known {
+			err = supervise.ErrUnknown
+		}
 		err = errors.Join(err, failure)
 	}
 	if err != nil {
@@ -268,24 +276,21 @@ func (s *Supervisor) Units(ctx context.Context) ([]supervise.Status, error) {
 
 // Processes implements supervise.Supervisor.
 func (s *Supervisor) Processes(ctx context.Context, id tenure.UnitID) ([]proc.Info, error) {
-	if err := s.await(ctx); err != nil {
-		return nil, fmt.Errorf("processes of %s: %w", id, err)
-	}
 	type result struct {
 		infos []proc.Info
 		err   error
 	}
-	done := make(chan result, 1)
-	known, err := s.ask(ctx, id, func(u *unit, _ context.Context) {
-		infos, err := u.processes()
-		done <- result{infos, err}
-	})
-	if err == nil && !known {
-		err = supervise.ErrUnknown
-	}
+	err := s.await(ctx)
 	var r result
 	if err == nil {
-		r, err = answer(ctx, s, done)
+		var known bool
+		r, known, err = request(ctx, s, id, func(u *unit, _ context.Context, reply chan<- result) {
+			infos, err := u.processes()
+			reply <- result{infos, err}
+		})
+		if err == nil && !known {
+			err = supervise.ErrUnknown
+		}
 		err = errors.Join(err, r.err)
 	}
 	if err != nil {
@@ -307,13 +312,8 @@ func (s *Supervisor) Forget(ctx context.Context, ids ...tenure.UnitID) error {
 	}
 	var errs []error
 	for _, id := range ids {
-		done := make(chan error, 1)
-		known, err := s.ask(ctx, id, func(u *unit, ctx context.Context) { done <- u.forget(ctx) })
-		if err == nil && known {
-			var failure error
-			failure, err = answer(ctx, s, done)
-			err = errors.Join(err, failure)
-		}
+		failure, _, err := request(ctx, s, id, func(u *unit, ctx context.Context, reply chan<- error) { reply <- u.forget(ctx) })
+		err = errors.Join(err, failure)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("forget %s: %w", id, err))
 		}
@@ -354,10 +354,12 @@ func (s *Supervisor) logTail(ctx context.Context, id tenure.UnitID, since time.T
 	if s.cfg.Logs == nil {
 		return nil
 	}
+	// What a process wrote just before it ended is still on its way to the log:
+	// nobody says when it has arrived, but it is not far.
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var tail []string
-	for line, err := range s.cfg.Logs.Logs(ctx, []tenure.UnitID{id}, lines, false) {
+	for line, err := range s.cfg.Logs.Logs(ctx, []tenure.UnitID{id}, lines, true) {
 		if err != nil {
 			break
 		}
@@ -365,7 +367,7 @@ func (s *Supervisor) logTail(ctx context.Context, id tenure.UnitID, since time.T
 			tail = append(tail, line.Text)
 		}
 	}
-	return tail
+	return tail[max(0, len(tail)-lines):]
 }
 
 // signalNumber reads the name of a signal; empty is SIGTERM.

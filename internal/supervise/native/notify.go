@@ -200,7 +200,7 @@ func (u *unit) notified(ctx context.Context, heard datagram) {
 		u.extend(n.ExtendTimeout)
 	}
 	if n.WatchdogEvery > 0 {
-		u.rec.Spec.Watchdog = n.WatchdogEvery
+		u.rec.Watchdog = n.WatchdogEvery
 	}
 	switch {
 	case n.Trigger:
@@ -280,8 +280,12 @@ func (u *unit) store(ctx context.Context, n notification, files []*os.File) {
 
 // feedWatchdog starts the watchdog's time anew.
 func (u *unit) feedWatchdog() {
-	if u.rec.Spec.Watchdog > 0 && (u.rec.State == supervise.Running || u.rec.Ready) {
-		u.setAlarm(alarmWatchdog, u.rec.Spec.Watchdog)
+	every := u.rec.Spec.Watchdog
+	if every > 0 && u.rec.Watchdog > 0 {
+		every = u.rec.Watchdog
+	}
+	if every > 0 && u.rec.Ready && u.rec.Ending == nil {
+		u.setAlarm(alarmWatchdog, every)
 	}
 }
 

@@ -37,7 +37,9 @@ func startOrder(after map[tenure.UnitID][]tenure.UnitID) graph {
 func (g graph) reverse() graph {
 	r := make(graph, len(g))
 	for unit, others := range g {
-		r[unit] = append(r[unit], nil...)
+		if _, known := r[unit]; !known {
+			r[unit] = nil
+		}
 		for _, other := range others {
 			r[other] = append(r[other], unit)
 		}
@@ -105,6 +107,9 @@ func (g graph) walk(ctx context.Context, independent bool, act func(context.Cont
 			}
 			if halt.Err() != nil {
 				o.err = errNotTold
+				if ctx.Err() != nil {
+					o.err = context.Cause(ctx)
+				}
 				return
 			}
 			if o.err = act(ctx, unit); o.err != nil && !independent {

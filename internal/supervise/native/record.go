@@ -21,18 +21,23 @@ import (
 // survive the power, for then the processes are gone too.
 type record struct {
 	// Boot is the boot that the record is of; under another one it says nothing.
-	Boot       string           `json:"boot"`
-	Spec       *supervise.Spec  `json:"spec"`
-	State      supervise.State  `json:"state"`
-	Generation int              `json:"generation"`
-	Since      time.Time        `json:"since"`
-	Started    time.Time        `json:"started,omitzero"`
-	Restarts   int              `json:"restarts,omitempty"`
-	Streak     int              `json:"streak,omitempty"`
-	LastExit   *proc.Exit       `json:"last_exit,omitempty"`
-	Main       tenure.Process   `json:"main,omitzero"`
-	Text       string           `json:"text,omitempty"`
-	Deadline   map[alarm]moment `json:"deadline,omitempty"`
+	Boot       string          `json:"boot"`
+	Spec       *supervise.Spec `json:"spec"`
+	State      supervise.State `json:"state"`
+	Generation int             `json:"generation"`
+	Since      time.Time       `json:"since"`
+	Started    time.Time       `json:"started,omitzero"`
+	Restarts   int             `json:"restarts,omitempty"`
+	Streak     int             `json:"streak,omitempty"`
+	// Exit is how the main process of this generation ended, LastExit how the
+	// last one did that ended.
+	Exit     *proc.Exit `json:"exit,omitempty"`
+	LastExit *proc.Exit `json:"last_exit,omitempty"`
+	// Watchdog is the interval that the service chose itself, if it did.
+	Watchdog time.Duration    `json:"watchdog,omitempty"`
+	Main     tenure.Process   `json:"main,omitzero"`
+	Text     string           `json:"text,omitempty"`
+	Deadline map[alarm]moment `json:"deadline,omitempty"`
 
 	// Group is the control group of the current generation, if any.
 	Group string `json:"group,omitempty"`

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -210,10 +211,25 @@ func (u *unit) listen(ctx context.Context) {
 		}
 		_ = u.tell(ctx, func(ctx context.Context) {
 			if u.rec.State == supervise.Listening {
-				u.launchByItself(ctx)
+				u.connected(ctx)
 			}
 		})
 	})
+}
+
+// connected is told of the first connection. A service that has just ended
+// without taking it is started again no faster than one that crashes.
+func (u *unit) connected(ctx context.Context) {
+	wait := restartDelay(u.rec.Spec.Restart, u.rec.Streak) - time.Since(u.rec.Started)
+	if wait <= 0 {
+		u.rec.Streak = 0
+		u.launchByItself(ctx)
+		return
+	}
+	u.stopListening()
+	u.rec.Streak++
+	u.setAlarm(alarmBackoff, wait)
+	u.state(supervise.Backoff)
 }
 
 func (u *unit) stopListening() {

@@ -40,7 +40,7 @@ func (u *unit) giveAway(ctx context.Context, p pick) error {
 	spec.Stop = p.Workload.Stop
 	rec := record{
 		Spec: &spec, State: supervise.Running, Since: time.Now(), Started: p.Leader.Started,
-		Generation: 1, Passive: true, Parent: u.id, Ready: true,
+		Generation: 1, Main: p.Leader.Process, Passive: true, Parent: u.id, Ready: true,
 	}
 	for _, claim := range p.Claims {
 		rec.Claims = append(rec.Claims, filepath.Join(u.rec.Group, claim))
@@ -112,6 +112,11 @@ func (u *unit) adoptChild(ctx context.Context, child *unit) {
 // attend is how a passive unit begins its life.
 func (u *unit) attend(ctx context.Context) {
 	u.watchGroups(ctx)
+	if handle, err := proc.Open(u.rec.Main); err == nil {
+		u.holdMain(ctx, handle)
+		u.save()
+		return
+	}
 	u.nextMain(ctx)
 }
 

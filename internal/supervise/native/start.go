@@ -54,28 +54,22 @@ func startFailure(ctx context.Context, specs []supervise.Spec, failures map[tenu
 }
 
 func (s *Supervisor) startOne(ctx context.Context, spec supervise.Spec) error {
-	done := make(chan error, 1)
 	if err := check(&spec); err != nil {
 		return &supervise.StartError{Unit: spec.Unit, Err: err}
 	}
 	for {
-		known, err := s.ask(ctx, spec.Unit, func(u *unit, ctx context.Context) { u.start(ctx, spec, done) })
+		failure, known, err := request(ctx, s, spec.Unit, func(u *unit, ctx context.Context, reply chan<- error) { u.start(ctx, spec, reply) })
 		if err != nil {
 			return fmt.Errorf("start %s: %w", spec.Unit, err)
 		}
 		if known {
-			break
+			return failure
 		}
 		u := newUnit(s, record{Spec: &spec, State: supervise.Inactive, Since: time.Now()})
 		if s.add(u) {
 			s.spawn(ctx, u, nil)
 		}
 	}
-	failure, err := answer(ctx, s, done)
-	if err != nil {
-		return fmt.Errorf("start %s: %w", spec.Unit, err)
-	}
-	return failure
 }
 
 // check refuses what cannot be carried out, before anything is touched.
@@ -164,7 +158,7 @@ func (u *unit) begin(ctx context.Context, spec supervise.Spec, reply chan<- erro
 		reply <- &supervise.StartError{Unit: u.id, Err: err}
 		return
 	}
-	u.rec.Restarts, u.rec.Streak = 0, 0
+	u.rec.Restarts, u.rec.Streak, u.rec.Started = 0, 0, time.Time{}
 	u.rec.Told, u.rec.Again, u.rec.Holding = false, false, false
 	if u.arm(ctx) {
 		reply <- nil
@@ -214,7 +208,7 @@ func (u *unit) launchByItself(ctx context.Context) {
 // launch starts the next generation.
 func (u *unit) launch(ctx context.Context) {
 	u.stopListening()
-	u.rec.Ready, u.rec.Text, u.rec.LastExit = false, "", nil
+	u.rec.Ready, u.rec.Text, u.rec.Exit, u.rec.Watchdog = false, "", nil, 0
 	u.rec.Told, u.rec.Again, u.rec.Ceded = false, false, nil
 	if err := u.fork(context.WithoutCancel(ctx)); err != nil {
 		u.rec.Launching = false
@@ -266,7 +260,7 @@ func (u *unit) forked(ctx context.Context) {
 	infos, _ := u.living()
 	for _, info := range infos {
 		if handle, err := proc.Open(info.Process); err == nil {
-			u.rec.LastExit = nil
+			u.rec.Exit = nil
 			u.rec.Started = info.Started
 			u.holdMain(ctx, handle)
 			u.becomeReady()
@@ -285,11 +279,11 @@ func (u *unit) startTimedOut(ctx context.Context) {
 
 // awaitBusName waits for the name of a unit of type dbus.
 func (u *unit) awaitBusName(ctx context.Context) {
-	names, generation := u.s.cfg.BusNames, u.rec.Generation
+	names, generation, name := u.s.cfg.BusNames, u.rec.Generation, u.rec.Spec.BusName
 	u.s.wg.Go(func() {
 		err := errors.New("there is no system bus to wait for the name on")
 		if names != nil {
-			err = names.Await(ctx, u.rec.Spec.BusName)
+			err = names.Await(ctx, name)
 		}
 		if ctx.Err() != nil {
 			return
@@ -321,7 +315,7 @@ const execFailed = 203
 
 // startError says how a unit ended that was to become ready.
 func (u *unit) startError(ctx context.Context, why cause) error {
-	e := &supervise.StartError{Unit: u.id, Exit: u.rec.LastExit, Log: u.s.logTail(ctx, u.id, u.rec.Started)}
+	e := &supervise.StartError{Unit: u.id, Exit: u.rec.Exit, Log: u.s.logTail(ctx, u.id, u.rec.Started)}
 	switch {
 	case why == causeTimeout && u.rec.Spec.Type == supervise.DBus && u.s.cfg.BusNames == nil:
 		e.Err = fmt.Errorf("%w: there is no system bus to wait for the name %s on", supervise.ErrNotReady, u.rec.Spec.BusName)
@@ -329,10 +323,10 @@ func (u *unit) startError(ctx context.Context, why cause) error {
 		e.Err = fmt.Errorf("%w within %s", supervise.ErrNotReady, u.rec.Spec.StartTimeout)
 	case why == causeRequest:
 		e.Err = fmt.Errorf("%w: it was told to stop", supervise.ErrNotReady)
-	case u.rec.LastExit != nil && u.rec.LastExit.Success():
+	case u.rec.Exit != nil && u.rec.Exit.Success():
 		e.Err = fmt.Errorf("%w: its process ended and left none", supervise.ErrNotReady)
-	case u.rec.LastExit != nil:
-		e.Err = fmt.Errorf("%w: %s", supervise.ErrNotReady, u.rec.LastExit)
+	case u.rec.Exit != nil:
+		e.Err = fmt.Errorf("%w: %s", supervise.ErrNotReady, u.rec.Exit)
 	default:
 		e.Err = supervise.ErrNotReady
 	}

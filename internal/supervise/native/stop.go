@@ -73,9 +73,9 @@ func (s *Supervisor) Stop(ctx context.Context, req supervise.StopRequest) (super
 		return supervise.Ended{}, fmt.Errorf("stop: %w", err)
 	}
 	after := make(map[tenure.UnitID][]tenure.UnitID, len(req.Units))
-	answers := make(map[tenure.UnitID]chan stopAnswer, len(req.Units))
+	got := make(map[tenure.UnitID]*stopAnswer, len(req.Units))
 	for _, id := range req.Units {
-		answers[id] = make(chan stopAnswer, 1)
+		got[id] = &stopAnswer{}
 		after[id] = nil
 		if u, known := s.find(id); known {
 			after[id] = u.status.Load().Spec.After
@@ -85,24 +85,17 @@ func (s *Supervisor) Stop(ctx context.Context, req supervise.StopRequest) (super
 	if err := order.check(); err != nil {
 		return supervise.Ended{}, fmt.Errorf("stop: %w", err)
 	}
-	got := make(map[tenure.UnitID]*stopAnswer, len(answers))
-	for id := range answers {
-		got[id] = &stopAnswer{}
-	}
 	failures := order.walk(ctx, true, func(ctx context.Context, id tenure.UnitID) error {
-		a, err := s.stopOne(ctx, id, req, answers[id])
+		a, err := s.stopOne(ctx, id, req)
 		*got[id] = a
 		return errors.Join(err, a.err)
 	})
 	return s.stopped(req.Units, got, failures)
 }
 
-func (s *Supervisor) stopOne(ctx context.Context, id tenure.UnitID, req supervise.StopRequest, reply chan stopAnswer) (stopAnswer, error) {
-	known, err := s.ask(ctx, id, func(u *unit, ctx context.Context) { u.stop(ctx, req, reply) })
-	if err != nil || !known {
-		return stopAnswer{}, err
-	}
-	return answer(ctx, s, reply)
+func (s *Supervisor) stopOne(ctx context.Context, id tenure.UnitID, req supervise.StopRequest) (stopAnswer, error) {
+	a, _, err := request(ctx, s, id, func(u *unit, ctx context.Context, reply chan<- stopAnswer) { u.stop(ctx, req, reply) })
+	return a, err
 }
 
 func (s *Supervisor) stopped(units []tenure.UnitID, got map[tenure.UnitID]*stopAnswer, failures map[tenure.UnitID]error) (supervise.Ended, error) {
@@ -139,7 +132,7 @@ func (u *unit) stop(ctx context.Context, req supervise.StopRequest, reply chan<-
 	case supervise.Inactive, supervise.Failed, supervise.Listening, supervise.Waiting, supervise.Backoff:
 		u.disarm()
 		u.rest(ctx, req.HoldSockets)
-		reply <- stopAnswer{exit: u.rec.LastExit}
+		reply <- stopAnswer{}
 	case supervise.Stopping:
 		u.stopping = append(u.stopping, reply)
 		e := u.rec.Ending
@@ -148,7 +141,6 @@ func (u *unit) stop(ctx context.Context, req supervise.StopRequest, reply chan<-
 		u.save()
 	case supervise.Starting, supervise.Running, supervise.Reloading:
 		u.stopping = append(u.stopping, reply)
-		u.endReload(fmt.Errorf("%w: it was told to stop", supervise.ErrNotReady))
 		u.end(ctx, ending{Cause: causeRequest, Reason: req.Reason, From: req.From, To: req.To, Hold: req.HoldSockets, Kill: req.Kill})
 	}
 }
@@ -177,6 +169,8 @@ func (u *unit) end(ctx context.Context, e ending) {
 	u.clearAlarms(alarmStart, alarmWatchdog)
 	e.Phase = phaseCommand
 	u.rec.Ending = &e
+	u.dropAux(ctx)
+	u.answerReload(fmt.Errorf("%w: it is ending", supervise.ErrNotReady))
 	u.writeReason()
 	u.state(supervise.Stopping)
 	u.watchGroups(ctx)
@@ -256,16 +250,12 @@ func (u *unit) signal(ctx context.Context) {
 	if timeout := u.rec.Spec.Stop.Timeout; timeout > 0 {
 		u.setAlarm(alarmStop, timeout)
 	}
-	number, err := signalNumber(u.rec.Spec.Stop.Signal)
-	if err != nil {
-		number = syscall.SIGTERM
-	}
-	if u.rec.Ending.Cause == causeWatchdog {
-		number = syscall.SIGABRT
-	}
+	number := u.stopSignal()
 	infos, _ := u.living()
+	// Of a unit that has but its main process nothing can be set apart, and what
+	// it forks from now on is found when it has ended.
 	alone := len(infos) == 1 && infos[0].Process == u.rec.Main
-	if !u.keeps() && (alone || u.rec.Spec.Stop.Target == supervise.TargetMain) {
+	if alone || (!u.keeps() && u.rec.Spec.Stop.Target == supervise.TargetMain) {
 		u.signalAll(number, u.targets(infos))
 		u.save()
 		return
@@ -277,9 +267,23 @@ func (u *unit) signal(ctx context.Context) {
 	thaw()
 }
 
-// targets are those of a unit's own processes that its stop signal is for.
+// stopSignal is what the unit is told with now.
+func (u *unit) stopSignal() syscall.Signal {
+	if u.rec.Ending.Cause == causeWatchdog && u.main != nil {
+		return syscall.SIGABRT
+	}
+	number, err := signalNumber(u.rec.Spec.Stop.Signal)
+	if err != nil {
+		return syscall.SIGTERM
+	}
+	return number
+}
+
+// targets are those of a unit's own processes that its stop signal is for. The
+// watchdog's is for the main process, as long as there is one.
 func (u *unit) targets(infos []proc.Info) []proc.Info {
-	if u.rec.Spec.Stop.Target == supervise.TargetGroup {
+	watchdog := u.rec.Ending.Cause == causeWatchdog && u.main != nil && u.rec.Ending.Phase == phaseSignal
+	if u.rec.Spec.Stop.Target == supervise.TargetGroup && !watchdog {
 		return infos
 	}
 	return slices.DeleteFunc(slices.Clone(infos), func(i proc.Info) bool { return i.Process != u.rec.Main })
@@ -328,7 +332,14 @@ func (u *unit) signalAll(number syscall.Signal, infos []proc.Info) {
 		return
 	}
 	e.Signalled = append(e.Signalled, told...)
-	u.event(supervise.Event{Kind: supervise.EventSignal, Signal: proc.SignalName(number), Reason: e.Reason, Processes: told})
+	u.tellSignal(number, told)
+}
+
+// tellSignal says who was sent a signal.
+func (u *unit) tellSignal(number syscall.Signal, told []tenure.Process) {
+	u.event(supervise.Event{
+		Kind: supervise.EventSignal, Signal: proc.SignalName(number), Reason: u.rec.Ending.reason(), Processes: told,
+	})
 }
 
 // signalMain sends a signal to the main process, outside of an ending.
@@ -364,16 +375,13 @@ func (u *unit) emptied(ctx context.Context) bool {
 		return true
 	}
 	if u.rec.Ending.Phase == phaseSignal {
-		number, err := signalNumber(u.rec.Spec.Stop.Signal)
-		if err != nil {
-			number = syscall.SIGTERM
-		}
-		u.signalAll(number, infos)
+		u.signalAll(u.stopSignal(), infos)
 	} else if u.rec.Ending.Killed {
-		u.kill()
+		u.kill(ctx)
 	}
 	u.save()
 	u.watchGroups(ctx)
+	u.watchOldest(ctx, infos)
 	// They may have ended before anybody watched.
 	infos, ok = u.living()
 	return ok && len(infos) == 0
@@ -390,23 +398,61 @@ func (u *unit) graceOver(ctx context.Context) {
 		return
 	}
 	e.Phase, e.Killed = phaseKill, true
-	u.kill()
+	u.kill(ctx)
 	u.save()
 	u.progress(ctx)
 }
 
 // kill sends SIGKILL to those who the protocol is for. The whole group at once
-// only where nothing below it belongs to another unit.
-func (u *unit) kill() {
+// only where nothing in it or below it is, or may become, another unit's.
+func (u *unit) kill(ctx context.Context) {
+	if u.rec.Spec.Stop.Target == supervise.TargetMain && !u.rec.Passive && !u.keeps() {
+		infos, _ := u.living()
+		u.signalAll(syscall.SIGKILL, u.targets(infos))
+		return
+	}
+	if u.keeps() || len(u.rec.Ceded) > 0 {
+		thaw := u.freeze(ctx)
+		u.signalAll(syscall.SIGKILL, u.targets(u.split(ctx)))
+		thaw()
+		return
+	}
 	infos, _ := u.living()
-	if u.rec.Spec.Stop.Target == supervise.TargetMain && !u.rec.Passive {
-		infos = u.targets(infos)
-	} else if u.rec.Group != "" && len(u.rec.Ceded) == 0 {
-		if err := proc.GroupAt(u.rec.Group).Kill(); err != nil {
+	for _, path := range u.ownGroups() {
+		if err := proc.GroupAt(path).Kill(); err != nil {
 			u.warn("group cannot be killed", err)
 		}
 	}
-	u.signalAll(syscall.SIGKILL, infos)
+	u.tellSignal(syscall.SIGKILL, processesOf(infos))
+}
+
+func processesOf(infos []proc.Info) []tenure.Process {
+	list := make([]tenure.Process, 0, len(infos))
+	for _, info := range infos {
+		list = append(list, info.Process)
+	}
+	return list
+}
+
+// watchOldest hears of the end of the oldest of what is left, where the group
+// cannot tell because others live in groups below it.
+func (u *unit) watchOldest(ctx context.Context, infos []proc.Info) {
+	if len(u.rec.Ceded) == 0 {
+		return
+	}
+	for _, info := range infos {
+		handle, err := proc.Open(info.Process)
+		if err != nil {
+			continue
+		}
+		u.s.wg.Go(func() {
+			defer handle.Close()
+			if _, err := handle.Wait(ctx); err == nil {
+				_ = u.tell(ctx, u.groupChanged)
+			}
+		})
+		return
+	}
 }
 
 // giveUp ends an ending whose unit may not be killed and has not ended. If its
@@ -423,11 +469,14 @@ func (u *unit) giveUp(ctx context.Context) {
 	if u.main == nil {
 		if !u.rec.Passive {
 			u.leaveBehind(ctx, infos)
-			u.answerStop(stopAnswer{exit: u.rec.LastExit, err: err})
+			u.answerStop(stopAnswer{exit: u.rec.Exit, err: err})
 			u.progress(ctx)
 			return
 		}
 		u.nextMain(ctx)
+	}
+	if len(u.starting) > 0 {
+		u.answerStart(u.startError(ctx, u.rec.Ending.Cause))
 	}
 	u.rec.Ending, u.rec.Told = nil, true
 	u.state(supervise.Running)
@@ -461,8 +510,8 @@ func (u *unit) finish(ctx context.Context) {
 		u.rest(ctx, e.Hold)
 	default:
 		exit := proc.Exit{}
-		if u.rec.LastExit != nil {
-			exit = *u.rec.LastExit
+		if u.rec.Exit != nil {
+			exit = *u.rec.Exit
 		}
 		u.afterEnd(ctx, e.Cause, exit)
 	}
@@ -478,7 +527,7 @@ func (u *unit) finish(ctx context.Context) {
 // startOutcome is what those hear who wait for a unit that has ended: a oneshot
 // that ended well is what they waited for.
 func (u *unit) startOutcome(ctx context.Context, why cause) error {
-	exit := u.rec.LastExit
+	exit := u.rec.Exit
 	if u.rec.Spec.Type == supervise.Oneshot && why == causeExit && exit != nil && clean(u.rec.Spec, *exit) {
 		return nil
 	}

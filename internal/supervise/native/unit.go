@@ -133,11 +133,6 @@ func (u *unit) letGo() {
 	u.stopListening()
 	u.closeNotify()
 	u.unwatch()
-	for _, handle := range []*proc.Handle{u.main, u.aux} {
-		if handle != nil {
-			handle.Close()
-		}
-	}
 }
 
 // setTimer sets the one timer to the nearest alarm.
@@ -197,7 +192,7 @@ func (u *unit) state(state supervise.State) {
 	}
 	u.save()
 	if changed {
-		u.event(supervise.Event{Kind: supervise.EventState, State: state, Exit: u.rec.LastExit, Reason: u.rec.Ending.reason()})
+		u.event(supervise.Event{Kind: supervise.EventState, State: state, Exit: u.rec.Exit, Reason: u.rec.Ending.reason()})
 	}
 }
 
@@ -279,13 +274,12 @@ func (u *unit) living() (infos []proc.Info, ok bool) {
 	return infos, err == nil
 }
 
-// holdMain makes a process the main one and waits for its end.
+// holdMain makes a process the main one and waits for its end. One that was main
+// before is still waited for: it may be a child that nobody else reaps.
 func (u *unit) holdMain(ctx context.Context, handle *proc.Handle) {
-	if u.main != nil {
-		u.main.Close()
-	}
 	u.main, u.rec.Main = handle, handle.Process()
 	u.s.wg.Go(func() {
+		defer handle.Close()
 		exit, err := handle.Wait(ctx)
 		if ctx.Err() != nil {
 			return
@@ -302,8 +296,7 @@ func (u *unit) mainExited(ctx context.Context, handle *proc.Handle, exit proc.Ex
 	if u.main != handle {
 		return
 	}
-	handle.Close()
-	u.main, u.rec.Main, u.rec.LastExit = nil, tenure.Process{}, &exit
+	u.main, u.rec.Main, u.rec.Exit, u.rec.LastExit = nil, tenure.Process{}, &exit, &exit
 	switch {
 	case u.rec.Ending != nil:
 		u.rec.Ending.Exit = &exit
