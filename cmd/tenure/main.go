@@ -14,7 +14,7 @@ import (
 )
 
 // version is set by the linker.
-var version = "unknown" //nolint:gochecknoglobals // Only the linker can set it, before the program starts.
+var version = "unknown"
 
 func main() { os.Exit(run()) }
 

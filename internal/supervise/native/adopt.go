@@ -45,9 +45,21 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	pending := make(map[*unit]chan struct{})
 	for _, u := range append(units, orphans...) {
 		if s.add(u) {
-			s.spawn(ctx, u, u.adopted)
+			adopted := make(chan struct{})
+			pending[u] = adopted
+			s.spawn(ctx, u, func(ctx context.Context) {
+				defer close(adopted)
+				u.adopted(ctx)
+			})
+		}
+	}
+	for u, adopted := range pending {
+		select {
+		case <-adopted:
+		case <-u.gone:
 		}
 	}
 	return nil

@@ -83,7 +83,7 @@ func (g graph) rest(done map[tenure.UnitID]bool) string {
 // is begun, or, with independent, none that waits for the one that failed.
 // It returns when all calls have, with the error of each unit that was not
 // carried out well; those not begun have errNotTold.
-func (g graph) walk(ctx context.Context, independent bool, act func(context.Context, tenure.UnitID) error) map[tenure.UnitID]error {
+func (g graph) walk(ctx context.Context, independent bool, act func(context.Context, tenure.UnitID) error) map[tenure.UnitID]error { //nolint:gocognit // One walk; its parts mean nothing alone.
 	type outcome struct {
 		done chan struct{}
 		err  error

@@ -304,9 +304,13 @@ func (u *unit) awaitBusName(ctx context.Context) {
 // fail is told when a launch did not even come to a process.
 func (u *unit) fail(ctx context.Context, err error) {
 	u.dropGroup(ctx)
-	u.answerStart(&supervise.StartError{Unit: u.id, Err: errors.Join(supervise.ErrNotReady, err)})
 	u.warn("launch failed", err)
+	starting := u.starting
+	u.starting = nil
 	u.afterEnd(ctx, causeExit, proc.Exit{Known: true, Code: execFailed})
+	for _, reply := range starting {
+		reply <- &supervise.StartError{Unit: u.id, Err: fmt.Errorf("%w: %w", supervise.ErrNotReady, err)}
+	}
 }
 
 // execFailed is the exit status that stands for a program that could not be

@@ -494,8 +494,9 @@ func (u *unit) answerStop(a stopAnswer) {
 // finish closes an ending: the unit has no process any more.
 func (u *unit) finish(ctx context.Context) {
 	e := u.rec.Ending
-	if len(u.starting) > 0 {
-		u.answerStart(u.startOutcome(ctx, e.Cause))
+	starting, outcome := u.starting, error(nil)
+	if u.starting = nil; len(starting) > 0 {
+		outcome = u.startOutcome(ctx, e.Cause)
 	}
 	u.dropGroup(ctx)
 	u.rec.Ending = nil
@@ -516,6 +517,9 @@ func (u *unit) finish(ctx context.Context) {
 		u.afterEnd(ctx, e.Cause, exit)
 	}
 	u.answerStop(answer)
+	for _, reply := range starting {
+		reply <- outcome
+	}
 	if again {
 		u.launchByItself(ctx)
 	}

@@ -1,0 +1,208 @@
+package supervisetest
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"time"
+)
+
+// RunProgram carries out the program in the arguments of this process (all of
+// them, the name included), if there is one. TestMain calls it first.
+func RunProgram(args []string) (code int, ran bool) {
+	p, ok := ParseProgram(args)
+	if !ok {
+		return 0, false
+	}
+	code, err := p.run(args[0])
+	if err != nil {
+		_, _ = fmt.Fprintln(os.Stderr, "program", p.Name+":", err)
+	}
+	return code, true
+}
+
+// broken is the exit status of a program that could not do what it was told.
+const broken = 99
+
+func (p Program) run(exe string) (int, error) {
+	if p.Daemonize {
+		p.Daemonize = false
+		if _, told := os.LookupEnv(begunMark); told {
+			syscall.CloseOnExec(begunFD)
+		}
+		return 0, spawnProgram(exe, p)
+	}
+	signals := make(chan os.Signal, 8)
+	p.hear(signals)
+	_, told := os.LookupEnv(begunMark)
+	if told {
+		syscall.CloseOnExec(begunFD)
+	}
+	err := p.begin(exe)
+	if told {
+		err = errors.Join(err, syscall.Close(begunFD))
+	}
+	if err != nil {
+		return broken, err
+	}
+	var done, term <-chan time.Time
+	if p.Exits {
+		done = time.After(p.RunFor)
+	}
+	for {
+		select {
+		case <-done:
+			return p.Code, nil
+		case <-term:
+			return p.TermCode, nil
+		case s := <-signals:
+			switch {
+			case s == syscall.SIGHUP:
+				if err := notify("STATUS=" + p.Reload); err != nil {
+					return broken, err
+				}
+			case !p.IgnoreTerm:
+				term = time.After(p.TermAfter)
+			}
+		}
+	}
+}
+
+func (p Program) hear(signals chan os.Signal) {
+	if p.IgnoreTerm || p.TermAfter > 0 || p.TermCode != 0 {
+		signal.Notify(signals, syscall.SIGTERM)
+	}
+	if p.Reload != "" {
+		signal.Notify(signals, syscall.SIGHUP)
+	}
+}
+
+// begin does all that comes before the program is ready.
+func (p Program) begin(exe string) error {
+	for _, line := range p.Print {
+		if _, err := fmt.Fprintln(os.Stdout, line); err != nil {
+			return err
+		}
+	}
+	for _, name := range p.Env {
+		value, _ := os.LookupEnv(name)
+		if _, err := fmt.Fprintln(os.Stdout, name+"="+value); err != nil {
+			return err
+		}
+	}
+	if p.Kill != "" {
+		value, _ := os.LookupEnv(p.Kill)
+		pid, err := strconv.Atoi(value)
+		if err != nil {
+			return fmt.Errorf("%s: %w", p.Kill, err)
+		}
+		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+			return err
+		}
+	}
+	for _, child := range p.Children {
+		if err := spawnProgram(exe, child); err != nil {
+			return err
+		}
+	}
+	if p.Serve {
+		if err := serve(); err != nil {
+			return err
+		}
+	}
+	if !p.Notify {
+		return nil
+	}
+	if p.Status != "" {
+		if err := notify("STATUS=" + p.Status); err != nil {
+			return err
+		}
+	}
+	<-time.After(p.ReadyAfter)
+	return notify("READY=1")
+}
+
+// begunMark is the environment variable that tells a program to close begunFD
+// when it has done all that comes before it is ready.
+const (
+	begunMark = "SUPERVISETEST_BEGUN"
+	begunFD   = 3
+)
+
+// spawnProgram starts a program in a session of its own, and returns when it,
+// and what it starts itself, has begun. One that daemonizes is waited for.
+func spawnProgram(exe string, p Program) error {
+	argv := p.Command(exe).Argv
+	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // It outlives its parent.
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	begun, begins, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	defer begun.Close() //nolint:errcheck // Only read from.
+	cmd.ExtraFiles = []*os.File{begins}
+	cmd.Env = append(os.Environ(), begunMark+"=1")
+	err = cmd.Start()
+	_ = begins.Close()
+	if err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, begun); err != nil {
+		return err
+	}
+	if p.Daemonize {
+		return cmd.Wait()
+	}
+	go func() { _ = cmd.Wait() }() // Reaped, however it ends.
+	return nil
+}
+
+func notify(message string) error {
+	address, ok := os.LookupEnv("NOTIFY_SOCKET")
+	if !ok {
+		return nil
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: address, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	_, err = conn.Write([]byte(message))
+	return errors.Join(err, conn.Close())
+}
+
+// serve answers connections on the passed sockets (sd_listen_fds(3)).
+func serve() error {
+	pid, _ := os.LookupEnv("LISTEN_PID")
+	if pid != strconv.Itoa(os.Getpid()) {
+		return fmt.Errorf("LISTEN_PID is %q, and the pid %d", pid, os.Getpid())
+	}
+	value, _ := os.LookupEnv("LISTEN_FDS")
+	count, err := strconv.Atoi(value)
+	if err != nil {
+		return fmt.Errorf("LISTEN_FDS: %w", err)
+	}
+	for fd := 3; fd < 3+count; fd++ {
+		listener, err := net.FileListener(os.NewFile(uintptr(fd), "passed")) //nolint:gosec // A small number.
+		if err != nil {
+			return err
+		}
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = io.WriteString(conn, strconv.Itoa(os.Getpid())+"\n") // The client may have gone.
+				_ = conn.Close()
+			}
+		}()
+	}
+	return nil
+}
