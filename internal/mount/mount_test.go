@@ -85,12 +85,30 @@ func mounted(t *testing.T, file, dir string) mount.Info {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		if err := mount.UnmountTree(context.WithoutCancel(t.Context()), dir); err != nil {
+		if err := unmounted(context.WithoutCancel(t.Context()), dir); err != nil {
 			t.Error(err)
 		}
 		free(t, file)
 	})
 	return info
+}
+
+// unmounted unmounts what this test used. A process that another test is just
+// forking has our descriptors until it executes its program, so that the
+// mount may be in use for a moment.
+func unmounted(ctx context.Context, dir string) error {
+	deadline := time.After(5 * time.Second)
+	for {
+		err := mount.UnmountTree(ctx, dir)
+		if !errors.Is(err, mount.ErrBusy) {
+			return err
+		}
+		select {
+		case <-deadline:
+			return err
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // free waits until no loop device shows the file. A moment may pass: whoever
