@@ -235,7 +235,7 @@ func (u *unit) adoptLaunch(ctx context.Context) {
 		u.started(ctx)
 		return
 	}
-	u.dropGroup(ctx)
+	u.dropGroup(ctx)()
 	u.launch(ctx)
 }
 

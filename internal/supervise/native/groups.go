@@ -83,9 +83,10 @@ func removeWhenEmpty(ctx context.Context, group proc.Group) error {
 	}
 }
 
-// dropGroup lets go of the group of a generation that has ended. It is removed
-// in the background; a group that other units' groups are in stays until they go.
-func (u *unit) dropGroup(ctx context.Context) {
+// dropGroup lets go of the group of a generation that has ended, and gives what
+// removes it in the background; a group that other units' groups are in stays
+// until they go.
+func (u *unit) dropGroup(ctx context.Context) (remove func()) {
 	u.unwatch()
 	var groups []proc.Group
 	for _, claim := range u.rec.Claims {
@@ -100,7 +101,7 @@ func (u *unit) dropGroup(ctx context.Context) {
 	}
 	hosts := u.rec.Claims
 	u.rec.Group, u.rec.Claims, u.rec.Ceded, u.rec.Main = "", nil, nil, tenure.Process{}
-	u.s.wg.Go(func() {
+	work := func() {
 		for _, group := range groups {
 			if removeWhenEmpty(ctx, group) != nil {
 				return
@@ -114,5 +115,6 @@ func (u *unit) dropGroup(ctx context.Context) {
 			}
 		}
 		u.s.bus.send(event)
-	})
+	}
+	return func() { u.s.wg.Go(work) }
 }

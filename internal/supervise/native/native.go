@@ -333,12 +333,17 @@ func (s *Supervisor) Logs(ctx context.Context, units []tenure.UnitID, n int, fol
 // belongs to: the one whose group it is, or the nearest one around it. Commands
 // that run for a unit count as the unit.
 func (s *Supervisor) UnitOf(group string) (tenure.UnitID, bool) {
+	var found tenure.UnitID
+	nearest := ""
 	for _, u := range s.all() {
 		for _, own := range u.ownGroups() {
-			if group == own || strings.HasPrefix(group, own+"/") {
-				return u.id, true
+			if (group == own || strings.HasPrefix(group, own+"/")) && len(own) > len(nearest) {
+				found, nearest = u.id, own
 			}
 		}
+	}
+	if nearest != "" {
+		return found, true
 	}
 	rel, ok := proc.GroupAt(group).Rel(s.cfg.Hierarchy)
 	if !ok {

@@ -303,11 +303,12 @@ func (u *unit) awaitBusName(ctx context.Context) {
 
 // fail is told when a launch did not even come to a process.
 func (u *unit) fail(ctx context.Context, err error) {
-	u.dropGroup(ctx)
+	remove := u.dropGroup(ctx)
 	u.warn("launch failed", err)
 	starting := u.starting
 	u.starting = nil
 	u.afterEnd(ctx, causeExit, proc.Exit{Known: true, Code: execFailed})
+	remove()
 	for _, reply := range starting {
 		reply <- &supervise.StartError{Unit: u.id, Err: fmt.Errorf("%w: %w", supervise.ErrNotReady, err)}
 	}

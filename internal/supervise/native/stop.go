@@ -498,7 +498,7 @@ func (u *unit) finish(ctx context.Context) {
 	if u.starting = nil; len(starting) > 0 {
 		outcome = u.startOutcome(ctx, e.Cause)
 	}
-	u.dropGroup(ctx)
+	remove := u.dropGroup(ctx)
 	u.rec.Ending = nil
 	u.clearAlarms(alarmStart, alarmStop, alarmWatchdog)
 	answer := stopAnswer{exit: e.Exit, killed: e.Killed}
@@ -516,6 +516,7 @@ func (u *unit) finish(ctx context.Context) {
 		}
 		u.afterEnd(ctx, e.Cause, exit)
 	}
+	remove()
 	u.answerStop(answer)
 	for _, reply := range starting {
 		reply <- outcome
