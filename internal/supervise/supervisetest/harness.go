@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -92,11 +93,7 @@ func (l *law) start(specs ...supervise.Spec) {
 
 func logOf(err error) string {
 	if failed, ok := errors.AsType[*supervise.StartError](err); ok {
-		text := ""
-		for _, line := range failed.Log {
-			text += "\n\t" + line
-		}
-		return text
+		return "\n\t" + strings.Join(failed.Log, "\n\t")
 	}
 	return ""
 }

@@ -152,7 +152,7 @@ func notifyExits(l *law) {
 }
 
 func startTimeout(l *law) {
-	l.failsToStart(l.spec("slow", Program{}, func(s *supervise.Spec) {
+	_ = l.failsToStart(l.spec("slow", Program{}, func(s *supervise.Spec) {
 		s.Type, s.StartTimeout = supervise.Notify, 30*time.Millisecond
 	}))
 	l.inState(unit("slow"), supervise.Failed)
@@ -162,7 +162,7 @@ func startTimeout(l *law) {
 }
 
 func noSuchProgram(l *law) {
-	l.failsToStart(l.spec("missing", Program{}, func(s *supervise.Spec) { s.Command.Argv = []string{"/nonexistent/program"} }))
+	_ = l.failsToStart(l.spec("missing", Program{}, func(s *supervise.Spec) { s.Command.Argv = []string{"/nonexistent/program"} }))
 	l.inState(unit("missing"), supervise.Failed)
 }
 

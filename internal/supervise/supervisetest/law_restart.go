@@ -32,7 +32,6 @@ func cleanExit(l *law) {
 		s.Restart.Condition = supervise.RestartOnFailure
 	}))
 	l.becomes(id, supervise.Inactive)
-	l.empty(id)
 	l.start(l.spec("unclean", Program{Exits: true, RunFor: 10 * time.Millisecond, Code: 1}, func(s *supervise.Spec) {
 		s.Restart.Condition = supervise.RestartOnAbort
 	}))

@@ -84,7 +84,7 @@ func (p Program) hear(signals chan os.Signal) {
 }
 
 // begin does all that comes before the program is ready.
-func (p Program) begin(exe string) error {
+func (p Program) begin(exe string) error { //nolint:gocognit // The behaviours of a program, one after another.
 	for _, line := range p.Print {
 		if _, err := fmt.Fprintln(os.Stdout, line); err != nil {
 			return err
