@@ -333,7 +333,19 @@ func (s *Supervisor) Logs(ctx context.Context, units []tenure.UnitID, n int, fol
 // belongs to: the one whose group it is, or the nearest one around it. Commands
 // that run for a unit count as the unit.
 func (s *Supervisor) UnitOf(group string) (tenure.UnitID, bool) {
-	var found tenure.UnitID
+	if owner, ok := s.owner(group); ok {
+		return owner, true
+	}
+	rel, ok := proc.GroupAt(group).Rel(s.cfg.Hierarchy)
+	if !ok {
+		return tenure.UnitID{}, false
+	}
+	unit, _, ok := UnitOfGroup(rel)
+	return unit, ok
+}
+
+// owner is the living unit that has the group, or the nearest one around it.
+func (s *Supervisor) owner(group string) (found tenure.UnitID, ok bool) {
 	nearest := ""
 	for _, u := range s.all() {
 		for _, own := range u.ownGroups() {
@@ -342,15 +354,7 @@ func (s *Supervisor) UnitOf(group string) (tenure.UnitID, bool) {
 			}
 		}
 	}
-	if nearest != "" {
-		return found, true
-	}
-	rel, ok := proc.GroupAt(group).Rel(s.cfg.Hierarchy)
-	if !ok {
-		return tenure.UnitID{}, false
-	}
-	unit, _, ok := UnitOfGroup(rel)
-	return unit, ok
+	return found, nearest != ""
 }
 
 // logTail is the end of what a unit wrote since it was started.

@@ -229,12 +229,8 @@ func (u *unit) owns(pid int) bool {
 	if err != nil {
 		return false
 	}
-	for _, own := range u.ownGroups() {
-		if group.Path() == own || strings.HasPrefix(group.Path(), own+"/") {
-			return true
-		}
-	}
-	return false
+	owner, ok := u.s.owner(group.Path())
+	return ok && owner == u.id
 }
 
 func (u *unit) changeMain(ctx context.Context, pid int) {
