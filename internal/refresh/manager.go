@@ -8,14 +8,12 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
-	"sync"
 	"time"
 
 	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/journal"
 	"tenure/internal/mount"
-	"tenure/internal/snapdata"
 	"tenure/internal/squash"
 	"tenure/internal/supervise"
 )
@@ -44,8 +42,8 @@ type Manager struct {
 	settings *journal.Collection[int]
 	launch   launcher
 	claims   claims
-	// passes are the first passes of data copies of changes that run.
-	passes passes
+	// copies are the data copies of changes that run, between their passes.
+	copies running
 	// collect wakes the collector.
 	collect chan struct{}
 	endings endings
@@ -86,30 +84,6 @@ func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskReload, reloadStep{m})
 	change.Register(reg, taskCommit, commitStep{m})
 	change.Register(reg, taskCollect, collectStep{m})
-}
-
-// passes keeps the first passes of copies in memory. One that is lost with the
-// daemon costs a full comparison at the second pass, nothing else.
-type passes struct {
-	mu   sync.Mutex
-	made map[tenure.Ref][]*snapdata.Pass
-}
-
-func (p *passes) keep(to tenure.Ref, made []*snapdata.Pass) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.made == nil {
-		p.made = make(map[tenure.Ref][]*snapdata.Pass)
-	}
-	p.made[to] = made
-}
-
-func (p *passes) take(to tenure.Ref) []*snapdata.Pass {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	made := p.made[to]
-	delete(p.made, to)
-	return made
 }
 
 // states are the documents of snaps in the journal.

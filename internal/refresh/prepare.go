@@ -152,7 +152,7 @@ func (s copyStep) Do(ctx context.Context, p copyParams) (copied, error) {
 }
 
 func (s copyStep) Undo(ctx context.Context, p copyParams, done copied) error {
-	s.m.passes.take(p.To)
+	s.m.dropCopy(p.To)
 	err := s.m.removeData(ctx, p.To)
 	if err == nil {
 		err = snapdata.Restore(s.m.cfg.Paths.Data(p.To))
@@ -180,41 +180,6 @@ func (m *Manager) makeDataDirs(snap tenure.Instance) error {
 		}
 	}
 	return mount.Share(common)
-}
-
-func (m *Manager) firstCopy(ctx context.Context, p copyParams) error {
-	if !p.Copy {
-		return os.MkdirAll(m.cfg.Paths.Data(p.To), 0o755)
-	}
-	// A first pass that died with the daemon is begun again.
-	if err := m.removeData(ctx, p.To); err != nil {
-		return err
-	}
-	report := change.ReporterFrom(ctx)
-	var made []*snapdata.Pass
-	for _, pair := range m.dataPairs(p) {
-		pass, err := snapdata.First(ctx, pair.from, pair.to, snapdata.Options{})
-		if err != nil {
-			return err
-		}
-		made = append(made, pass)
-		report.Logf("copied %s to %s", pair.from, pair.to)
-	}
-	m.passes.keep(p.To, made)
-	return nil
-}
-
-// pair is one directory that is copied to another.
-type pair struct{ from, to string }
-
-func (m *Manager) dataPairs(p copyParams) []pair {
-	pairs := []pair{{m.cfg.Paths.Data(p.From), m.cfg.Paths.Data(p.To)}}
-	return pairs
-}
-
-// removeData removes the data of one revision.
-func (m *Manager) removeData(ctx context.Context, ref tenure.Ref) error {
-	return snapdata.Remove(ctx, m.cfg.Paths.Data(ref))
 }
 
 // dropDataDir removes all data of a snap, and ends what it had mounted there.

@@ -117,6 +117,7 @@ func (l launcher) layout(r *installed, layout *snapfile.Layout) sandbox.Mount {
 	switch layout.Kind {
 	case snapfile.LayoutBind, snapfile.LayoutBindFile:
 		mount.Kind, mount.Inside, mount.Mode = sandbox.Bind, true, 0
+		mount.File = layout.Kind == snapfile.LayoutBindFile
 	case snapfile.LayoutSymlink:
 		mount.Kind, mount.Mode = sandbox.Symlink, 0
 	case snapfile.LayoutTmpfs:

@@ -13,7 +13,6 @@ import (
 	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/policy"
-	"tenure/internal/snapdata"
 	"tenure/internal/supervise"
 )
 
@@ -163,17 +162,7 @@ func (s stopStep) Probe(ctx context.Context, p stopParams) (nothing, bool, error
 type updateStep struct{ m *Manager }
 
 func (s updateStep) Do(ctx context.Context, p copyParams) (nothing, error) {
-	made := s.m.passes.take(p.To)
-	for i, pair := range s.m.dataPairs(p) {
-		pass := snapdata.Resume(pair.from, pair.to)
-		if i < len(made) {
-			pass = made[i]
-		}
-		if _, err := pass.Second(ctx, snapdata.Options{}); err != nil {
-			return nothing{}, fmt.Errorf("bring data of %s up to date: %w", p.To, err)
-		}
-	}
-	return nothing{}, nil
+	return nothing{}, s.m.secondCopy(ctx, p)
 }
 
 // Undo has nothing to do: the copy as a whole goes with the first one.
