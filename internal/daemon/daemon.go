@@ -116,7 +116,7 @@ func (p *parts) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	hierarchy, err := proc.OpenHierarchy(hierarchyName(p.cfg.Root))
+	hierarchy, err := proc.OpenHierarchy(HierarchyName(p.cfg.Root))
 	if err != nil {
 		return err
 	}
@@ -157,7 +157,7 @@ func (p *parts) open(ctx context.Context) (err error) {
 // openHolder connects to the holder, or starts one in a group of its own, which
 // nothing that ends the daemon's group or its units reaches.
 func (p *parts) openHolder(ctx context.Context) (err error) {
-	if p.holderGroup, err = proc.OpenHierarchy(hierarchyName(p.cfg.Root) + "-holder"); err != nil {
+	if p.holderGroup, err = proc.OpenHierarchy(HierarchyName(p.cfg.Root) + "-holder"); err != nil {
 		return err
 	}
 	dir, err := os.Open(p.holderGroup.Path())
@@ -269,8 +269,9 @@ func await(ctx context.Context, ready <-chan struct{}) bool {
 	}
 }
 
-// hierarchyName is the control group of a root: short, and the same at every start.
-func hierarchyName(root string) string {
+// HierarchyName is the name of the control group of a root, absolute: short, and
+// the same at every start. That of its holder has "-holder" behind it.
+func HierarchyName(root string) string {
 	sum := sha256.Sum256([]byte(filepath.Clean(root)))
 	return "tenure-" + hex.EncodeToString(sum[:4])
 }

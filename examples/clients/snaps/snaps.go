@@ -32,7 +32,7 @@ func Tree(ctx context.Context, name string) (string, error) {
 }
 
 func target(ctx context.Context, file string) (string, error) {
-	root, err := checkout()
+	root, err := Checkout()
 	if err != nil {
 		return "", err
 	}
@@ -58,8 +58,8 @@ func withoutMake(environ []string) []string {
 	return kept
 }
 
-// checkout is the directory with go.mod above the working directory.
-func checkout() (string, error) {
+// Checkout is the directory with go.mod above the working directory.
+func Checkout() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", fmt.Errorf("find the checkout: %w", err)

@@ -1,0 +1,288 @@
+// Package rig runs the real tenured and tenure in a private root, for tests and
+// benchmarks.
+//
+// What an instance started is gone when its test ends, however it ends, and a
+// process, mount, loop device or control group that tenured shutdown left behind
+// fails the test.
+//
+// The methods of one Instance are for one goroutine, but for Tenure, Try, Client
+// and Path, which may be called from many.
+package rig
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"tenure"
+	"tenure/client"
+)
+
+// Patience is how long a test waits for what takes a moment, before it calls it lost.
+const Patience = time.Minute
+
+// Config says what instance a test wants. The zero value is the usual one.
+type Config struct {
+	// FailPoints takes the build that dies at the boundary named by the file
+	// "failpoint" below var/lib/tenure.
+	FailPoints bool
+	// Dir is the directory that the root is made in; by default a short one, for
+	// sockets have short paths.
+	Dir string
+}
+
+// Instance is a private instance of Tenure.
+type Instance struct {
+	// Root is the directory below which everything lies.
+	Root string
+	// Bin is the directory of the programs.
+	Bin string
+
+	t      testing.TB
+	daemon *server
+}
+
+// New makes an instance and starts its daemon.
+func New(t testing.TB, cfg Config) *Instance {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Fatal("this test mounts snaps and starts services: run it as root")
+	}
+	bin, err := Build(t.Context(), cfg.FailPoints)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := os.MkdirTemp(cfg.Dir, "tn-") //nolint:usetesting // Sockets need a short path.
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := &Instance{Root: root, Bin: bin, t: t}
+	t.Cleanup(i.end)
+	i.Start()
+	return i
+}
+
+// end shuts the instance down, and fails the test over what is left.
+func (i *Instance) end() {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*Patience)
+	defer cancel()
+	if i.daemon != nil {
+		i.daemon.kill()
+		if i.t.Failed() {
+			i.t.Logf("the daemon said:\n%s", i.daemon.said())
+		}
+	}
+	out, err := exec.CommandContext(ctx, filepath.Join(i.Bin, "tenured"), "shutdown", "--root", i.Root).CombinedOutput()
+	if err != nil {
+		i.t.Errorf("tenured shutdown: %v\n%s", err, out)
+	}
+	for _, left := range Leftovers(i.Root) {
+		i.t.Errorf("left behind: %s", left)
+	}
+	if err := errors.Join(sweep(ctx, i.Root), os.RemoveAll(i.Root)); err != nil {
+		i.t.Error(err)
+	}
+}
+
+// Start starts the daemon and waits until it answers.
+func (i *Instance) Start() {
+	i.t.Helper()
+	if err := i.TryStart(); err != nil {
+		i.t.Fatalf("start tenured: %v", err)
+	}
+}
+
+// TryStart is Start for a daemon that may die before it answers.
+func (i *Instance) TryStart() error {
+	d, err := startDaemon(filepath.Join(i.Bin, "tenured"), i.Root)
+	if err != nil {
+		return err
+	}
+	i.daemon = d
+	select {
+	case <-d.ready:
+		return nil
+	case <-d.ended:
+		return fmt.Errorf("it ended at once: %s", d.said())
+	case <-time.After(Patience):
+		return fmt.Errorf("it is not ready after %s: %s", Patience, d.said())
+	}
+}
+
+// Kill ends the daemon by SIGKILL.
+func (i *Instance) Kill() { i.daemon.kill() }
+
+// Ended is closed when the daemon that was last started has ended.
+func (i *Instance) Ended() <-chan struct{} { return i.daemon.ended }
+
+// PID is the process of the daemon that was last started.
+func (i *Instance) PID() int { return i.daemon.cmd.Process.Pid }
+
+// Stop ends the daemon as systemctl would, and fails the test if it does not
+// end well.
+func (i *Instance) Stop() {
+	i.t.Helper()
+	if err := i.daemon.stop(); err != nil {
+		i.t.Fatalf("stop tenured: %v\n%s", err, i.daemon.said())
+	}
+}
+
+// Path is a path below the root.
+func (i *Instance) Path(elem ...string) string {
+	return filepath.Join(append([]string{i.Root}, elem...)...)
+}
+
+// Common is $SNAP_COMMON of a snap, as seen from outside.
+func (i *Instance) Common(snap string) string { return i.Path("var", "snap", snap, "common") }
+
+// Client speaks to the daemon.
+func (i *Instance) Client() *client.Client { return client.New(client.Config{Root: i.Root}) }
+
+// Result is what a command came to.
+type Result struct {
+	Stdout, Stderr string
+	// Status is the exit status, -1 for a signal.
+	Status int
+}
+
+// Try runs the command line.
+func (i *Instance) Try(args ...string) Result { return i.Exec(filepath.Join(i.Bin, "tenure"), args...) }
+
+// Tenure runs the command line, fails the test if that fails, and returns what
+// it printed.
+func (i *Instance) Tenure(args ...string) string {
+	i.t.Helper()
+	result := i.Try(args...)
+	if result.Status != 0 {
+		i.t.Fatalf("tenure %s: exit status %d\n%s%s", strings.Join(args, " "), result.Status, result.Stdout, result.Stderr)
+	}
+	return result.Stdout
+}
+
+// Exec runs a program with TENURE_ROOT set.
+func (i *Instance) Exec(path string, args ...string) Result {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*Patience)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = append(os.Environ(), "TENURE_ROOT="+i.Root)
+	var stdout, stderr bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err := cmd.Run()
+	if cmd.ProcessState == nil {
+		return Result{Stderr: fmt.Sprint(err), Status: -1}
+	}
+	return Result{Stdout: stdout.String(), Stderr: stderr.String(), Status: cmd.ProcessState.ExitCode()}
+}
+
+// Units are the units that are alive or armed, by name.
+func (i *Instance) Units() map[string]client.Unit {
+	i.t.Helper()
+	list, err := i.Client().Units(i.t.Context())
+	if err != nil {
+		i.t.Fatal(err)
+	}
+	units := make(map[string]client.Unit, len(list))
+	for _, unit := range list {
+		units[unit.ID] = unit
+	}
+	return units
+}
+
+// Main is the main process of a unit that is alive.
+func (i *Instance) Main(unit string) tenure.Process {
+	i.t.Helper()
+	for _, p := range i.Units()[unit].Processes {
+		if p.Main {
+			return tenure.Process{PID: p.PID, Start: p.Start}
+		}
+	}
+	i.t.Fatalf("%s has no main process", unit)
+	return tenure.Process{}
+}
+
+// server is a tenured that was started, and what it says.
+type server struct {
+	cmd          *exec.Cmd
+	output       *output
+	ready, ended chan struct{}
+	err          error
+}
+
+func startDaemon(path, root string) (*server, error) {
+	d := &server{
+		cmd:   exec.Command(path, "--root", root),
+		ready: make(chan struct{}), ended: make(chan struct{}),
+	}
+	d.output = &output{wanted: []byte("msg=ready"), found: d.ready}
+	d.cmd.Stderr, d.cmd.Stdout = d.output, d.output
+	// What the daemon starts must not keep Wait waiting.
+	d.cmd.WaitDelay = time.Second
+	// It ends with the test, even with one that is killed.
+	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	started := make(chan error)
+	go d.live(started)
+	return d, <-started
+}
+
+// live starts the daemon, says so, and waits for its end, on a thread of its own:
+// the daemon is killed with the thread that started it.
+func (d *server) live(started chan<- error) {
+	runtime.LockOSThread()
+	err := d.cmd.Start()
+	started <- err
+	if err != nil {
+		return
+	}
+	d.err = d.cmd.Wait()
+	close(d.ended)
+}
+
+func (d *server) kill() {
+	_ = d.cmd.Process.Kill() // It may have ended.
+	<-d.ended
+}
+
+func (d *server) stop() error {
+	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	<-d.ended
+	return d.err
+}
+
+func (d *server) said() string { return d.output.String() }
+
+// output keeps what the daemon writes, and tells when it writes what is wanted.
+type output struct {
+	mu     sync.Mutex
+	buf    bytes.Buffer
+	wanted []byte
+	found  chan struct{}
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.buf.Write(p)
+	if o.wanted != nil && bytes.Contains(o.buf.Bytes(), o.wanted) {
+		o.wanted = nil
+		close(o.found)
+	}
+	return len(p), nil
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.buf.String()
+}
