@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -113,9 +114,8 @@ func sweep(ctx context.Context, root string) error {
 	for _, group := range groups(root) {
 		failures = append(failures, group.Thaw(), group.Kill(), group.AwaitEmpty(ctx), group.Remove())
 	}
-	points := Mounts(root)
-	for n := len(points) - 1; n >= 0; n-- {
-		err := mount.Unmount(ctx, points[n])
+	for _, point := range slices.Backward(Mounts(root)) {
+		err := mount.Unmount(ctx, point)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EINVAL) {
 			failures = append(failures, err)
 		}
@@ -132,7 +132,7 @@ func Gone(ctx context.Context, p tenure.Process) error {
 	if err != nil {
 		return err
 	}
-	defer handle.Close() //nolint:errcheck // Only watched.
+	defer handle.Close()
 	_, err = handle.Wait(ctx)
 	return err
 }

@@ -53,21 +53,21 @@ type Instance struct {
 }
 
 // New makes an instance and starts its daemon.
-func New(t testing.TB, cfg Config) *Instance {
-	t.Helper()
+func New(tb testing.TB, cfg Config) *Instance {
+	tb.Helper()
 	if os.Geteuid() != 0 {
-		t.Fatal("this test mounts snaps and starts services: run it as root")
+		tb.Fatal("this test mounts snaps and starts services: run it as root")
 	}
-	bin, err := Build(t.Context(), cfg.FailPoints)
+	bin, err := Build(tb.Context(), cfg.FailPoints)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	root, err := os.MkdirTemp(cfg.Dir, "tn-") //nolint:usetesting // Sockets need a short path.
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	i := &Instance{Root: root, Bin: bin, t: t}
-	t.Cleanup(i.end)
+	i := &Instance{Root: root, Bin: bin, t: tb}
+	tb.Cleanup(i.end)
 	i.Start()
 	return i
 }
@@ -220,7 +220,7 @@ type server struct {
 
 func startDaemon(path, root string) (*server, error) {
 	d := &server{
-		cmd:   exec.Command(path, "--root", root),
+		cmd:   exec.CommandContext(context.Background(), path, "--root", root), // Ended by its test.
 		ready: make(chan struct{}), ended: make(chan struct{}),
 	}
 	d.output = &output{wanted: []byte("msg=ready"), found: d.ready}
