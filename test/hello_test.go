@@ -36,3 +36,25 @@ func TestHelloIsRefreshed(t *testing.T) {
 		t.Errorf("before: %v, after: %v", before, after)
 	}
 }
+
+// TestTheEndOfTheDaemonTouchesNoService is N14, for an end in good order.
+func TestTheEndOfTheDaemonTouchesNoService(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	i.Tenure("install", "--dangerous", snap(t, "hello", "1"))
+	socket := i.Path("var/snap/hello/common/hello.sock")
+	before := i.Main("hello.hellod")
+	i.Stop()
+	answer, err := hello.Ask(t.Context(), socket)
+	if err != nil || answer.PID != before.PID {
+		t.Errorf("without the daemon: %v, %v", answer, err)
+	}
+	i.Start()
+	if after := i.Main("hello.hellod"); after != before {
+		t.Errorf("the main process was %v and is %v", before, after)
+	}
+	i.Tenure("stop", "hello")
+	if err := rig.Gone(t.Context(), before); err != nil {
+		t.Error(err)
+	}
+}

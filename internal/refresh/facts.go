@@ -2,6 +2,7 @@ package refresh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"syscall"
@@ -74,14 +75,24 @@ func (m *Manager) unitFacts(ctx context.Context, status supervise.Status) (polic
 	if status.Spec != nil && !status.Spec.Base.IsZero() {
 		unit.Uses = []tenure.Ref{status.Spec.Base}
 	}
-	processes, err := m.cfg.Supervisor.Processes(ctx, status.Unit)
+	processes, err := m.processes(ctx, status.Unit)
 	if err != nil {
-		return policy.Unit{}, fmt.Errorf("gather facts: processes of %s: %w", status.Unit, err)
+		return policy.Unit{}, fmt.Errorf("gather facts: %w", err)
 	}
 	for _, p := range processes {
 		unit.Processes = append(unit.Processes, processFacts(p))
 	}
 	return unit, nil
+}
+
+// processes are those of a unit that was there a moment ago. It may have ended
+// and been forgotten since; then there are none.
+func (m *Manager) processes(ctx context.Context, unit tenure.UnitID) ([]proc.Info, error) {
+	infos, err := m.cfg.Supervisor.Processes(ctx, unit)
+	if err != nil && !errors.Is(err, supervise.ErrUnknown) {
+		return nil, fmt.Errorf("see processes of %s: %w", unit, err)
+	}
+	return infos, nil
 }
 
 func processFacts(p proc.Info) policy.Process {

@@ -114,9 +114,12 @@ func (m *Manager) Units(ctx context.Context) ([]UnitInfo, error) {
 		if idle(status) {
 			continue
 		}
-		processes, err := m.cfg.Supervisor.Processes(ctx, status.Unit)
+		processes, err := m.processes(ctx, status.Unit)
 		if err != nil {
-			return nil, fmt.Errorf("see processes of %s: %w", status.Unit, err)
+			return nil, err
+		}
+		if len(processes) == 0 && status.Unit.Kind != tenure.Service {
+			continue
 		}
 		now := current[status.Unit.Snap]
 		units = append(units, UnitInfo{Status: status, Processes: processes, Current: now, Stale: status.Revision != now})

@@ -256,8 +256,13 @@ func (d *server) stop() error {
 	if err := d.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		return err
 	}
-	<-d.ended
-	return d.err
+	select {
+	case <-d.ended:
+		return d.err
+	case <-time.After(Patience):
+		d.kill()
+		return fmt.Errorf("it has not ended %s after SIGTERM", Patience)
+	}
 }
 
 func (d *server) said() string { return d.output.String() }

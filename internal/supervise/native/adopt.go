@@ -186,7 +186,7 @@ func (u *unit) adopted(ctx context.Context) {
 		return
 	}
 	if u.rec.Main.PID != 0 {
-		u.adoptMain(ctx)
+		u.adoptMain()
 	}
 	u.adoptAux(ctx)
 	switch {
@@ -208,10 +208,10 @@ func (u *unit) adopted(ctx context.Context) {
 
 // adoptMain waits for the main process again. One that ended while nobody
 // watched has an exit that nobody knows.
-func (u *unit) adoptMain(ctx context.Context) {
+func (u *unit) adoptMain() {
 	handle, err := proc.Open(u.rec.Main)
 	if err == nil {
-		u.holdMain(ctx, handle)
+		u.holdMain(handle)
 		return
 	}
 	u.rec.Main, u.rec.Exit, u.rec.LastExit = tenure.Process{}, &proc.Exit{}, &proc.Exit{}
@@ -231,7 +231,7 @@ func (u *unit) adoptLaunch(ctx context.Context) {
 			continue
 		}
 		u.rec.Started = info.Started
-		u.holdMain(ctx, handle)
+		u.holdMain(handle)
 		u.started(ctx)
 		return
 	}
@@ -248,5 +248,5 @@ func (u *unit) adoptAux(ctx context.Context) {
 		u.auxEnded(ctx, proc.Exit{})
 		return
 	}
-	u.holdAux(ctx, handle)
+	u.holdAux(handle)
 }

@@ -48,7 +48,7 @@ func (u *unit) runAux(ctx context.Context, kind auxKind, command supervise.Comma
 		u.setAlarm(alarmAux, timeout)
 	}
 	u.save()
-	u.holdAux(ctx, handle)
+	u.holdAux(handle)
 	return nil
 }
 
@@ -97,9 +97,9 @@ func revisionText(r tenure.Revision) string {
 	return r.String()
 }
 
-func (u *unit) holdAux(ctx context.Context, handle *proc.Handle) {
+func (u *unit) holdAux(handle *proc.Handle) {
 	u.aux = handle
-	u.s.wg.Go(func() {
+	u.background(func(ctx context.Context) {
 		defer handle.Close()
 		exit, err := handle.Wait(ctx)
 		if ctx.Err() != nil {

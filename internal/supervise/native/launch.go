@@ -81,7 +81,7 @@ func (u *unit) fork(ctx context.Context) error {
 		return err
 	}
 	u.rec.Launching = false
-	u.holdMain(ctx, handle)
+	u.holdMain(handle)
 	return nil
 }
 

@@ -194,7 +194,7 @@ func (u *unit) notified(ctx context.Context, heard datagram) {
 		u.rec.Text = n.Status
 	}
 	if n.MainPID != 0 && n.MainPID != u.rec.Main.PID && u.owns(n.MainPID) {
-		u.changeMain(ctx, n.MainPID)
+		u.changeMain(n.MainPID)
 	}
 	if n.ExtendTimeout > 0 {
 		u.extend(n.ExtendTimeout)
@@ -233,7 +233,7 @@ func (u *unit) owns(pid int) bool {
 	return ok && owner == u.id
 }
 
-func (u *unit) changeMain(ctx context.Context, pid int) {
+func (u *unit) changeMain(pid int) {
 	info, err := proc.Read(pid)
 	if err != nil {
 		return
@@ -242,7 +242,7 @@ func (u *unit) changeMain(ctx context.Context, pid int) {
 	if err != nil {
 		return
 	}
-	u.holdMain(ctx, handle)
+	u.holdMain(handle)
 }
 
 // extend moves the end of what the unit is doing, as EXTEND_TIMEOUT_USEC asks.

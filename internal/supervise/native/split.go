@@ -113,7 +113,7 @@ func (u *unit) adoptChild(ctx context.Context, child *unit) {
 func (u *unit) attend(ctx context.Context) {
 	u.watchGroups(ctx)
 	if handle, err := proc.Open(u.rec.Main); err == nil {
-		u.holdMain(ctx, handle)
+		u.holdMain(handle)
 		u.save()
 		return
 	}

@@ -262,7 +262,7 @@ func (u *unit) forked(ctx context.Context) {
 		if handle, err := proc.Open(info.Process); err == nil {
 			u.rec.Exit = nil
 			u.rec.Started = info.Started
-			u.holdMain(ctx, handle)
+			u.holdMain(handle)
 			u.becomeReady()
 			return
 		}

@@ -274,11 +274,17 @@ func (u *unit) living() (infos []proc.Info, ok bool) {
 	return infos, err == nil
 }
 
+// background runs f beside the actor. Its context is the supervisor's own, and
+// not that of the message that began it: nothing may keep Run from returning.
+func (u *unit) background(f func(context.Context)) {
+	u.s.wg.Go(func() { f(u.s.life) })
+}
+
 // holdMain makes a process the main one and waits for its end. One that was main
 // before is still waited for: it may be a child that nobody else reaps.
-func (u *unit) holdMain(ctx context.Context, handle *proc.Handle) {
+func (u *unit) holdMain(handle *proc.Handle) {
 	u.main, u.rec.Main = handle, handle.Process()
-	u.s.wg.Go(func() {
+	u.background(func(ctx context.Context) {
 		defer handle.Close()
 		exit, err := handle.Wait(ctx)
 		if ctx.Err() != nil {
@@ -324,7 +330,7 @@ func (u *unit) nextMain(ctx context.Context) {
 		}
 		for _, info := range infos {
 			if handle, err := proc.Open(info.Process); err == nil {
-				u.holdMain(ctx, handle)
+				u.holdMain(handle)
 				u.save()
 				return
 			}
