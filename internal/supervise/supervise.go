@@ -86,6 +86,12 @@ type LogReader interface {
 	Logs(ctx context.Context, units []tenure.UnitID, n int, follow bool) iter.Seq2[LogLine, error]
 }
 
+// LogKeeper is the ability to drop what the units of a snap wrote.
+type LogKeeper interface {
+	// DropLogs deletes the logs of all units of a snap. What is still written is lost.
+	DropLogs(ctx context.Context, snap tenure.Instance) error
+}
+
 // Errors that callers tell apart.
 var (
 	ErrUnknown = errors.New("no such unit")

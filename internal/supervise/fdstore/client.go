@@ -122,6 +122,14 @@ func (c *Client) Forget(ctx context.Context, unit tenure.UnitID) error {
 	return c.Remove(ctx, unit, "")
 }
 
+// DropLogs deletes the logs of all units of a snap.
+func (c *Client) DropLogs(ctx context.Context, snap tenure.Instance) error {
+	if _, err := c.call(ctx, frame{Op: opDropLogs, Meta: meta{Snap: snap}}, none); err != nil {
+		return fmt.Errorf("drop logs of %s: %w", snap, err)
+	}
+	return nil
+}
+
 // List names everything that is held, including open logs (of kind Log).
 func (c *Client) List(ctx context.Context) ([]Item, error) {
 	frames, err := c.call(ctx, frame{Op: opList}, none)

@@ -33,6 +33,7 @@
 //	log(unit stream) +fd     →  ok                … ended(stream), at any later time
 //	remove(unit kind names)  →  ok
 //	get(unit)                →  item +fd …, end
+//	drop logs(snap)          →  ok
 //	list                     →  item …, end
 //	sync                     →  item +fd …, stream +fd …, end
 //	handover                 →  listener +fd, item +fd …, stream +fd with half a line …, end

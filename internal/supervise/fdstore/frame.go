@@ -29,14 +29,15 @@ const (
 	opStream
 	opListener
 	opEnded
-	opLast = opEnded
+	opDropLogs
+	opLast = opDropLogs
 )
 
 // String is the name that errors and logs show.
 func (o op) String() string {
 	names := [...]string{
 		"", "hello", "put", "log", "remove", "get", "list", "sync", "handover", "commit",
-		"ok", "error", "end", "item", "stream", "listener", "ended",
+		"ok", "error", "end", "item", "stream", "listener", "ended", "drop logs",
 	}
 	if o < opHello || o > opLast {
 		return fmt.Sprintf("op %d", uint8(o))
@@ -83,7 +84,9 @@ type meta struct {
 	// reported in its log.
 	Dropped int    `json:"dropped,omitempty"`
 	Store   string `json:"store,omitempty"`
-	Error   string `json:"error,omitempty"`
+	// Snap is whose logs are dropped.
+	Snap  tenure.Instance `json:"snap,omitempty"`
+	Error string          `json:"error,omitempty"`
 }
 
 // encode makes the packet of f.

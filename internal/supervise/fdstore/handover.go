@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"time"
-
-	"tenure/internal/supervise/fdstore/logfile"
 )
 
 // handOverTimeout is how long a successor may take. Services that write more than their
@@ -81,12 +79,12 @@ func (h *holder) estate() ([]outgoing, error) {
 		return nil, err
 	}
 	frames = append(frames, items[:len(items)-1]...)
-	reported := map[*logfile.Writer]bool{}
+	reported := map[*unitLog]bool{}
 	for _, s := range h.streams {
 		m := meta{Unit: s.unit, Stream: s.id, PID: s.pid}
-		if !reported[s.writer] {
-			m.Dropped = s.writer.Dropped()
-			reported[s.writer] = true
+		if !reported[s.log] {
+			m.Dropped = s.log.Dropped()
+			reported[s.log] = true
 		}
 		if err := add(&frames, frame{Op: opStream, Meta: m, Data: slices.Clone(s.rest)}, s.descriptor(), true); err != nil {
 			return nil, err
@@ -142,7 +140,7 @@ func (h *holder) inherit(f frame, fd descriptor) (err error) {
 			return err
 		}
 		s.rest, s.pid = f.Data, f.Meta.PID
-		s.writer.Drop(f.Meta.Dropped)
+		s.log.Drop(f.Meta.Dropped)
 		return nil
 	case opEnded: // Told to every client, before the estate was drawn up.
 		fd.close()

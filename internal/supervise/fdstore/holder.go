@@ -274,7 +274,7 @@ func (h *holder) addStream(id string, unit tenure.UnitID, d descriptor) (*stream
 	if w == nil {
 		w = &unitLog{Writer: logfile.NewWriter(h.cfg.Logs, unit, h.cfg.Limits)}
 	}
-	s, err := newStream(id, unit, d, w.Writer)
+	s, err := newStream(id, unit, d, w)
 	if err != nil {
 		d.close()
 		return nil, err
@@ -292,11 +292,12 @@ func (h *holder) finish(s *stream) {
 	}
 	delete(h.streams, s.id)
 	_ = s.file.Close()
-	w := h.writers[s.unit]
-	w.streams--
-	if w.streams == 0 {
-		w.Close()
-		delete(h.writers, s.unit)
+	s.log.streams--
+	if s.log.streams == 0 {
+		s.log.Close()
+		if h.writers[s.unit] == s.log {
+			delete(h.writers, s.unit)
+		}
 	}
 	for c := range h.clients {
 		h.send(c, outgoing{frame: frame{Op: opEnded, Meta: meta{Stream: s.id}}, fd: none})

@@ -318,3 +318,39 @@ func TestIdleStreamsAreSmall(t *testing.T) {
 		t.Errorf("%d KiB for %d idle logs", after-before, n)
 	}
 }
+
+// The logs of a snap go at once, whoever still writes to them, and those of others
+// stay. What is written later goes nowhere, and never to the log of a next life.
+func TestDroppedLogs(t *testing.T) {
+	t.Parallel()
+	r := newRoot(t)
+	c := r.client(t)
+	for _, name := range []string{"a.a", "a.a/leftover.7", "b.a"} {
+		w := openLog(t, c, name)
+		fmt.Fprintln(w, "first")
+		eventually(t, "the line of "+name, func() bool { return len(r.texts(t, name)) == 1 })
+		defer fmt.Fprintln(w, "never read")
+		if name == "b.a" {
+			break
+		}
+		defer w.Close()
+	}
+	old := openLog(t, c, "a.a")
+	if err := c.DropLogs(t.Context(), "a"); err != nil {
+		t.Fatal(err)
+	}
+	next := openLog(t, c, "a.a")
+	fmt.Fprintln(old, "of an earlier life")
+	fmt.Fprintln(next, "second")
+	eventually(t, "the line of the next life", func() bool { return len(r.texts(t, "a.a")) > 0 })
+	want := map[string][]string{"a.a": {"second"}, "a.a/leftover.7": nil, "b.a": {"first"}}
+	for name, lines := range want {
+		if diff := cmp.Diff(lines, r.texts(t, name)); diff != "" {
+			t.Errorf("log of %s (-want +got):\n%s", name, diff)
+		}
+	}
+	entries, err := os.ReadDir(r.logs())
+	if err != nil || len(entries) != 2 {
+		t.Errorf("directories of logs: %v, %v", entries, err)
+	}
+}

@@ -5,6 +5,9 @@ import (
 	"log/slog"
 	"net"
 	"slices"
+
+	"tenure"
+	"tenure/internal/supervise/fdstore/logfile"
 )
 
 // request is a frame of a client, with its descriptor, which the receiver takes over.
@@ -123,6 +126,8 @@ func (h *holder) answer(r request) (handedOver bool) {
 		err, fd = h.log(r.frame.Meta, fd), none
 	case opRemove:
 		h.store.remove(r.frame.Meta.Unit, r.frame.Meta.Kind, r.frame.Meta.Names)
+	case opDropLogs:
+		err = h.dropLogs(r.frame.Meta.Snap)
 	case opGet:
 		frames, err = h.items(func(k keptItem) bool { return k.Unit == r.frame.Meta.Unit }, true)
 	case opList:
@@ -169,6 +174,18 @@ func (h *holder) log(m meta, fd descriptor) error {
 	}
 	h.start(s)
 	return nil
+}
+
+// dropLogs deletes the logs of a snap's units. What is still written to them is read
+// and goes nowhere; a unit that is started again has a new log.
+func (h *holder) dropLogs(snap tenure.Instance) error {
+	for unit, log := range h.writers {
+		if unit.Snap == snap {
+			log.Abandon()
+			delete(h.writers, unit)
+		}
+	}
+	return logfile.RemoveAll(h.cfg.Logs, snap)
 }
 
 var errNoDescriptor = errors.New("no descriptor was passed")

@@ -71,11 +71,11 @@ func (w *worker) receive(raw syscall.RawConn) (n, oobn int, err error) {
 // stream is the reading end of a log, and what was read and is not yet a line. Its pump
 // goroutine owns it until done is closed, and lends it to a worker for each turn.
 type stream struct {
-	id     string
-	unit   tenure.UnitID
-	file   *os.File
-	raw    syscall.RawConn
-	writer *logfile.Writer
+	id   string
+	unit tenure.UnitID
+	file *os.File
+	raw  syscall.RawConn
+	log  *unitLog
 
 	rest []byte // The unfinished line.
 	pid  int    // Who wrote it.
@@ -86,11 +86,11 @@ type stream struct {
 }
 
 // newStream takes over d, which must be a non-blocking stream socket.
-func newStream(id string, unit tenure.UnitID, d descriptor, w *logfile.Writer) (*stream, error) {
+func newStream(id string, unit tenure.UnitID, d descriptor, log *unitLog) (*stream, error) {
 	if err := prepareReader(d); err != nil {
 		return nil, err
 	}
-	s := &stream{id: id, unit: unit, file: d.file("log of " + unit.String()), writer: w, turn: make(chan bool, 1)}
+	s := &stream{id: id, unit: unit, file: d.file("log of " + unit.String()), log: log, turn: make(chan bool, 1)}
 	raw, err := s.file.SyscallConn()
 	if err != nil {
 		return nil, errors.Join(err, s.file.Close())
@@ -147,7 +147,7 @@ func readable(fd uintptr) bool {
 func (s *stream) finish() {
 	s.eof = true
 	if len(s.rest) > 0 {
-		s.writer.Write(logfile.AppendLine(nil, time.Now(), s.pid, s.rest, true))
+		s.log.Write(logfile.AppendLine(nil, time.Now(), s.pid, s.rest, true))
 		s.rest = nil
 	}
 }
@@ -158,7 +158,7 @@ func (w *worker) lines(s *stream, data []byte, pid int) {
 	out := w.out[:0]
 	add := func(text []byte, cut bool) {
 		if len(out)+len(text) > maxOut {
-			s.writer.Write(out)
+			s.log.Write(out)
 			out = out[:0]
 		}
 		out = logfile.AppendLine(out, now, s.pid, text, cut)
@@ -184,7 +184,7 @@ func (w *worker) lines(s *stream, data []byte, pid int) {
 		data = after
 	}
 	if len(out) > 0 {
-		s.writer.Write(out)
+		s.log.Write(out)
 	}
 }
 

@@ -1,6 +1,7 @@
 package logfile
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -44,6 +45,21 @@ func Remove(dir string, unit tenure.UnitID) error {
 		return fmt.Errorf("remove log of %s: %w", unit, err)
 	}
 	return nil
+}
+
+// RemoveAll deletes the logs of all units of a snap.
+func RemoveAll(dir string, snap tenure.Instance) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil && !os.IsNotExist(err) {
+		return fmt.Errorf("remove logs of %s: %w", snap, err)
+	}
+	var failures []error
+	for _, entry := range entries {
+		if unit, err := ParseDirName(entry.Name()); err == nil && unit.Snap == snap {
+			failures = append(failures, Remove(dir, unit))
+		}
+	}
+	return errors.Join(failures...)
 }
 
 // segmentName is the file name of a segment; numbers of more than eight digits are longer.

@@ -48,6 +48,8 @@ type Writer struct {
 	older   map[int]int64
 	dropped int
 	cause   error
+	// abandoned is that nobody will read what is written.
+	abandoned bool
 }
 
 // NewWriter makes the writer of a unit's log below dir. Nothing is created before
@@ -60,6 +62,9 @@ func NewWriter(dir string, unit tenure.UnitID, limits Limits) *Writer {
 func (w *Writer) Write(lines []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.abandoned {
+		return
+	}
 	if w.dropped > 0 {
 		report := AppendLine(nil, time.Now(), 0, fmt.Appendf(nil, "[%d lines dropped: %v]", w.dropped, w.cause), false)
 		if _, err := w.append(report); err != nil {
@@ -88,6 +93,14 @@ func (w *Writer) Drop(n int) {
 		w.dropped += n
 		w.cause = cmpError(w.cause, errors.New("reported by an earlier holder"))
 	}
+}
+
+// Abandon makes everything that is written from now on go nowhere.
+func (w *Writer) Abandon() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.abandoned, w.dropped, w.cause = true, 0, nil
+	w.close()
 }
 
 // Close closes the segment. The writer can be used again.
