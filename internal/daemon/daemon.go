@@ -30,6 +30,7 @@ import (
 	"tenure/internal/supervise/fdstore"
 	"tenure/internal/supervise/fdstore/logfile"
 	"tenure/internal/supervise/native"
+	"tenure/internal/supervise/sysbus"
 )
 
 // Version is the version of this build, set by the linker.
@@ -131,6 +132,7 @@ func (p *parts) open(ctx context.Context) (err error) {
 		Hierarchy:  hierarchy,
 		Holder:     p.holder,
 		Logs:       p.logs,
+		BusNames:   sysbus.Names{},
 		Logger:     p.cfg.Logger,
 	})
 	if err != nil {

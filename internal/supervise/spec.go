@@ -135,6 +135,9 @@ type RestartPolicy struct {
 	Delay time.Duration `json:"delay,omitempty"`
 	// SuccessExit are further exit statuses that count as clean.
 	SuccessExit []int `json:"success_exit,omitempty"`
+	// SuccessSignals are further signals, by names like "SIGUSR1", an end by which
+	// counts as clean.
+	SuccessSignals []string `json:"success_signals,omitempty"`
 }
 
 // Socket is one listening socket of a service.

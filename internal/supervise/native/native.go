@@ -27,12 +27,13 @@ type Holder interface {
 	Get(ctx context.Context, unit tenure.UnitID) ([]fdstore.Kept, error)
 	Remove(ctx context.Context, unit tenure.UnitID, kind fdstore.Kind, names ...string) error
 	Log(ctx context.Context, unit tenure.UnitID) (*os.File, error)
+	DropLogs(ctx context.Context, snap tenure.Instance) error
 }
 
-// BusNames tells when a name is owned on the system bus.
+// BusNames tells when a name is owned on the system bus; sysbus.Names is one.
 type BusNames interface {
-	// Await returns nil when name is owned.
-	Await(ctx context.Context, name string) error
+	// Await returns nil when a process owns name of which owner is true.
+	Await(ctx context.Context, name string, owner func(pid int) bool) error
 }
 
 // Launch starts a program; sandbox.Start is one.
@@ -81,6 +82,7 @@ var (
 	_ supervise.Supervisor = (*Supervisor)(nil)
 	_ supervise.Tracker    = (*Supervisor)(nil)
 	_ supervise.LogReader  = (*Supervisor)(nil)
+	_ supervise.LogKeeper  = (*Supervisor)(nil)
 )
 
 // ErrEnded is that the supervisor does not run any more; its units may.
@@ -327,6 +329,11 @@ func (s *Supervisor) Logs(ctx context.Context, units []tenure.UnitID, n int, fol
 		return func(func(supervise.LogLine, error) bool) {}
 	}
 	return s.cfg.Logs.Logs(ctx, units, n, follow)
+}
+
+// DropLogs implements supervise.LogKeeper.
+func (s *Supervisor) DropLogs(ctx context.Context, snap tenure.Instance) error {
+	return s.cfg.Holder.DropLogs(ctx, snap)
 }
 
 // UnitOf is the unit that a process in the control group (an absolute path)

@@ -206,6 +206,9 @@ func (u *unit) notified(ctx context.Context, heard datagram) {
 	case n.Trigger:
 		u.watchdogMissed(ctx)
 		return
+	case n.Stopping && (u.rec.State == supervise.Running || u.rec.State == supervise.Reloading):
+		u.endByItself()
+		return
 	case n.Ready && u.rec.State == supervise.Starting && u.rec.Spec.Type == supervise.Notify:
 		u.becomeReady()
 		return

@@ -194,6 +194,17 @@ func TestRestarts(t *testing.T) {
 	if restarts(spec, causeExit, proc.Exit{Known: true}) {
 		t.Error("a oneshot that ended well is started again")
 	}
+	spec.Restart = supervise.RestartPolicy{Condition: supervise.RestartOnFailure, SuccessExit: []int{7}, SuccessSignals: []string{"SIGUSR1"}}
+	for exit, again := range map[proc.Exit]bool{
+		{Known: true, Code: 7}:           false,
+		{Known: true, Code: 8}:           true,
+		{Known: true, Signal: "SIGUSR1"}: false,
+		{Known: true, Signal: "SIGUSR2"}: true,
+	} {
+		if restarts(spec, causeExit, exit) != again {
+			t.Errorf("%s with success-exit-status: restarted %t, want %t", exit, !again, again)
+		}
+	}
 }
 
 func TestRestartDelay(t *testing.T) {

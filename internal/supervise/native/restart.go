@@ -31,14 +31,16 @@ const (
 )
 
 // clean reports whether an exit is one that systemd.service(5) calls clean: 0,
-// the statuses that the unit names, and, but for oneshot, the signals by which
-// services are usually ended. An unknown exit is not known to be clean.
+// the statuses and signals that the unit names, and, but for oneshot, the signals
+// by which services are usually ended. An unknown exit is not known to be clean.
 func clean(spec *supervise.Spec, exit proc.Exit) bool {
 	switch {
 	case !exit.Known:
 		return false
 	case exit.Signal == "":
 		return exit.Code == 0 || slices.Contains(spec.Restart.SuccessExit, exit.Code)
+	case slices.Contains(spec.Restart.SuccessSignals, exit.Signal):
+		return true
 	case spec.Type == supervise.Oneshot:
 		return false
 	}

@@ -210,6 +210,7 @@ func (u *unit) launch(ctx context.Context) {
 	u.stopListening()
 	u.rec.Ready, u.rec.Text, u.rec.Exit, u.rec.Watchdog = false, "", nil, 0
 	u.rec.Told, u.rec.Again, u.rec.Ceded = false, false, nil
+	u.unready = nil
 	if err := u.fork(context.WithoutCancel(ctx)); err != nil {
 		u.rec.Launching = false
 		u.fail(ctx, err)
@@ -241,6 +242,7 @@ func (u *unit) started(ctx context.Context) {
 // becomeReady is told when the unit is what its type calls ready.
 func (u *unit) becomeReady() {
 	u.clearAlarms(alarmStart)
+	u.stopAwaiting()
 	u.rec.Ready = true
 	u.feedWatchdog()
 	u.state(supervise.Running)
@@ -280,25 +282,37 @@ func (u *unit) startTimedOut(ctx context.Context) {
 // awaitBusName waits for the name of a unit of type dbus.
 func (u *unit) awaitBusName(ctx context.Context) {
 	names, generation, name := u.s.cfg.BusNames, u.rec.Generation, u.rec.Spec.BusName
+	waiting, cancel := context.WithCancel(ctx)
+	u.stopAwaiting()
+	u.awaiting = cancel
 	u.s.wg.Go(func() {
-		err := errors.New("there is no system bus to wait for the name on")
+		defer cancel()
+		err := fmt.Errorf("there is no system bus to wait for the name %s on", name)
 		if names != nil {
-			err = names.Await(ctx, name)
+			err = names.Await(waiting, name, u.owns)
 		}
-		if ctx.Err() != nil {
+		if waiting.Err() != nil {
 			return
 		}
 		_ = u.tell(ctx, func(ctx context.Context) {
 			switch {
 			case u.rec.Generation != generation || u.rec.State != supervise.Starting:
 			case err != nil:
-				u.warn("bus name", err)
+				u.unready = err
 				u.endBy(ctx, causeTimeout)
 			default:
 				u.becomeReady()
 			}
 		})
 	})
+}
+
+// stopAwaiting ends the wait for the name of a unit of type dbus.
+func (u *unit) stopAwaiting() {
+	if u.awaiting != nil {
+		u.awaiting()
+		u.awaiting = nil
+	}
 }
 
 // fail is told when a launch did not even come to a process.
@@ -322,8 +336,8 @@ const execFailed = 203
 func (u *unit) startError(ctx context.Context, why cause) error {
 	e := &supervise.StartError{Unit: u.id, Exit: u.rec.Exit, Log: u.s.logTail(ctx, u.id, u.rec.Started)}
 	switch {
-	case why == causeTimeout && u.rec.Spec.Type == supervise.DBus && u.s.cfg.BusNames == nil:
-		e.Err = fmt.Errorf("%w: there is no system bus to wait for the name %s on", supervise.ErrNotReady, u.rec.Spec.BusName)
+	case why == causeTimeout && u.unready != nil:
+		e.Err = fmt.Errorf("%w: %w", supervise.ErrNotReady, u.unready)
 	case why == causeTimeout:
 		e.Err = fmt.Errorf("%w within %s", supervise.ErrNotReady, u.rec.Spec.StartTimeout)
 	case why == causeRequest:

@@ -167,6 +167,7 @@ func (u *unit) endBy(ctx context.Context, why cause) {
 // is told.
 func (u *unit) end(ctx context.Context, e ending) {
 	u.clearAlarms(alarmStart, alarmWatchdog)
+	u.stopAwaiting()
 	e.Phase = phaseCommand
 	u.rec.Ending = &e
 	u.dropAux(ctx)
@@ -183,6 +184,18 @@ func (u *unit) end(ctx context.Context, e ending) {
 		u.warn("stop command cannot run", err)
 	}
 	u.progress(ctx)
+}
+
+// endByItself notes that the unit is ending of its own accord (STOPPING=1 of
+// sd_notify(3)): nobody is told, but it has no longer than if it had been.
+func (u *unit) endByItself() {
+	u.clearAlarms(alarmWatchdog)
+	u.rec.Ending = &ending{Cause: causeExit, Phase: phaseSignal}
+	u.answerReload(fmt.Errorf("%w: it is ending", supervise.ErrNotReady))
+	if timeout := u.rec.Spec.Stop.Timeout; timeout > 0 {
+		u.setAlarm(alarmStop, timeout)
+	}
+	u.state(supervise.Stopping)
 }
 
 // writeReason puts the reason where SNAP_LIFECYCLE_REASON_FILE points.
@@ -478,7 +491,8 @@ func (u *unit) giveUp(ctx context.Context) {
 	if len(u.starting) > 0 {
 		u.answerStart(u.startError(ctx, u.rec.Ending.Cause))
 	}
-	u.rec.Ending, u.rec.Told = nil, true
+	u.rec.Told = u.rec.Ending.Cause == causeRequest
+	u.rec.Ending = nil
 	u.state(supervise.Running)
 	u.answerStop(stopAnswer{err: err})
 	u.runQueued(ctx)

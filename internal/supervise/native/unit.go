@@ -56,6 +56,9 @@ type unit struct {
 	extra     []*proc.Watch
 	notify    *notifySocket
 	listening func()
+	// awaiting ends the wait for a bus name; unready is why there will be none.
+	awaiting  func()
+	unready   error
 	timer     *time.Timer
 	forgotten bool
 
@@ -131,6 +134,7 @@ func (u *unit) run(ctx context.Context) {
 // letGo closes what the actor holds, which ends no process.
 func (u *unit) letGo() {
 	u.stopListening()
+	u.stopAwaiting()
 	u.closeNotify()
 	u.unwatch()
 }
