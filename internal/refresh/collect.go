@@ -273,6 +273,9 @@ func (m *Manager) sweepRest(ctx context.Context, snap tenure.Instance) error {
 	if err := m.forgetUnits(ctx, snap); err != nil {
 		return err
 	}
+	if err := m.dropLogs(ctx, snap); err != nil {
+		return err
+	}
 	if err := m.dropSnapDir(ctx, snap); err != nil {
 		return err
 	}
@@ -301,6 +304,14 @@ func (m *Manager) forgetUnits(ctx context.Context, snap tenure.Instance) error {
 		return nil
 	}
 	return m.cfg.Supervisor.Forget(ctx, units...)
+}
+
+// dropLogs deletes what the units of a snap that is gone wrote.
+func (m *Manager) dropLogs(ctx context.Context, snap tenure.Instance) error {
+	if logs, ok := m.cfg.Supervisor.(supervise.LogKeeper); ok {
+		return logs.DropLogs(ctx, snap)
+	}
+	return nil
 }
 
 // watchUsers waits, for each process that alone pins a revision, for its end:

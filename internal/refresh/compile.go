@@ -71,6 +71,8 @@ type switching struct {
 	End []tenure.UnitID
 	// Start are the services that are started.
 	Start []supervise.Spec
+	// Old are the workloads on the revision of those services, of an earlier time.
+	Old []tenure.UnitID
 }
 
 // switchTasks carry out plan for j, and close it.
@@ -97,7 +99,7 @@ func (m *Manager) switchTasks(ctx context.Context, j *job, plan policy.Plan) ([]
 	}
 	if len(sw.Start) > 0 {
 		add(change.NewTask(taskStart, fmt.Sprintf("Start services of %q", snap), startParams{
-			Change: j.change(), Specs: sw.Start,
+			Change: j.change(), Specs: sw.Start, Before: sw.Old,
 		}).InGap())
 	}
 	add(change.NewTask(taskCommit, fmt.Sprintf("Record %q", snap), commitParams{Snap: snap, Before: j.Before, After: j.After}))
@@ -120,6 +122,9 @@ func (m *Manager) compile(ctx context.Context, j *job, plan policy.Plan) (switch
 	status := make(map[tenure.UnitID]supervise.Status, len(statuses))
 	for _, s := range statuses {
 		status[s.Unit] = s
+		if offspring(&s, j.change()) {
+			sw.Old = append(sw.Old, s.Unit)
+		}
 	}
 	stays := map[tenure.UnitID]bool{}
 	for _, item := range plan.Items {

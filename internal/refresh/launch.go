@@ -44,7 +44,10 @@ func (l launcher) service(r *installed, app *snapfile.App) supervise.Spec {
 		},
 		After:   after(r, app),
 		Timer:   app.Timer,
-		BusName: app.BusName,
+		BusName: busName(r, app),
+	}
+	for _, signal := range app.SuccessExitStatus.Signals {
+		spec.Restart.SuccessSignals = append(spec.Restart.SuccessSignals, signalName(signal.Number()))
 	}
 	for i := range app.Sockets {
 		spec.Sockets = append(spec.Sockets, l.socket(r, &app.Sockets[i]))
@@ -122,6 +125,18 @@ func workloadStop(app *snapfile.App, w *snapfile.Workload, command func(snapfile
 		protocol.Kill = supervise.KillNever
 	}
 	return protocol
+}
+
+// busName is the name that makes a service of type dbus ready: its own, or else
+// that of the last slot that it is to be activated on.
+func busName(r *installed, app *snapfile.App) string {
+	name := app.BusName
+	for _, slot := range r.Info.Slots {
+		if app.BusName == "" && slices.Contains(app.ActivatesOn, slot.Name) {
+			name, _ = slot.Attrs["name"].(string)
+		}
+	}
+	return name
 }
 
 // after are the services that app starts after: those that it names, and those

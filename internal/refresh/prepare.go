@@ -157,10 +157,24 @@ func (s copyStep) Undo(ctx context.Context, p copyParams, done copied) error {
 	if err == nil {
 		err = snapdata.Restore(s.m.cfg.Paths.Data(p.To))
 	}
+	err = errors.Join(err, s.m.unmake(ctx, p.To.Snap))
 	if done.Fresh {
 		err = errors.Join(err, s.m.dropDataDir(ctx, p.To.Snap))
 	}
 	return err
+}
+
+// unmake takes back what a first install has made beside the revision, when there is
+// to be no snap again. Data that was there before stays.
+func (m *Manager) unmake(ctx context.Context, snap tenure.Instance) error {
+	if state, err := m.snaps.Get(snap); err != nil || state != nil {
+		return err
+	}
+	return errors.Join(
+		m.forgetUnits(ctx, snap), m.dropLogs(ctx, snap),
+		mount.UnmountTree(ctx, m.cfg.Paths.DataDir(snap)),
+		os.RemoveAll(m.cfg.Paths.Tmp(snap)),
+	)
 }
 
 // makeDataDirs makes what all revisions of a snap share. Mounts below the

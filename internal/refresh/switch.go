@@ -299,6 +299,8 @@ type startStep struct{ m *Manager }
 type startParams struct {
 	Change policy.Change    `json:"change"`
 	Specs  []supervise.Spec `json:"specs"`
+	// Before are the workloads on the revision that is started, of an earlier time.
+	Before []tenure.UnitID `json:"before,omitempty"`
 }
 
 func (s startStep) Do(ctx context.Context, p startParams) (nothing, error) {
@@ -321,10 +323,44 @@ func (s startStep) Undo(ctx context.Context, p startParams, _ nothing) error {
 		Units: names(p.Specs), Reason: p.Change.Reason, From: p.Change.To, To: p.Change.From,
 		HoldSockets: !p.Change.From.IsZero(),
 	})
+	if err == nil {
+		err = s.endOffspring(ctx, p)
+	}
 	if err != nil {
 		return fmt.Errorf("stop services again: %w", err)
 	}
 	return nil
+}
+
+// endOffspring ends the workloads that came out of services which are not to have
+// been started: they would keep the revision that is to go.
+func (s startStep) endOffspring(ctx context.Context, p startParams) error {
+	if p.Change.From == p.Change.To {
+		return nil
+	}
+	statuses, err := s.m.cfg.Supervisor.Units(ctx)
+	if err != nil {
+		return err
+	}
+	var units []tenure.UnitID
+	for i := range statuses {
+		if offspring(&statuses[i], p.Change) && !slices.Contains(p.Before, statuses[i].Unit) {
+			units = append(units, statuses[i].Unit)
+		}
+	}
+	if len(units) == 0 {
+		return nil
+	}
+	_, err = s.m.cfg.Supervisor.Stop(ctx, supervise.StopRequest{
+		Units: units, Reason: p.Change.Reason, From: p.Change.To, To: p.Change.From,
+	})
+	return err
+}
+
+// offspring reports whether a unit came out of a service of the revision that a
+// change starts.
+func offspring(status *supervise.Status, c policy.Change) bool {
+	return status.Unit.Kind == tenure.Workload && status.Unit.Snap == c.Snap && status.Revision == c.To
 }
 
 // Probe tells whether any of the services runs from its new Spec; starting them
