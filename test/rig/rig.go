@@ -39,6 +39,8 @@ type Config struct {
 	// Dir is the directory that the root is made in; by default a short one, for
 	// sockets have short paths.
 	Dir string
+	// Env is added to the environment of the daemon, NAME=value.
+	Env []string
 }
 
 // Instance is a private instance of Tenure.
@@ -49,6 +51,7 @@ type Instance struct {
 	Bin string
 
 	t      testing.TB
+	env    []string
 	daemon *server
 }
 
@@ -66,7 +69,7 @@ func New(tb testing.TB, cfg Config) *Instance {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	i := &Instance{Root: root, Bin: bin, t: tb}
+	i := &Instance{Root: root, Bin: bin, t: tb, env: cfg.Env}
 	tb.Cleanup(i.end)
 	i.Start()
 	return i
@@ -104,7 +107,7 @@ func (i *Instance) Start() {
 
 // TryStart is Start for a daemon that may die before it answers.
 func (i *Instance) TryStart() error {
-	d, err := startDaemon(filepath.Join(i.Bin, "tenured"), i.Root)
+	d, err := startDaemon(filepath.Join(i.Bin, "tenured"), i.Root, i.env)
 	if err != nil {
 		return err
 	}
@@ -218,11 +221,12 @@ type server struct {
 	err          error
 }
 
-func startDaemon(path, root string) (*server, error) {
+func startDaemon(path, root string, env []string) (*server, error) {
 	d := &server{
 		cmd:   exec.CommandContext(context.Background(), path, "--root", root), // Ended by its test.
 		ready: make(chan struct{}), ended: make(chan struct{}),
 	}
+	d.cmd.Env = append(os.Environ(), env...)
 	d.output = &output{wanted: []byte("msg=ready"), found: d.ready}
 	d.cmd.Stderr, d.cmd.Stdout = d.output, d.output
 	// What the daemon starts must not keep Wait waiting.

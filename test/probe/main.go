@@ -1,0 +1,375 @@
+// Command probe is what the services of test snaps run: it does what its
+// arguments say, one after another, and reports every step as a datagram to
+// the socket $SNAP_COMMON/trace, where a test listens.
+//
+// What always holds: a step has happened when its report has been sent, so a
+// test that waits for the report needs no other wait. A report is one line: the name that
+// the probe was given, then what happened.
+//
+//	probe NAME STEP...
+package main
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/godbus/dbus/v5"
+	"golang.org/x/sys/unix"
+)
+
+// broken is the exit status of a probe that could not do a step.
+const broken = 99
+
+func main() {
+	if len(os.Args) < 2 {
+		os.Exit(broken)
+	}
+	p := &probe{name: os.Args[1], signals: make(chan os.Signal, 16)}
+	for _, step := range os.Args[2:] {
+		verb, argument, _ := strings.Cut(step, ":")
+		do, ok := steps()[verb]
+		if !ok {
+			p.fail(step, errors.New("there is no such step"))
+		}
+		if err := do(p, argument); err != nil {
+			p.fail(step, err)
+		}
+	}
+}
+
+// probe is one process.
+type probe struct {
+	name    string
+	signals chan os.Signal
+	// stored are descriptors that were passed to it and are no sockets.
+	ignored map[os.Signal]bool
+}
+
+func (p *probe) fail(step string, err error) {
+	p.report("failed %s: %v", step, err)
+	fmt.Fprintln(os.Stderr, p.name, step, err)
+	os.Exit(broken)
+}
+
+// report tells the test what has happened. Without a test nobody hears it.
+func (p *probe) report(format string, args ...any) {
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: filepath.Join(common(), "trace"), Net: "unixgram"})
+	if err != nil {
+		return
+	}
+	defer conn.Close() //nolint:errcheck // Written to once.
+	_, _ = conn.Write([]byte(p.name + " " + fmt.Sprintf(format, args...)))
+}
+
+func common() string { return os.Getenv("SNAP_COMMON") }
+
+// steps are what a probe can do.
+func steps() map[string]func(*probe, string) error {
+	return map[string]func(*probe, string) error{
+		"report": func(p *probe, text string) error { p.report("%s", text); return nil },
+		"say":    func(_ *probe, text string) error { _, err := fmt.Println(text); return err },
+		"env":    (*probe).env,
+		"reason": (*probe).reason,
+		"trap":   (*probe).trap,
+		"ignore": (*probe).ignore,
+		"child":  (*probe).child,
+		"fork":   (*probe).fork,
+		"notify": (*probe).notify,
+		"store":  (*probe).store,
+		"passed": (*probe).passed,
+		"serve":  (*probe).serve,
+		"own":    (*probe).own,
+		"wait":   (*probe).wait,
+		"alive":  (*probe).alive,
+		"count":  (*probe).count,
+		"signal": (*probe).signalMain,
+		"die":    (*probe).die,
+		"exit":   (*probe).exit,
+		"lines":  (*probe).lines,
+		"run":    (*probe).run,
+	}
+}
+
+// env reports the value of a variable.
+func (p *probe) env(name string) error {
+	p.report("env %s=%s", name, os.Getenv(name))
+	return nil
+}
+
+// reason reports what the file with the reason says.
+func (p *probe) reason(string) error {
+	text, err := os.ReadFile(os.Getenv("SNAP_LIFECYCLE_REASON_FILE")) //nolint:gosec // The supervisor names it.
+	p.report("reason %s", strings.TrimSpace(string(text)))
+	return err
+}
+
+// trap makes every signal that a stop-mode can name heard by run.
+func (p *probe) trap(string) error {
+	signal.Notify(p.signals, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGINT)
+	return nil
+}
+
+// ignore makes run hear a signal and go on.
+func (p *probe) ignore(name string) error {
+	if p.ignored == nil {
+		p.ignored = map[os.Signal]bool{}
+	}
+	number := unix.SignalNum(name)
+	p.ignored[number] = true
+	signal.Notify(p.signals, number)
+	return nil
+}
+
+// child starts a probe called NAME.child that hears all signals; "child:x" calls
+// it NAME.x and, with "child:x/STEP/STEP", says what it does.
+func (p *probe) child(argument string) error {
+	name, rest, _ := strings.Cut(argument, "/")
+	if name == "" {
+		name = "child"
+	}
+	todo := []string{"trap", "report:up", "run"}
+	if rest != "" {
+		todo = strings.Split(rest, "/")
+	}
+	return p.start(p.name+"."+name, todo)
+}
+
+// start starts another probe in a session of its own. It is up when it closes the
+// descriptor that it is given, with exec or by its end.
+func (p *probe) start(name string, todo []string) error {
+	cmd := exec.Command("/proc/self/exe", append([]string{name}, todo...)...) //nolint:noctx,gosec // It outlives this process.
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	go func() { _ = cmd.Wait() }() // Reaped, however it ends.
+	return nil
+}
+
+// fork leaves the steps after it to a child, and ends with 0.
+func (p *probe) fork(string) error {
+	for i, step := range os.Args {
+		if step == "fork" {
+			if err := p.start(p.name, os.Args[i+1:]); err != nil {
+				return err
+			}
+			os.Exit(0)
+		}
+	}
+	return errors.New("no fork")
+}
+
+// notify sends words of sd_notify(3), "NAME:value" with "#" between them, since commands of
+// snaps have no "="; "$PID" is the pid of this process.
+func (p *probe) notify(words string) error {
+	return notify(strings.NewReplacer(":", "=", "#", "\n", "$PID", strconv.Itoa(os.Getpid())).Replace(words), nil)
+}
+
+func notify(message string, rights []byte) error {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	address := os.Getenv("NOTIFY_SOCKET")
+	err = unix.Sendmsg(fd, []byte(message), rights, &unix.SockaddrUnix{Name: address}, 0)
+	return errors.Join(err, unix.Close(fd))
+}
+
+// store has a file with the content "NAME of PID" kept under NAME.
+func (p *probe) store(name string) error {
+	fd, err := unix.MemfdCreate(name, 0)
+	if err != nil {
+		return err
+	}
+	if _, err := unix.Pwrite(fd, []byte(name+" of "+strconv.Itoa(os.Getpid())), 0); err != nil {
+		return err
+	}
+	return notify("FDSTORE=1\nFDNAME="+name, unix.UnixRights(fd))
+}
+
+// passed reports the names of the descriptors that were passed, and what is in those
+// that are files.
+func (p *probe) passed(string) error {
+	fds, names, err := listenFDs()
+	if err != nil {
+		return err
+	}
+	said := make([]string, 0, len(fds))
+	for i, fd := range fds {
+		text := names[i]
+		content := make([]byte, 256)
+		if n, err := unix.Pread(fd, content, 0); err == nil {
+			text += "=" + string(content[:n])
+		}
+		said = append(said, text)
+	}
+	p.report("passed %s", strings.Join(said, ","))
+	return nil
+}
+
+// listenFDs is sd_listen_fds_with_names(3).
+func listenFDs() (fds []int, names []string, err error) {
+	count, _ := strconv.Atoi(os.Getenv("LISTEN_FDS"))
+	if count == 0 {
+		return nil, nil, nil
+	}
+	if pid := os.Getenv("LISTEN_PID"); pid != strconv.Itoa(os.Getpid()) {
+		return nil, nil, fmt.Errorf("LISTEN_PID is %q", pid)
+	}
+	names = strings.Split(os.Getenv("LISTEN_FDNAMES"), ":")
+	for n := range count {
+		fds = append(fds, 3+n)
+	}
+	if len(names) != count {
+		return nil, nil, fmt.Errorf("%d descriptors and the names %q", count, names)
+	}
+	return fds, names, nil
+}
+
+// serve answers every connection on the passed sockets with the socket's name, the revision and the pid.
+func (p *probe) serve(string) error {
+	fds, names, err := listenFDs()
+	if err != nil {
+		return err
+	}
+	for i, fd := range fds {
+		listener, err := net.FileListener(os.NewFile(uintptr(fd), names[i])) //nolint:gosec // A small number.
+		if err != nil {
+			continue // It is no socket.
+		}
+		go func() {
+			for {
+				conn, err := listener.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = fmt.Fprintf(conn, "%s %s %d\n", names[i], os.Getenv("SNAP_REVISION"), os.Getpid())
+				_ = conn.Close()
+			}
+		}()
+	}
+	return nil
+}
+
+// own takes a name on the system bus.
+func (p *probe) own(name string) error {
+	conn, err := dbus.ConnectSystemBus()
+	if err != nil {
+		return err
+	}
+	p.report("asks for %s", name)
+	reply, err := conn.RequestName(name, dbus.NameFlagDoNotQueue)
+	if err == nil && reply != dbus.RequestNameReplyPrimaryOwner {
+		err = fmt.Errorf("%s is another's", name)
+	}
+	return err
+}
+
+// wait lets a time pass.
+func (p *probe) wait(duration string) error {
+	d, err := time.ParseDuration(duration)
+	<-time.After(d)
+	return err
+}
+
+// alive sends WATCHDOG=1 again and again, "N/EVERY" times.
+func (p *probe) alive(argument string) error {
+	count, every, _ := strings.Cut(argument, "/")
+	n, err := strconv.Atoi(count)
+	for range n {
+		if err == nil {
+			err = p.notify("WATCHDOG:1")
+		}
+		err = errors.Join(err, p.wait(every))
+	}
+	p.report("alive no more")
+	return err
+}
+
+// count reports how many probes of this name have come here, and goes on with the
+// steps after it only up to the number that it is given; later ones run.
+func (p *probe) count(most string) error {
+	limit, err := strconv.Atoi(most)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(common(), p.name+".count")
+	text, _ := os.ReadFile(path) //nolint:gosec // Below its own directory.
+	n, _ := strconv.Atoi(string(text))
+	n++
+	if err := os.WriteFile(path, []byte(strconv.Itoa(n)), 0o600); err != nil { //nolint:gosec // Below its own directory.
+		return err
+	}
+	p.report("launch %d", n)
+	if n > limit {
+		return p.run("")
+	}
+	return nil
+}
+
+// signalMain sends a signal to the process that $MAINPID names: what a command of a service does.
+func (p *probe) signalMain(name string) error {
+	pid, err := strconv.Atoi(os.Getenv("MAINPID"))
+	if err != nil {
+		return err
+	}
+	return syscall.Kill(pid, unix.SignalNum(name))
+}
+
+// die ends by a signal.
+func (p *probe) die(name string) error {
+	signal.Reset()
+	if err := syscall.Kill(os.Getpid(), unix.SignalNum(name)); err != nil {
+		return err
+	}
+	select {}
+}
+
+// exit ends with a status.
+func (p *probe) exit(code string) error {
+	n, err := strconv.Atoi(code)
+	if err == nil {
+		os.Exit(n)
+	}
+	return err
+}
+
+// lines writes numbered lines of the length of a log's usual ones: "FROM-TO".
+func (p *probe) lines(span string) error {
+	from, to, _ := strings.Cut(span, "-")
+	first, err := strconv.Atoi(from)
+	last, lastErr := strconv.Atoi(to)
+	if err := errors.Join(err, lastErr); err != nil {
+		return err
+	}
+	for n := first; n <= last; n++ {
+		if _, err := fmt.Printf("line %d of a service that has something to say\n", n); err != nil {
+			return err
+		}
+	}
+	p.report("wrote %s", span)
+	return nil
+}
+
+// run waits for the signals that it hears, reports each, and ends after the
+// first that is not ignored. SIGHUP to one that ignores it is a reload.
+func (p *probe) run(string) error {
+	for s := range p.signals {
+		number, _ := s.(syscall.Signal)
+		p.report("heard %s", unix.SignalName(number))
+		if !p.ignored[s] {
+			os.Exit(0)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,204 @@
+package test
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"tenure/client"
+	"tenure/examples/clients/snaps"
+	"tenure/test/rig"
+)
+
+// probeSnap packs a snap of one program, test/probe, whose apps are those of yaml.
+func probeSnap(t *testing.T, i *rig.Instance, yaml string) string {
+	t.Helper()
+	root, err := snaps.Checkout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(root, ".cache", "test-bin-probe", "probe")
+	if err := os.MkdirAll(filepath.Dir(program), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	build := exec.CommandContext(t.Context(), "flock", program+".lock", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "./test/probe") //nolint:gosec // Only paths of the checkout.
+	build.Dir = root
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the probe: %v\n%s", err, out)
+	}
+	dir := t.TempDir()
+	for _, sub := range []string{"meta", "bin"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil { //nolint:gosec // As in any snap.
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "meta", "snap.yaml"), []byte(yaml), 0o644); err != nil { //nolint:gosec // As in any snap.
+		t.Fatal(err)
+	}
+	if err := os.Link(program, filepath.Join(dir, "bin", "probe")); err != nil {
+		text, readErr := os.ReadFile(program) //nolint:gosec // Built just above.
+		if readErr != nil {
+			t.Fatal(readErr)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "bin", "probe"), text, 0o755); err != nil { //nolint:gosec // As in any snap.
+			t.Fatal(err)
+		}
+	}
+	file := filepath.Join(t.TempDir(), "probe.snap")
+	i.Tenure("pack", "--compression", "lz4", dir, file)
+	return file
+}
+
+// probeYAML is a snap.yaml with services, a block of YAML each, in which
+// "PROBE" is the start of a command line of that service.
+func probeYAML(version string, services ...string) string {
+	var yaml strings.Builder
+	fmt.Fprintf(&yaml, "name: probe\nversion: '%s'\nbase: bare\nconfinement: strict\napps:\n", version)
+	for _, service := range services {
+		lines := strings.Split(strings.Trim(service, "\n"), "\n")
+		name := strings.TrimSuffix(strings.TrimSpace(lines[0]), ":")
+		fmt.Fprintf(&yaml, "  %s:\n", name)
+		for _, line := range lines[1:] {
+			line = strings.ReplaceAll(strings.ReplaceAll(line, "\t", "  "), "PROBE", "bin/probe "+name)
+			fmt.Fprintf(&yaml, "  %s\n", line)
+		}
+	}
+	return yaml.String()
+}
+
+// trace is what probes report, in order.
+type trace struct {
+	t    *testing.T
+	conn *net.UnixConn
+
+	mu    sync.Mutex
+	all   []string
+	taken map[string]int
+	more  chan struct{}
+}
+
+// listen hears the probes of the snap called probe from now on.
+func listen(t *testing.T, i *rig.Instance) *trace {
+	t.Helper()
+	if err := os.MkdirAll(i.Common("probe"), 0o755); err != nil { //nolint:gosec // As Tenure makes it.
+		t.Fatal(err)
+	}
+	path := filepath.Join(i.Common("probe"), "trace")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &trace{t: t, conn: conn, taken: map[string]int{}, more: make(chan struct{}, 1)}
+	done := make(chan struct{})
+	go r.read(done)
+	t.Cleanup(func() {
+		_ = conn.Close()
+		<-done
+		if t.Failed() {
+			t.Logf("the probes reported:\n\t%s", strings.Join(r.reports(), "\n\t"))
+		}
+	})
+	return r
+}
+
+func (r *trace) read(done chan<- struct{}) {
+	defer close(done)
+	buf := make([]byte, 8<<10)
+	for {
+		n, err := r.conn.Read(buf)
+		if err != nil {
+			return
+		}
+		r.mu.Lock()
+		r.all = append(r.all, string(buf[:n]))
+		r.mu.Unlock()
+		select {
+		case r.more <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// reports are all reports so far.
+func (r *trace) reports() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.all)
+}
+
+// next is the next report of one probe, without its name.
+func (r *trace) next(name string) string {
+	r.t.Helper()
+	patience := time.NewTimer(rig.Patience)
+	defer patience.Stop()
+	for {
+		seen := 0
+		for _, line := range r.reports() {
+			rest, ok := strings.CutPrefix(line, name+" ")
+			if !ok {
+				continue
+			}
+			if seen == r.taken[name] {
+				r.taken[name]++
+				return rest
+			}
+			seen++
+		}
+		select {
+		case <-r.more:
+		case <-patience.C:
+			r.t.Fatalf("%s reports nothing more", name)
+		}
+	}
+}
+
+// expect waits for the next reports of one probe and compares them.
+func (r *trace) expect(name string, want ...string) {
+	r.t.Helper()
+	for _, report := range want {
+		if got := r.next(name); got != report {
+			r.t.Fatalf("%s reports %q, want %q", name, got, report)
+		}
+	}
+}
+
+// silent fails the test if one probe has reported anything that was not expected.
+func (r *trace) silent(names ...string) {
+	r.t.Helper()
+	for _, name := range names {
+		count := 0
+		for _, line := range r.reports() {
+			if rest, ok := strings.CutPrefix(line, name+" "); ok {
+				if count++; count > r.taken[name] {
+					r.t.Errorf("%s also reports %q", name, rest)
+				}
+			}
+		}
+	}
+}
+
+// service is what is said of a service of the snap called probe.
+func service(t *testing.T, i *rig.Instance, name string) client.Service {
+	t.Helper()
+	list, err := i.Client().Services(t.Context(), []string{"probe." + name})
+	if err != nil || len(list) != 1 {
+		t.Fatalf("services: %v, %v", list, err)
+	}
+	return list[0]
+}
+
+// write makes a file.
+func write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o644); err != nil { //nolint:gosec // Nothing in it is secret.
+		t.Fatal(err)
+	}
+}
