@@ -18,6 +18,7 @@ import (
 	"syscall"
 
 	"tenure/internal/daemon"
+	"tenure/internal/sandbox"
 	"tenure/internal/supervise/native"
 )
 
@@ -87,6 +88,9 @@ func dispatch(command, root string, verbose bool) error {
 	cfg := daemon.Config{
 		Root: root, Self: self,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
+	}
+	if err := sandbox.Disinherit(); err != nil {
+		return err
 	}
 	if command == "holder" {
 		// It is the last to go, and never by a signal of the terminal.

@@ -176,6 +176,10 @@ func launch(p Profile, e Exec, given descriptors) started {
 	if err := p.dropRights(unix.CAP_SETUID, unix.CAP_SETGID); err != nil {
 		return started{err: fmt.Errorf("start %s: %w", e.Argv[0], err)}
 	}
+	// The child has the mask of this thread, which is that of whoever started the daemon.
+	if err := unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, nil); err != nil {
+		return started{err: fmt.Errorf("start %s: unblock signals: %w", e.Argv[0], err)}
+	}
 	files := make([]uintptr, len(given.files))
 	for i, file := range given.files {
 		files[i] = uintptr(file) //nolint:gosec // -1 is what stands for none.
