@@ -118,16 +118,15 @@ func (n *namespace) place(m Mount, source int) error {
 		if mode == 0 {
 			mode = 0o755
 		}
-		fd, _, err := n.tmpfs(mode, 0, 0)
+		var err error
+		if m.ReadOnly {
+			source, err = n.scratch(mode, 0, 0)
+		} else {
+			source, _, err = n.tmpfs(mode, 0, 0)
+		}
 		if err != nil {
 			return err
 		}
-		if m.ReadOnly {
-			if err := setAttr(fd, "", unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}, false); err != nil {
-				return err
-			}
-		}
-		source = fd
 	case Bind, Slave, Shared, Proc, Sys, Dev:
 		if m.Inside {
 			var err error

@@ -61,7 +61,8 @@ const (
 	// of the host; what the unit mounts below Target is visible to the host and
 	// to later units (DESIGN.md section 9, 13). No later Target may be below it.
 	Shared MountKind = "shared"
-	// Tmpfs is an empty file system in memory, without set-uid and devices.
+	// Tmpfs is an empty file system in memory, without set-uid and devices. One
+	// that is ReadOnly has the targets of later mounts in it, and nothing else.
 	Tmpfs MountKind = "tmpfs"
 	// Symlink makes a symbolic link at Target that reads Source.
 	Symlink MountKind = "symlink"
@@ -94,7 +95,7 @@ type Mount struct {
 	// over the nearest existing parent with everything that it had bound into it.
 	// No symbolic link of the base or of a snap is followed out of the root.
 	Target string `json:"target"`
-	// ReadOnly goes for everything below Target too.
+	// ReadOnly goes for everything below Source too.
 	ReadOnly bool `json:"read_only,omitempty"`
 	// Optional mounts are left out when Source does not exist.
 	Optional bool `json:"optional,omitempty"`
