@@ -212,7 +212,6 @@ type Run struct {
 	App  string   `json:"app"`
 	Args []string `json:"args,omitempty"`
 	Env  []string `json:"env"`
-	Home string   `json:"home"`
 }
 
 // Program is what the calling process must become.

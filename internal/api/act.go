@@ -286,7 +286,7 @@ func (s *server) run(r *http.Request) (*reply, error) {
 		return nil, &requestError{status: http.StatusForbidden, message: "only root can run apps yet; try with sudo"}
 	}
 	answer, err := s.cfg.Manager.Run(r.Context(), refresh.RunRequest{
-		Name: body.App, Process: caller, Args: body.Args, Env: body.Env, Home: body.Home,
+		Name: body.App, Process: caller, Args: body.Args, Env: body.Env,
 	})
 	if err != nil {
 		return nil, err

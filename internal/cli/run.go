@@ -22,7 +22,7 @@ func (a *app) runCommand() *cobra.Command {
 		Use: "run SNAP[.APP] [ARGUMENT...]", Short: "Run an app of a snap", Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
 			program, err := a.client().Run(c.Context(), client.Run{
-				App: args[0], Args: args[1:], Env: a.cfg.Environ(), Home: a.cfg.Getenv("HOME"),
+				App: args[0], Args: args[1:], Env: a.cfg.Environ(),
 			})
 			if err != nil {
 				return err

@@ -62,7 +62,8 @@ func (m *Manager) bootSnap(ctx context.Context, state *snapState) error {
 		failures = append(failures, m.mountRevision(ctx, tenure.Ref{Snap: state.Instance, Revision: rev}))
 	}
 	if state.Line.Installed() {
-		failures = append(failures, m.makeDataDirs(state.Instance))
+		ref := tenure.Ref{Snap: state.Instance, Revision: state.Line.Current}
+		failures = append(failures, m.makeDataDirs(state.Instance), m.makeUserDirs(ref))
 	}
 	return errors.Join(failures...)
 }

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -13,6 +15,7 @@ import (
 	"tenure/internal/change"
 	"tenure/internal/mount"
 	"tenure/internal/revision"
+	"tenure/internal/snapdata"
 	"tenure/internal/supervise"
 )
 
@@ -217,7 +220,7 @@ func (m *Manager) sweepSnap(ctx context.Context, snap tenure.Instance, state *sn
 			return nil
 		}
 	}
-	var failures []error
+	failures := []error{m.sweepAside(ctx, snap)}
 	for _, rev := range m.present(snap) {
 		if !spoken[rev] {
 			failures = append(failures, m.sweepRevision(ctx, tenure.Ref{Snap: snap, Revision: rev}))
@@ -268,6 +271,24 @@ func (m *Manager) sweepRevision(ctx context.Context, ref tenure.Ref) error {
 	return m.removeData(ctx, ref)
 }
 
+// sweepAside removes data that was in the way of a change that is done.
+func (m *Manager) sweepAside(ctx context.Context, snap tenure.Instance) error {
+	dir := m.cfg.Paths.DataDir(snap)
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	failures := []error{err}
+	for _, entry := range entries {
+		if name, aside := snapdata.AsideOf(entry.Name()); aside {
+			if _, err := tenure.ParseRevision(name); err == nil {
+				failures = append(failures, snapdata.Remove(ctx, filepath.Join(dir, entry.Name())))
+			}
+		}
+	}
+	return errors.Join(failures...)
+}
+
 // sweepRest removes what all revisions of a snap share.
 func (m *Manager) sweepRest(ctx context.Context, snap tenure.Instance) error {
 	if err := m.forgetUnits(ctx, snap); err != nil {
@@ -279,7 +300,7 @@ func (m *Manager) sweepRest(ctx context.Context, snap tenure.Instance) error {
 	if err := m.dropSnapDir(ctx, snap); err != nil {
 		return err
 	}
-	if err := m.dropDataDir(ctx, snap); err != nil {
+	if err := errors.Join(m.dropDataDir(ctx, snap), m.dropUserDirs(ctx, snap)); err != nil {
 		return err
 	}
 	if err := os.RemoveAll(m.cfg.Paths.Tmp(snap)); err != nil {

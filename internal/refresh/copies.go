@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
+	"syscall"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/snapdata"
 )
 
@@ -27,8 +31,7 @@ func (p place) of(rev tenure.Revision) string { return filepath.Join(p.path, rev
 // them.
 func (m *Manager) places(snap tenure.Instance) ([]place, func()) {
 	places := []place{{path: m.cfg.Paths.DataDir(snap)}}
-	homes, _ := filepath.Glob(m.cfg.Paths.at("home", "*")) // The pattern is well formed.
-	for _, home := range append(homes, m.cfg.Paths.at("root")) {
+	for _, home := range m.homes() {
 		if held, err := openUserDir(home, snap); err == nil {
 			places = append(places, place{path: fmt.Sprintf("/proc/self/fd/%d", held.Fd()), held: held})
 		}
@@ -40,6 +43,27 @@ func (m *Manager) places(snap tenure.Instance) ([]place, func()) {
 			}
 		}
 	}
+}
+
+// homes are the home directories that there are.
+func (m *Manager) homes() []string {
+	homes, _ := filepath.Glob(m.cfg.Paths.at("home", "*")) // The pattern is well formed.
+	return append(homes, m.cfg.Paths.at(rootHome))
+}
+
+// spoilt reports whether something failed because of what a user has made of their
+// own data: that is theirs to mend, and keeps no one from a refresh. It is said
+// in the change.
+func (m *Manager) spoilt(ctx context.Context, at place, ref tenure.Ref, err error) bool {
+	if err == nil || at.held == nil {
+		return false
+	}
+	kinds := []error{snapdata.ErrTooDeep, snapdata.ErrMounted, syscall.ELOOP, syscall.ENOTDIR, fs.ErrExist, fs.ErrPermission}
+	if !slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) }) {
+		return false
+	}
+	change.ReporterFrom(ctx).Logf("data of %s below %s is left alone: %v", ref, at.held.Name(), err)
+	return true
 }
 
 // openUserDir opens the directory of snap in a home directory, unless a link is
@@ -68,8 +92,13 @@ func openUserDir(home string, snap tenure.Instance) (*os.File, error) {
 // copies is a copy of data between its two passes: in memory alone, for one that
 // is lost with the daemon costs a full comparison at the second pass, nothing else.
 type copies struct {
-	passes  []*snapdata.Pass
+	passes  []copying
 	release func()
+}
+
+type copying struct {
+	at   place
+	pass *snapdata.Pass
 }
 
 // running are the copies of changes that run, by what they copy to.
@@ -105,12 +134,16 @@ func (m *Manager) firstCopy(ctx context.Context, p copyParams) error {
 	made := copies{release: release}
 	for _, place := range places {
 		pass, err := firstPass(ctx, place, p)
+		if m.spoilt(ctx, place, p.To, err) {
+			_ = snapdata.Remove(ctx, place.of(p.To.Revision)) // What there is of a copy is none.
+			continue
+		}
 		if err != nil {
 			release()
 			return err
 		}
 		if pass != nil {
-			made.passes = append(made.passes, pass)
+			made.passes = append(made.passes, copying{place, pass})
 		}
 	}
 	m.copies.keep(p.To, made)
@@ -142,13 +175,14 @@ func (m *Manager) secondCopy(ctx context.Context, p copyParams) error {
 		made.release = release
 		for _, at := range places {
 			if _, err := os.Lstat(at.of(p.From.Revision)); err == nil {
-				made.passes = append(made.passes, snapdata.Resume(at.of(p.From.Revision), at.of(p.To.Revision)))
+				made.passes = append(made.passes, copying{at, snapdata.Resume(at.of(p.From.Revision), at.of(p.To.Revision))})
 			}
 		}
 	}
 	defer made.release()
-	for _, pass := range made.passes {
-		if _, err := pass.Second(ctx, snapdata.Options{}); err != nil {
+	for _, c := range made.passes {
+		_, err := c.pass.Second(ctx, snapdata.Options{})
+		if err != nil && !m.spoilt(ctx, c.at, p.To, err) {
 			return fmt.Errorf("bring data of %s up to date: %w", p.To, err)
 		}
 	}
@@ -168,7 +202,44 @@ func (m *Manager) removeData(ctx context.Context, ref tenure.Ref) error {
 	defer release()
 	var failures []error
 	for _, at := range places {
-		failures = append(failures, snapdata.Remove(ctx, at.of(ref.Revision)))
+		err := snapdata.Remove(ctx, at.of(ref.Revision))
+		if !m.spoilt(ctx, at, ref, err) {
+			failures = append(failures, err)
+		}
 	}
 	return errors.Join(failures...)
+}
+
+// dropUserDirs removes what users have of a snap for all its revisions, and the
+// directories that are empty then.
+func (m *Manager) dropUserDirs(ctx context.Context, snap tenure.Instance) error {
+	homes := m.homes()
+	var failures []error
+	for _, home := range homes {
+		held, err := openUserDir(home, snap)
+		if err != nil {
+			continue // There is none, or it is not ours to remove.
+		}
+		at := place{path: fmt.Sprintf("/proc/self/fd/%d", held.Fd()), held: held}
+		for _, name := range []string{"common", current} {
+			err := snapdata.Remove(ctx, filepath.Join(at.path, name))
+			if !m.spoilt(ctx, at, tenure.Ref{Snap: snap}, err) {
+				failures = append(failures, err)
+			}
+		}
+		_ = held.Close() // Opened for reading.
+		removeEmpty(home, snap)
+	}
+	return errors.Join(failures...)
+}
+
+// removeEmpty removes the directory of snap in a home, if there is nothing of its
+// owner's in it.
+func removeEmpty(home string, snap tenure.Instance) {
+	root, err := os.OpenRoot(home)
+	if err != nil {
+		return
+	}
+	defer root.Close() //nolint:errcheck // Opened for reading.
+	_ = root.Remove(filepath.Join("snap", string(snap)))
 }

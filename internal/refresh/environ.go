@@ -4,6 +4,8 @@ import (
 	"path"
 	"runtime"
 	"slices"
+	"strconv"
+	"strings"
 
 	"tenure"
 	"tenure/internal/snapfile"
@@ -19,7 +21,7 @@ type view struct {
 
 func (p Paths) view(r *installed, home string) view {
 	if r.classic() {
-		userDir := path.Join(home, "snap", string(r.Ref.Snap))
+		userDir := p.at(home, "snap", string(r.Ref.Snap))
 		return view{snap: p.Mount(r.Ref), data: p.Data(r.Ref), common: p.Common(r.Ref.Snap), home: userDir}
 	}
 	// Inside, an instance stands under the plain name of its snap, since
@@ -29,7 +31,7 @@ func (p Paths) view(r *installed, home string) view {
 		snap:   path.Join("/snap", name, rev),
 		data:   path.Join("/var/snap", name, rev),
 		common: path.Join("/var/snap", name, "common"),
-		home:   path.Join(home, "snap", name),
+		home:   path.Join(home, "snap", string(r.Ref.Snap)),
 	}
 }
 
@@ -39,10 +41,22 @@ func (v view) userCommon() string                  { return path.Join(v.home, "c
 
 // user is who runs something.
 type user struct {
+	uid  int
 	home string
 	// env is the environment that it brings; nil for services.
 	env []string
 }
+
+// runtimeDir is where a user's sockets are, as the user sees it.
+func (u user) runtimeDir(snap tenure.Instance) string {
+	return path.Join(runtimeDirs, strconv.Itoa(u.uid), "snap."+string(snap))
+}
+
+// runtimeDirs has the runtime directories of all users.
+const runtimeDirs = "/run/user"
+
+// searchPath is where the programs of a base are.
+const searchPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games:/usr/local/games"
 
 // environ is the environment of a command of app (nil: of the snap alone): what
 // every snap gets (https://snapcraft.io/docs/environment-variables), then what
@@ -50,9 +64,13 @@ type user struct {
 func (p Paths) environ(r *installed, own snapfile.Env, who user) []string {
 	v := p.view(r, who.home)
 	env := newEnviron(who.env)
-	if who.env == nil {
-		env.set("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+	if !r.classic() {
+		env = newEnviron(slices.DeleteFunc(slices.Clone(who.env), ofTheHost))
 	}
+	if !r.classic() || who.env == nil {
+		env.set("PATH", searchPath)
+	}
+	uid := strconv.Itoa(who.uid)
 	for _, pair := range [][2]string{
 		{"SNAP", v.snap},
 		{"SNAP_DATA", v.data},
@@ -68,18 +86,33 @@ func (p Paths) environ(r *installed, own snapfile.Env, who user) []string {
 		{"SNAP_LIBRARY_PATH", "/var/lib/snapd/lib/gl:/var/lib/snapd/lib/gl32:/var/lib/snapd/void"},
 		{"SNAP_REEXEC", ""},
 		{"SNAP_REAL_HOME", who.home},
+		{"SNAP_UID", uid},
+		{"SNAP_EUID", uid},
+		{"XDG_RUNTIME_DIR", who.runtimeDir(r.Ref.Snap)},
 	} {
 		env.set(pair[0], pair[1])
 	}
-	if r.classic() {
-		env.set("HOME", who.home)
-	} else {
+	switch {
+	case !r.classic():
 		env.set("HOME", v.userData(r.Ref.Revision))
+	case env.get("HOME") == "":
+		env.set("HOME", who.home)
 	}
 	for _, entry := range snapfile.ExpandEnv(slices.Concat(r.Info.Environment, own), env.get) {
 		env.set(entry.Name, entry.Value)
 	}
 	return env.list
+}
+
+// ofTheHost reports whether a variable of a person's environment names what a confined
+// app does not see: libraries and directories of the host.
+func ofTheHost(entry string) bool {
+	name, _, _ := cutEnv(entry)
+	switch name {
+	case "TMPDIR", "TEMPDIR", "TMP", "TEMP", "GCONV_PATH", "LOCPATH", "NLSPATH", "TZDIR":
+		return true
+	}
+	return strings.HasPrefix(name, "LD_")
 }
 
 // DebianArch is Debian's name of what Go calls goarch.

@@ -57,6 +57,9 @@ func (p Paths) Run() string { return p.at("run", "tenure") }
 // Tmp is the private /tmp of an instance.
 func (p Paths) Tmp(i tenure.Instance) string { return filepath.Join(p.Run(), "tmp", string(i)) }
 
+// UserDir is where root's own data of an instance is.
+func (p Paths) UserDir(i tenure.Instance) string { return p.at(rootHome, "snap", string(i)) }
+
 // Private reports whether this is an instance of its own below a directory.
 func (p Paths) Private() bool { return p.at() != "/" }
 

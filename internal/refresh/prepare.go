@@ -127,16 +127,16 @@ type copyParams struct {
 
 // copied is what a first copy has made.
 type copied struct {
-	// Fresh is that the directory of the snap's data did not exist before.
-	Fresh bool `json:"fresh,omitempty"`
+	// Fresh is that the directory of the snap's data did not exist before; FreshUser
+	// that of root's own.
+	Fresh     bool `json:"fresh,omitempty"`
+	FreshUser bool `json:"fresh_user,omitempty"`
 }
 
 func (s copyStep) Do(ctx context.Context, p copyParams) (copied, error) {
 	m, done := s.m, copied{}
-	dir := m.cfg.Paths.DataDir(p.To.Snap)
-	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
-		done.Fresh = true
-	}
+	done.Fresh = isMissing(m.cfg.Paths.DataDir(p.To.Snap))
+	done.FreshUser = isMissing(m.cfg.Paths.UserDir(p.To.Snap))
 	err := m.makeDataDirs(p.To.Snap)
 	if err == nil {
 		// What is left there from an earlier time is kept until the change is done.
@@ -144,6 +144,9 @@ func (s copyStep) Do(ctx context.Context, p copyParams) (copied, error) {
 	}
 	if err == nil {
 		err = m.firstCopy(ctx, p)
+	}
+	if err == nil {
+		err = m.makeUserDirs(p.To)
 	}
 	if err != nil {
 		return done, change.Partial(fmt.Errorf("copy data to %s: %w", p.To, err))
@@ -161,6 +164,9 @@ func (s copyStep) Undo(ctx context.Context, p copyParams, done copied) error {
 	if done.Fresh {
 		err = errors.Join(err, s.m.dropDataDir(ctx, p.To.Snap))
 	}
+	if done.FreshUser {
+		err = errors.Join(err, snapdata.Remove(ctx, s.m.cfg.Paths.UserDir(p.To.Snap)))
+	}
 	return err
 }
 
@@ -177,23 +183,50 @@ func (m *Manager) unmake(ctx context.Context, snap tenure.Instance) error {
 	)
 }
 
+func isMissing(path string) bool {
+	_, err := os.Lstat(path)
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 // makeDataDirs makes what all revisions of a snap share. Mounts below the
 // common directory propagate to every unit (DESIGN.md section 9, 13).
 func (m *Manager) makeDataDirs(snap tenure.Instance) error {
 	common := m.cfg.Paths.Common(snap)
 	tmp := m.cfg.Paths.Tmp(snap)
-	for _, dir := range []string{common, tmp, m.cfg.Paths.at("root")} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return err
-		}
+	runtime := filepath.Join(tmp, "run-user", "0", "snap."+string(snap))
+	// What is there already is the snap's, and the machine's.
+	if err := errors.Join(os.MkdirAll(common, 0o755), os.MkdirAll(m.cfg.Paths.at(rootHome), 0o700)); err != nil {
+		return err
 	}
-	for _, name := range []string{"tmp", "var-tmp"} {
-		dir := filepath.Join(tmp, name)
-		if err := errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o777|fs.ModeSticky)); err != nil {
+	for _, dir := range []struct {
+		path string
+		mode fs.FileMode
+	}{
+		// What is for all users of the snap is not for all of the machine.
+		{tmp, 0o700},
+		{filepath.Join(tmp, "tmp"), 0o777 | fs.ModeSticky},
+		{filepath.Join(tmp, "var-tmp"), 0o777 | fs.ModeSticky},
+		{filepath.Join(tmp, "run-user"), 0o755},
+		{filepath.Dir(runtime), 0o700},
+		{runtime, 0o700},
+	} {
+		if err := errors.Join(os.MkdirAll(dir.path, dir.mode.Perm()), os.Chmod(dir.path, dir.mode)); err != nil {
 			return err
 		}
 	}
 	return mount.Share(common)
+}
+
+// makeUserDirs makes root's own data directories of a revision, which services and
+// apps of root have as their home. Nobody else can put a link in the way there.
+func (m *Manager) makeUserDirs(ref tenure.Ref) error {
+	dir := m.cfg.Paths.UserDir(ref.Snap)
+	for _, name := range []string{ref.Revision.String(), "common"} {
+		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // dropDataDir removes all data of a snap, and ends what it had mounted there.

@@ -3,6 +3,7 @@ package refresh
 import (
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"tenure/internal/sandbox"
@@ -15,10 +16,11 @@ func (l launcher) profile(r *installed, app *snapfile.App) sandbox.Profile {
 	if r.classic() {
 		return sandbox.Profile{Root: sandbox.RootHost, AllCapabilities: true}
 	}
+	plugged := interfaces(r, app)
 	profile := sandbox.Profile{
 		Root:             sandbox.RootEmpty,
-		Mounts:           l.mounts(r),
-		KeepCapabilities: sandbox.DefaultCapabilities(interfaces(r, app)),
+		Mounts:           l.mounts(r, plugged),
+		KeepCapabilities: sandbox.DefaultCapabilities(plugged),
 		NoNewPrivs:       true,
 	}
 	if !r.Base.IsZero() {
@@ -31,21 +33,24 @@ func (l launcher) profile(r *installed, app *snapfile.App) sandbox.Profile {
 }
 
 // interfaces are the interfaces that an app plugs: its own, and those of the
-// snap that no app names, which go to all.
+// snap that neither an app nor a hook names, which go to all.
 func interfaces(r *installed, app *snapfile.App) []string {
 	var found []string
 	for _, plug := range r.Info.Plugs {
-		for _, name := range app.Plugs {
-			if name == plug.Name {
-				found = append(found, plug.Interface)
-			}
+		if slices.Contains(app.Plugs, plug.Name) || !isNamed(r.Info, plug.Name) {
+			found = append(found, plug.Interface)
 		}
 	}
 	return found
 }
 
-func (l launcher) mounts(r *installed) []sandbox.Mount {
-	mounts := l.system(r)
+func isNamed(info *snapfile.Snap, plug string) bool {
+	return slices.ContainsFunc(info.Apps, func(app snapfile.App) bool { return slices.Contains(app.Plugs, plug) }) ||
+		slices.ContainsFunc(info.Hooks, func(hook snapfile.Hook) bool { return slices.Contains(hook.Plugs, plug) })
+}
+
+func (l launcher) mounts(r *installed, plugged []string) []sandbox.Mount {
+	mounts := append(l.system(r), l.homes(r, plugged)...)
 	// An instance is seen under the plain name of its snap, which is compiled into
 	// packages, and under its own.
 	for _, name := range []string{r.Info.Name, string(r.Ref.Snap)} {
@@ -83,10 +88,9 @@ func (l launcher) system(r *installed) []sandbox.Mount {
 		bind("/run/systemd/resolve", "/run/systemd/resolve", true),
 		bind(filepath.Join(tmp, "tmp"), "/tmp", false),
 		bind(filepath.Join(tmp, "var-tmp"), "/var/tmp", false),
-		bind(l.paths.at("root"), rootHome, false),
-		bind(l.paths.at("home"), "/home", true),
-		{Kind: sandbox.Tmpfs, Target: "/snap"},
-		{Kind: sandbox.Tmpfs, Target: "/var/snap"},
+		bind(filepath.Join(tmp, "run-user"), runtimeDirs, false),
+		{Kind: sandbox.Tmpfs, Target: "/snap", ReadOnly: true},
+		{Kind: sandbox.Tmpfs, Target: "/var/snap", ReadOnly: true},
 	}
 	for _, name := range []string{"hosts", "hostname", "resolv.conf", "localtime", "timezone", "machine-id"} {
 		mount := bind(path.Join("/etc", name), path.Join("/etc", name), true)
@@ -99,6 +103,21 @@ func (l launcher) system(r *installed) []sandbox.Mount {
 		mounts = append(mounts, mount)
 	}
 	return mounts
+}
+
+// homes are people's home directories, for those that plug them; all others see
+// what is their own in that of root.
+func (l launcher) homes(r *installed, plugged []string) []sandbox.Mount {
+	if slices.Contains(plugged, "home") || r.Options.DevMode {
+		return []sandbox.Mount{
+			{Kind: sandbox.Bind, Source: l.paths.at(rootHome), Target: rootHome},
+			{Kind: sandbox.Bind, Source: l.paths.at("home"), Target: "/home", Optional: true},
+		}
+	}
+	return []sandbox.Mount{
+		{Kind: sandbox.Tmpfs, Target: rootHome, Mode: 0o700, ReadOnly: true},
+		{Kind: sandbox.Bind, Source: l.paths.UserDir(r.Ref.Snap), Target: l.paths.view(r, rootHome).home, Optional: true},
+	}
 }
 
 // layout is one layout of the snap. Its source is the snap's own to choose, and

@@ -19,7 +19,6 @@ type RunRequest struct {
 	Process tenure.Process
 	Args    []string
 	Env     []string
-	Home    string
 }
 
 // RunReply is what the process must become. It is in its unit already.
@@ -65,7 +64,7 @@ func (m *Manager) Run(ctx context.Context, req RunRequest) (RunReply, error) {
 	spec.Type = supervise.Simple
 	spec.Restart = supervise.RestartPolicy{Condition: supervise.RestartNever}
 	spec.Command.Argv = append(spec.Command.Argv, req.Args...)
-	spec.Command.Env = m.cfg.Paths.environ(r, declared.Environment, user{home: req.Home, env: req.Env})
+	spec.Command.Env = m.cfg.Paths.environ(r, declared.Environment, user{home: m.launch.home(), env: req.Env})
 	spec.Command.Dir = ""
 	if err := tracker.Track(ctx, spec, req.Process); err != nil {
 		return RunReply{}, fmt.Errorf("run %s: %w", req.Name, err)

@@ -218,7 +218,11 @@ func (s linkStep) Probe(_ context.Context, p linkParams) (nothing, bool, error) 
 
 func (m *Manager) link(p linkParams) error {
 	paths := m.cfg.Paths
-	for _, link := range []string{paths.Current(p.Snap), paths.DataCurrent(p.Snap)} {
+	links := []string{paths.Current(p.Snap), paths.DataCurrent(p.Snap)}
+	if own := paths.UserDir(p.Snap); !isMissing(own) {
+		links = append(links, filepath.Join(own, current))
+	}
+	for _, link := range links {
 		if err := pointLink(link, p.To); err != nil {
 			return fmt.Errorf("switch %s to %s: %w", p.Snap, p.To, err)
 		}

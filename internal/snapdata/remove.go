@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -105,6 +106,9 @@ const asideSuffix = ".aside"
 
 // AsidePath is where Aside keeps dir.
 func AsidePath(dir string) string { return filepath.Clean(dir) + asideSuffix }
+
+// AsideOf is the directory that is kept aside at path, if one is.
+func AsideOf(path string) (dir string, ok bool) { return strings.CutSuffix(path, asideSuffix) }
 
 // Aside moves a directory out of the way, to AsidePath, where Restore finds it.
 // It is no error if it was done before. It fails with fs.ErrExist if there is
