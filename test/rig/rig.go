@@ -18,6 +18,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -41,6 +42,9 @@ type Config struct {
 	Dir string
 	// Env is added to the environment of the daemon, NAME=value.
 	Env []string
+	// Wrap is a command with arguments that becomes the daemon; what it is to
+	// execute follows.
+	Wrap []string
 }
 
 // Instance is a private instance of Tenure.
@@ -52,6 +56,7 @@ type Instance struct {
 
 	t      testing.TB
 	env    []string
+	wrap   []string
 	daemon *server
 }
 
@@ -69,7 +74,7 @@ func New(tb testing.TB, cfg Config) *Instance {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	i := &Instance{Root: root, Bin: bin, t: tb, env: cfg.Env}
+	i := &Instance{Root: root, Bin: bin, t: tb, env: cfg.Env, wrap: cfg.Wrap}
 	tb.Cleanup(i.end)
 	i.Start()
 	return i
@@ -107,7 +112,7 @@ func (i *Instance) Start() {
 
 // TryStart is Start for a daemon that may die before it answers.
 func (i *Instance) TryStart() error {
-	d, err := startDaemon(filepath.Join(i.Bin, "tenured"), i.Root, i.env)
+	d, err := startDaemon(append(slices.Clone(i.wrap), filepath.Join(i.Bin, "tenured"), "--root", i.Root), i.env)
 	if err != nil {
 		return err
 	}
@@ -221,9 +226,9 @@ type server struct {
 	err          error
 }
 
-func startDaemon(path, root string, env []string) (*server, error) {
+func startDaemon(argv, env []string) (*server, error) {
 	d := &server{
-		cmd:   exec.CommandContext(context.Background(), path, "--root", root), // Ended by its test.
+		cmd:   exec.CommandContext(context.Background(), argv[0], argv[1:]...), // Ended by its test.
 		ready: make(chan struct{}), ended: make(chan struct{}),
 	}
 	d.cmd.Env = append(os.Environ(), env...)

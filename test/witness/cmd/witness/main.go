@@ -1,0 +1,48 @@
+// Command witness is the program in a snap that tests make: a service that
+// answers at a socket, or an app that prints its report.
+//
+//	witness serve NAME   answer at $SNAP_COMMON/NAME.sock
+//	witness ...          print a report
+//
+//nolint:forbidigo // The whole program is its main: it reads and ends its own process.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	"tenure/test/witness"
+)
+
+func main() {
+	if err := run(); err != nil {
+		fmt.Fprintln(os.Stderr, "witness:", err)
+		os.Exit(1)
+	}
+}
+
+func run() error {
+	inherited, err := witness.Inherited()
+	if err != nil {
+		return err
+	}
+	if len(os.Args) == 3 && os.Args[1] == "serve" {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		defer stop()
+		return witness.Serve(ctx, witness.Config{
+			Socket:     filepath.Join(os.Getenv("SNAP_COMMON"), os.Args[2]+".sock"),
+			Supervisor: os.Getenv("NOTIFY_SOCKET"), Inherited: inherited,
+		})
+	}
+	report, err := witness.Take()
+	if err != nil {
+		return err
+	}
+	report.Files = inherited
+	return json.NewEncoder(os.Stdout).Encode(report)
+}
