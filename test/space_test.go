@@ -2,6 +2,7 @@ package test
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -12,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"tenure/examples/clients/snaps"
-	"tenure/test/witness"
 	"tenure/test/rig"
+	"tenure/test/witness"
 )
 
 // equal fails the test where something is not as it should be.
@@ -88,6 +89,7 @@ apps:
   sleeper:
     command: bin/sleep infinity
     daemon: simple
+  one: {command: bin/witness serve one, daemon: notify}
 `, map[string]string{"bin/sleep": fromBase(t, "usr/bin/sleep")}))
 	main := i.Main("clean.sleeper").PID
 	const none = "0000000000000000"
@@ -96,16 +98,8 @@ apps:
 			"Name": "sleep", "SigBlk": none, "SigIgn": none, "SigCgt": none, "Umask": "0022",
 			"Uid": "0 0 0 0", "Gid": "0 0 0 0", "Groups": "", "NoNewPrivs": "1", "CapInh": none, "CapAmb": none,
 		})
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", main))
-	if err != nil {
-		t.Fatal(err)
-	}
-	var open []string
-	for _, entry := range entries {
-		open = append(open, entry.Name())
-	}
-	slices.Sort(open)
-	equal(t, "descriptors", open, []string{"0", "1", "2"})
+	open := slices.Sorted(maps.Keys(served(t, i, "clean", "one").report().Files))
+	equal(t, "descriptors", open, []int{0, 1, 2})
 	limits, err := os.ReadFile(fmt.Sprintf("/proc/%d/limits", main))
 	if err != nil || !strings.Contains(string(limits), "Max open files            777 ") {
 		t.Errorf("limits: %v\n%s", err, limits)

@@ -9,8 +9,8 @@ import (
 	"testing"
 
 	"tenure/examples/clients/snaps"
-	"tenure/test/witness"
 	"tenure/test/rig"
+	"tenure/test/witness"
 )
 
 // buildWitness builds the program of package witness, once.

@@ -66,8 +66,8 @@ func Inherited() (map[int]string, error) {
 			return nil, fmt.Errorf("list descriptors: %w", err)
 		}
 		target, err := os.Readlink("/proc/self/fd/" + entry.Name())
-		if err != nil || strings.HasPrefix(target, "/proc/") || strings.HasPrefix(target, "anon_inode:") {
-			continue // What this very listing has opened, and what Go's runtime polls with.
+		if err != nil || strings.HasPrefix(target, "/proc/") || strings.HasPrefix(target, "anon_inode:") || strings.HasPrefix(target, "/sys/fs/cgroup/") {
+			continue // What this very listing and Go's runtime have opened.
 		}
 		files[fd] = target
 	}
