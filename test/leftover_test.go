@@ -46,6 +46,15 @@ func helperOf(t *testing.T, i *rig.Instance) helper {
 	}
 }
 
+// endedWell waits for the end of the helper, and fails the test if it did not end
+// because it was told to.
+func (h helper) endedWell(t *testing.T) {
+	t.Helper()
+	if exit := ending(t, h.handle); !exit.Success() {
+		t.Errorf("%s: %v, want that it ended when it was told to", h.unit, exit)
+	}
+}
+
 // check compares what Tenure shows with the helpers that were left behind by
 // earlier revisions: each is its own stale unit, pins its revision, and has the
 // files of that.
@@ -155,9 +164,7 @@ func TestLeftoversAreTracked(t *testing.T) {
 	i.Tenure("remove", "careless")
 	gone(t, i)
 	for _, h := range helpers {
-		if exit := ending(t, h.handle); !exit.Success() {
-			t.Errorf("%s: %v, want that it ended when it was told to", h.unit, exit)
-		}
+		h.endedWell(t)
 	}
 }
 
@@ -173,15 +180,44 @@ func TestDisableEndsLeftovers(t *testing.T) {
 	helpers := []helper{old, helperOf(t, i)}
 	i.Tenure("disable", "careless")
 	for _, h := range helpers {
-		if exit := ending(t, h.handle); !exit.Success() {
-			t.Errorf("%s: %v, want that it ended when it was told to", h.unit, exit)
-		}
+		h.endedWell(t)
 	}
 	if units := i.Units(); len(units) > 0 {
 		t.Errorf("units after disable: %v", units)
 	}
 	i.Tenure("enable", "careless")
 	helperOf(t, i)
+}
+
+// TestRemovingARevisionTouchesNoUnit: one that is used cannot be removed, and one
+// that is not used is no unit's business.
+func TestRemovingARevisionTouchesNoUnit(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	pack := careless{Command: "leave helper"}.packer(t, i)
+	i.Tenure("install", "--dangerous", pack("x1"))
+	old := helperOf(t, i)
+	i.Tenure("refresh", "--dangerous", pack("x2"))
+	result := i.Try("remove", "--revision", "x1", "careless")
+	if result.Status != 1 || !strings.Contains(result.Stderr, "in use: unit "+old.unit) {
+		t.Errorf("remove a revision that is used: %+v", result)
+	}
+	i.Tenure("stop", old.unit)
+	old.endedWell(t)
+	before := i.Units()
+	if len(before) != 1 || before[daemon].Revision != "x2" {
+		t.Fatalf("units are %v", before)
+	}
+	if plan := i.Tenure("plan", "remove", "--revision", "x1", "careless"); !strings.Contains(plan, "remove careless: no unit is touched\n") {
+		t.Errorf("the plan is %q", plan)
+	}
+	i.Tenure("remove", "--revision", "x1", "careless")
+	if diff := cmp.Diff(before, i.Units()); diff != "" {
+		t.Errorf("units (-before +after):\n%s", diff)
+	}
+	if _, err := os.Stat(i.Path("snap/careless/x1")); !os.IsNotExist(err) {
+		t.Errorf("the revision is still there: %v", err)
+	}
 }
 
 // TestGroupsOfServicesAreLeftAlone: a service puts what it leaves behind into a
@@ -226,7 +262,5 @@ func TestGroupsOfServicesAreLeftAlone(t *testing.T) {
 	}
 	i.Tenure("remove", "careless")
 	gone(t, i)
-	if exit := ending(t, h.handle); !exit.Success() {
-		t.Errorf("%s: %v, want that it ended when it was told to", h.unit, exit)
-	}
+	h.endedWell(t)
 }

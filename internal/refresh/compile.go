@@ -109,7 +109,7 @@ func (m *Manager) switchTasks(ctx context.Context, j *job, plan policy.Plan) ([]
 
 // ends reports whether nothing of the snap is to run afterwards.
 func (j *job) ends() bool {
-	return j.Reason == tenure.ReasonRemove && (j.After == nil || !j.After.Line.Installed()) || j.Reason == tenure.ReasonDisable
+	return j.Reason == tenure.ReasonRemove && !j.removesRevision() || j.Reason == tenure.ReasonDisable
 }
 
 // compile turns the verdicts of plan into who is stopped and what is started.
