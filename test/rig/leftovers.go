@@ -7,12 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"tenure"
 	"tenure/internal/daemon"
@@ -48,10 +50,41 @@ func Leftovers(root string) []string {
 	for _, point := range Mounts(root) {
 		left = append(left, "mount "+point)
 	}
+	awaitLoops(root)
 	for _, loop := range Loops(root) {
 		left = append(left, "loop device "+loop)
 	}
 	return left
+}
+
+// awaitLoops allows loop devices that are mounted no more a moment to go: whoever
+// makes a mount namespace on this machine has a copy of our mounts in it until it
+// has thrown them out.
+func awaitLoops(root string) {
+	const moment, again = 5 * time.Second, 5 * time.Millisecond
+	deadline := time.After(moment)
+	for len(unmountedLoops(root)) > 0 {
+		select {
+		case <-deadline:
+			return
+		case <-time.After(again):
+		}
+	}
+}
+
+// unmountedLoops are the files of Loops that are not mounted here.
+func unmountedLoops(root string) []string {
+	mounts, err := os.ReadFile("/proc/self/mountinfo")
+	if err != nil {
+		return nil
+	}
+	var files []string
+	for name, file := range loops(root) {
+		if !bytes.Contains(mounts, []byte(" /dev/"+name+" ")) {
+			files = append(files, file)
+		}
+	}
+	return files
 }
 
 // Processes are the processes in the groups of an instance below root, and those
@@ -96,12 +129,17 @@ func Mounts(root string) []string {
 
 // Loops are the files below root that a loop device shows.
 func Loops(root string) []string {
-	var files []string
+	return slices.Collect(maps.Values(loops(root)))
+}
+
+// loops are the files below root, by the name of the loop device that shows each.
+func loops(root string) map[string]string {
+	files := map[string]string{}
 	backing, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
 	for _, path := range backing {
 		file, err := os.ReadFile(path)
 		if err == nil && strings.HasPrefix(string(file), root+"/") {
-			files = append(files, strings.TrimSpace(string(file)))
+			files[filepath.Base(filepath.Dir(filepath.Dir(path)))] = strings.TrimSpace(string(file))
 		}
 	}
 	return files
