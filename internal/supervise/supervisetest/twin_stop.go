@@ -1,0 +1,293 @@
+package supervisetest
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"syscall"
+	"time"
+
+	"tenure"
+	"tenure/internal/proc"
+	"tenure/internal/supervise"
+)
+
+// stop is a request to end.
+func (u *twinUnit) stop(req supervise.StopRequest, reply chan<- twinEnded) {
+	u.queued = nil
+	switch {
+	case u.status.State == supervise.Stopping:
+		u.stopping = append(u.stopping, reply)
+		u.ending.requested = true
+		u.ending.HoldSockets, u.ending.Reason = req.HoldSockets, req.Reason
+		u.ending.Kill = u.ending.Kill || req.Kill
+	case u.status.State.Alive():
+		u.stopping = append(u.stopping, reply)
+		u.end(twinEnding{StopRequest: req, requested: true})
+	default:
+		u.disarm()
+		u.rest(req.HoldSockets)
+		reply <- twinEnded{}
+	}
+}
+
+// rest is the state of a unit that was told to stop and has.
+func (u *twinUnit) rest(hold bool) {
+	if !hold {
+		u.closeSockets()
+	}
+	u.state(supervise.Inactive)
+}
+
+// end begins an ending: the stop command first, where there is one and the unit
+// was asked to end.
+func (u *twinUnit) end(e twinEnding) {
+	u.disarm()
+	e.signalled = map[*process]bool{}
+	u.ending = &e
+	u.state(supervise.Stopping)
+	command := u.spec().Stop.Command
+	if e.requested && command != nil && (u.ready || u.passive) {
+		u.ending.commanded = true
+		u.command(*command, func(proc.Exit) {
+			u.ending.commanded = false
+			u.progress()
+		})
+	}
+	u.progress()
+}
+
+// command runs a command for the unit.
+func (u *twinUnit) command(c supervise.Command, done func(proc.Exit)) {
+	program, ok := ParseProgram(c.Argv)
+	if !ok {
+		u.t.later = append(u.t.later, func() { done(proc.Exit{}) })
+		return
+	}
+	env := map[string]string{"MAINPID": strconv.Itoa(u.status.Main.PID)}
+	u.t.spawn(nil, program, 1, env).aux = done
+}
+
+// progress goes on with an ending as far as it can without waiting.
+func (u *twinUnit) progress() {
+	e := u.ending
+	if e == nil || e.commanded {
+		return
+	}
+	if !e.signals {
+		e.signals = true
+		u.signal()
+	}
+	if u.main != nil || !u.emptied() {
+		return
+	}
+	if post := u.spec().PostStop; post != nil && !e.posts {
+		e.posts = true
+		u.command(*post, func(proc.Exit) {
+			e.posted = true
+			u.progress()
+		})
+	}
+	if e.posted || !e.posts {
+		u.finish()
+	}
+}
+
+// signal tells the unit to end, after what must not be told has been set apart.
+func (u *twinUnit) signal() {
+	if timeout := u.spec().Stop.Timeout; timeout > 0 {
+		u.clock(timeout, u.graceOver)
+	}
+	u.split()
+	u.tell(u.stopSignal(), u.targets())
+}
+
+func (u *twinUnit) stopSignal() syscall.Signal {
+	for number := syscall.Signal(1); number < 32; number++ {
+		if proc.SignalName(number) == u.spec().Stop.Signal {
+			return number
+		}
+	}
+	return syscall.SIGTERM
+}
+
+func (u *twinUnit) targets() []*process {
+	if u.spec().Stop.Target == supervise.TargetGroup {
+		return u.living()
+	}
+	return slices.DeleteFunc(u.living(), func(p *process) bool { return p != u.main })
+}
+
+func (u *twinUnit) tell(number syscall.Signal, targets []*process) {
+	var told []tenure.Process
+	for _, p := range targets {
+		if u.ending.signalled[p] && number != syscall.SIGKILL {
+			continue
+		}
+		u.ending.signalled[p] = true
+		told = append(told, p.Process)
+	}
+	if len(told) == 0 {
+		return
+	}
+	u.t.send(supervise.Event{
+		Kind: supervise.EventSignal, Unit: u.status.Unit, Revision: u.status.Revision,
+		Signal: proc.SignalName(number), Reason: u.ending.Reason, Processes: told,
+	})
+	for _, p := range told {
+		if target := u.t.processes[p.PID]; target != nil {
+			target.signal(number)
+		}
+	}
+}
+
+// emptied reports whether a unit without main process has no process of its own
+// any more.
+func (u *twinUnit) emptied() bool {
+	u.split()
+	rest := u.living()
+	switch {
+	case len(rest) == 0:
+		return true
+	case u.spec().Stop.Target == supervise.TargetMain && !u.passive:
+		u.leaveBehind(rest)
+		return true
+	case u.ending.killing:
+		u.tell(syscall.SIGKILL, rest)
+	default:
+		u.tell(u.stopSignal(), rest)
+	}
+	return false
+}
+
+// graceOver is told when the unit has had its time.
+func (u *twinUnit) graceOver() {
+	e := u.ending
+	if e == nil || e.timed {
+		return
+	}
+	e.timed = true
+	if u.spec().Stop.Kill != supervise.KillNever || e.Kill {
+		e.killing, e.killed = true, true
+		u.tell(syscall.SIGKILL, u.targets())
+		return
+	}
+	err := fmt.Errorf("%w within %s", supervise.ErrStopTimeout, u.spec().Stop.Timeout)
+	if u.main == nil && !u.passive {
+		u.leaveBehind(u.living())
+		u.answerStop(twinEnded{exit: e.exit, err: err})
+		u.progress()
+		return
+	}
+	u.ending, u.told = nil, true
+	u.state(supervise.Running)
+	u.answerStart(&supervise.StartError{Unit: u.status.Unit, Err: err})
+	u.answerStop(twinEnded{err: err})
+	u.runQueued()
+}
+
+func (u *twinUnit) answerStop(a twinEnded) {
+	for _, reply := range u.stopping {
+		reply <- a
+	}
+	u.stopping = nil
+}
+
+func (u *twinUnit) runQueued() {
+	queued := u.queued
+	u.queued = nil
+	for _, start := range queued {
+		start()
+	}
+}
+
+// finish closes an ending: the unit has no process any more.
+func (u *twinUnit) finish() {
+	e, told := u.ending, u.told
+	u.disarm()
+	u.ending, u.told = nil, false
+	starting := u.starting
+	u.starting = nil
+	outcome := u.outcome(e)
+	switch {
+	case u.passive:
+		u.vanish()
+	case e.requested || told:
+		u.rest(e.HoldSockets)
+	default:
+		u.ended(e)
+	}
+	if !u.passive {
+		u.tellEmpty()
+	}
+	u.answerStop(twinEnded{exit: e.exit, killed: e.killed})
+	for _, reply := range starting {
+		reply <- outcome
+	}
+	if !u.status.State.Alive() {
+		u.runQueued()
+	}
+}
+
+// outcome is what those hear who wait for the start of a unit that has ended.
+func (u *twinUnit) outcome(e *twinEnding) error {
+	if u.spec().Type == supervise.Oneshot && e.exit != nil && u.clean(*e.exit) && !e.requested {
+		return nil
+	}
+	return &supervise.StartError{Unit: u.status.Unit, Exit: e.exit, Log: u.log, Err: supervise.ErrNotReady}
+}
+
+// ended decides what follows when a unit has ended by itself.
+func (u *twinUnit) ended(e *twinEnding) {
+	good := !e.late && e.exit != nil && u.clean(*e.exit)
+	policy := u.spec().Restart
+	if u.restarts(e, good) {
+		delay := policy.Delay
+		if delay <= 0 {
+			delay = 100 * time.Millisecond
+		}
+		u.status.Restarts++
+		u.clock(delay<<min(u.status.Restarts-1, 8), u.launch)
+		u.state(supervise.Backoff)
+		return
+	}
+	switch {
+	case u.arm():
+	case good:
+		u.state(supervise.Inactive)
+	default:
+		u.state(supervise.Failed)
+	}
+}
+
+func (u *twinUnit) restarts(e *twinEnding, good bool) bool {
+	signalled := !e.late && e.exit != nil && e.exit.Signal != "" && !good
+	if good && u.spec().Type == supervise.Oneshot {
+		return false
+	}
+	switch u.spec().Restart.Condition {
+	case supervise.RestartAlways:
+		return true
+	case supervise.RestartOnSuccess:
+		return good
+	case supervise.RestartOnFailure:
+		return !good
+	case supervise.RestartOnAbnormal:
+		return e.late || e.exit == nil || signalled
+	case supervise.RestartOnAbort:
+		return signalled
+	case supervise.RestartOnWatchdog, supervise.RestartNever:
+	}
+	return false
+}
+
+// clean is the rule of systemd.service(5).
+func (u *twinUnit) clean(exit proc.Exit) bool {
+	switch {
+	case exit.Signal == "":
+		return exit.Code == 0 || slices.Contains(u.spec().Restart.SuccessExit, exit.Code)
+	case u.spec().Type == supervise.Oneshot:
+		return false
+	}
+	return slices.Contains([]string{"SIGHUP", "SIGINT", "SIGTERM", "SIGPIPE"}, exit.Signal)
+}

@@ -1,0 +1,24 @@
+package supervisetest_test
+
+import (
+	"testing"
+
+	"tenure"
+	"tenure/internal/supervise"
+	"tenure/internal/supervise/supervisetest"
+)
+
+func TestTwinPassesTheLaw(t *testing.T) {
+	t.Parallel()
+	supervisetest.Run(t, func(*testing.T) supervisetest.Harness {
+		twin := supervisetest.NewTwin()
+		return supervisetest.Harness{
+			Supervisor: twin, Exe: "/twin",
+			Spawn:   func(_ *testing.T, p supervisetest.Program) tenure.Process { return twin.Spawn(p) },
+			Connect: func(_ *testing.T, s supervise.Socket) <-chan string { return twin.Connect(s) },
+			Socket: func(_ *testing.T, name string) supervise.Socket {
+				return supervise.Socket{Name: name, Network: "unix", Address: "/" + name}
+			},
+		}
+	})
+}
