@@ -58,7 +58,7 @@ func (m *Manager) spoilt(ctx context.Context, at place, ref tenure.Ref, err erro
 	if err == nil || at.held == nil {
 		return false
 	}
-	kinds := []error{snapdata.ErrTooDeep, snapdata.ErrMounted, syscall.ELOOP, syscall.ENOTDIR, fs.ErrExist, fs.ErrPermission}
+	kinds := []error{snapdata.ErrTooDeep, snapdata.ErrMounted, syscall.ELOOP, syscall.ENOTDIR, fs.ErrExist, fs.ErrNotExist, fs.ErrPermission}
 	if !slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) }) {
 		return false
 	}
@@ -128,7 +128,7 @@ func (r *running) take(to tenure.Ref) (made copies, found bool) {
 // the copy durable: the gap does not wait for the disk.
 func (m *Manager) firstCopy(ctx context.Context, p copyParams) error {
 	if !p.Copy {
-		return os.MkdirAll(m.cfg.Paths.Data(p.To), 0o755)
+		return nil
 	}
 	places, release := m.places(p.To.Snap)
 	made := copies{release: release}
@@ -145,6 +145,10 @@ func (m *Manager) firstCopy(ctx context.Context, p copyParams) error {
 		if pass != nil {
 			made.passes = append(made.passes, copying{place, pass})
 		}
+	}
+	if err := made.sync(); err != nil {
+		release()
+		return err
 	}
 	m.copies.keep(p.To, made)
 	return nil
@@ -164,7 +168,26 @@ func firstPass(ctx context.Context, at place, p copyParams) (*snapdata.Pass, err
 	if err != nil {
 		return nil, err
 	}
-	return pass, snapdata.Sync(to)
+	return pass, nil
+}
+
+// sync makes what was copied durable, once for each file system.
+func (c copies) sync() error {
+	done := map[uint64]bool{}
+	for _, copying := range c.passes {
+		var stat syscall.Stat_t
+		if err := syscall.Stat(copying.pass.Dst, &stat); err != nil {
+			return fmt.Errorf("sync %s: %w", copying.pass.Dst, err)
+		}
+		if done[stat.Dev] {
+			continue
+		}
+		if err := snapdata.Sync(copying.pass.Dst); err != nil {
+			return err
+		}
+		done[stat.Dev] = true
+	}
+	return nil
 }
 
 // secondCopy brings the copies up to what the stopped services have left.

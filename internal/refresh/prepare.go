@@ -146,7 +146,7 @@ func (s copyStep) Do(ctx context.Context, p copyParams) (copied, error) {
 		err = m.firstCopy(ctx, p)
 	}
 	if err == nil {
-		err = m.makeUserDirs(p.To)
+		err = errors.Join(os.MkdirAll(m.cfg.Paths.Data(p.To), 0o755), m.makeUserDirs(p.To))
 	}
 	if err != nil {
 		return done, change.Partial(fmt.Errorf("copy data to %s: %w", p.To, err))

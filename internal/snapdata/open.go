@@ -22,8 +22,11 @@ type root struct {
 
 func (r *root) close() { _ = unix.Close(r.fd) }
 
-func openRoot(path string) (*root, error) {
-	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+// openRoot opens a directory, unless its last name is a link.
+func openRoot(path string) (*root, error) { return openDir(path, unix.O_NOFOLLOW) }
+
+func openDir(path string, flags int) (*root, error) {
+	fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC|flags, 0)
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}

@@ -21,7 +21,8 @@ var ErrMounted = errors.New("something is mounted in it")
 // crosses no mount point. It is no error if there is none. If it fails, or its
 // context ends, a part may be left and it can be called again.
 func Remove(ctx context.Context, dir string) error {
-	parent, err := openRoot(filepath.Dir(dir))
+	// The way to dir is the caller's choice; it may be one of /proc's links to descriptors.
+	parent, err := openDir(filepath.Dir(dir), 0)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

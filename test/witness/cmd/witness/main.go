@@ -2,7 +2,7 @@
 // answers at a socket, or an app that prints its report.
 //
 //	witness serve NAME   answer at $SNAP_COMMON/NAME.sock
-//	witness ...          print a report
+//	witness ...          print a report, and end with the status N after "exit N"
 //
 //nolint:forbidigo // The whole program is its main: it reads and ends its own process.
 package main
@@ -14,6 +14,8 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"syscall"
 
 	"tenure/test/witness"
@@ -44,5 +46,15 @@ func run() error {
 		return err
 	}
 	report.Files = inherited
-	return json.NewEncoder(os.Stdout).Encode(report)
+	if err := json.NewEncoder(os.Stdout).Encode(report); err != nil {
+		return err
+	}
+	if at := slices.Index(os.Args, "exit"); at > 0 && at+1 < len(os.Args) {
+		status, err := strconv.Atoi(os.Args[at+1])
+		if err != nil {
+			return err
+		}
+		os.Exit(status)
+	}
+	return nil
 }
