@@ -21,6 +21,7 @@ import (
 // a machine.
 const (
 	Socket    = "virtd.sock"
+	Accel     = "accel" // QEMU's accelerators, in words, for machines that are started
 	Machines  = "machines"
 	QMPSocket = "qmp.sock" // for anyone, one client at a time
 	SerialLog = "serial.log"

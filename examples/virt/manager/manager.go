@@ -38,8 +38,9 @@ type Config struct {
 	Common string
 	// Revision is written down with each machine that is started.
 	Revision string
-	// Accel are QEMU's accelerators in the order in which they are tried;
-	// KVM, if this process may use it, and TCG by default.
+	// Accel are QEMU's accelerators in the order in which they are tried; by
+	// default those that the file virtd.Accel in Common names when a machine is
+	// started, and without it KVM, if this process may use it, and TCG.
 	Accel []string
 	// Log hears of machines that come and go; by default nobody does.
 	Log *slog.Logger
@@ -75,16 +76,19 @@ type machine struct {
 
 // New makes a manager that does nothing before Run.
 func New(config Config) *Manager {
-	if config.Accel == nil {
-		config.Accel = accelerators()
-	}
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Manager{config: config, calls: make(chan func(context.Context)), machines: make(map[string]*machine)}
 }
 
-func accelerators() []string {
+func (m *Manager) accelerators() []string {
+	if m.config.Accel != nil {
+		return m.config.Accel
+	}
+	if text, err := os.ReadFile(filepath.Join(m.config.Common, virtd.Accel)); err == nil {
+		return strings.Fields(string(text))
+	}
 	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
 	if err != nil {
 		return []string{"tcg"}

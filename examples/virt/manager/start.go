@@ -87,7 +87,7 @@ func (m *Manager) boot(ctx context.Context, v *machine) error {
 
 func (m *Manager) arguments(v *machine) []string {
 	args := []string{"-name", v.Name, "-uuid", v.UUID, "-machine", "pc", "-m", "16"}
-	for _, accel := range m.config.Accel {
+	for _, accel := range m.accelerators() {
 		args = append(args, "-accel", accel)
 	}
 	share := filepath.Join(m.config.Snap, "usr/share")
