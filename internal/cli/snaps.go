@@ -107,7 +107,7 @@ func (a *app) remove() *cobra.Command {
 		},
 	}
 	c.Flags().StringVar(&action.Revision, "revision", "", "remove only this revision")
-	c.Flags().BoolVar(&action.Purge, "purge", false, "keep nothing of the data")
+	c.Flags().BoolVar(&action.Purge, "purge", false, "keep no copy of the data, as remove never does")
 	c.Flags().BoolVar(&action.Kill, "kill", false, "kill also what asks never to be killed")
 	return a.waiting(c)
 }

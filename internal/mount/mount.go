@@ -139,6 +139,26 @@ func Share(dir string) error {
 	return nil
 }
 
+// DetachTree takes all mounts at and below dir out of the tree, also those that are
+// in use: who has something of them open keeps it until he closes it. It is for
+// directories that are to be deleted, and never for revisions.
+func DetachTree(ctx context.Context, dir string) error {
+	mounts, err := Below(dir)
+	if err != nil {
+		return fmt.Errorf("detach all below %s: %w", dir, err)
+	}
+	for _, m := range slices.Backward(mounts) {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("detach all below %s: %w", dir, err)
+		}
+		failure := unix.Unmount(m.Dir, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW)
+		if failure != nil && !errors.Is(failure, unix.EINVAL) && !errors.Is(failure, fs.ErrNotExist) {
+			err = errors.Join(err, fmt.Errorf("detach %s: %w", m.Dir, failure))
+		}
+	}
+	return err
+}
+
 // UnmountTree unmounts all that is mounted at and below dir, the last first. It
 // goes on after an error, so that what can go goes.
 func UnmountTree(ctx context.Context, dir string) error {

@@ -289,7 +289,8 @@ func (m *Manager) sweepAside(ctx context.Context, snap tenure.Instance) error {
 	return errors.Join(failures...)
 }
 
-// sweepRest removes what all revisions of a snap share.
+// sweepRest removes what all revisions of a snap share, and last of all its state:
+// as long as that is there, the collector tries again.
 func (m *Manager) sweepRest(ctx context.Context, snap tenure.Instance) error {
 	if err := m.forgetUnits(ctx, snap); err != nil {
 		return err
@@ -306,7 +307,7 @@ func (m *Manager) sweepRest(ctx context.Context, snap tenure.Instance) error {
 	if err := os.RemoveAll(m.cfg.Paths.Tmp(snap)); err != nil {
 		return fmt.Errorf("remove temporary files of %s: %w", snap, err)
 	}
-	return nil
+	return m.snaps.Put(snap, nil)
 }
 
 // forgetUnits drops what the supervisor knows of a snap that is gone.

@@ -67,6 +67,8 @@ func (j *job) ref(rev tenure.Revision) tenure.Ref {
 type switching struct {
 	// Stop are the services that are told to stop.
 	Stop []stopping
+	// Split are the services out of which workloads of End have not come yet.
+	Split []tenure.UnitID
 	// End are workloads and runs of apps that end after the services.
 	End []tenure.UnitID
 	// Start are the services that are started.
@@ -135,9 +137,7 @@ func (m *Manager) compile(ctx context.Context, j *job, plan policy.Plan) (switch
 		switch item.Verdict {
 		case tenure.Restart, tenure.Stop:
 			if item.Unit.Kind != tenure.Service {
-				if exists {
-					sw.End = append(sw.End, item.Unit)
-				}
+				sw.end(item.Unit, exists, plan.Change)
 				continue
 			}
 			sw.Stop = append(sw.Stop, stopping{
@@ -151,6 +151,18 @@ func (m *Manager) compile(ctx context.Context, j *job, plan policy.Plan) (switch
 	}
 	sw.Start, err = m.toStart(j, stays)
 	return sw, err
+}
+
+// end notes a unit that ends and is no service. One that will only come out of
+// its service when that is stopped is found then, unless it was named.
+func (sw *switching) end(unit tenure.UnitID, exists bool, why policy.Change) {
+	named := slices.Contains(why.Units, unit)
+	if exists || named {
+		sw.End = append(sw.End, unit)
+	}
+	if service := unit.Service(); !exists && named && !slices.Contains(sw.Split, service) {
+		sw.Split = append(sw.Split, service)
+	}
 }
 
 // toStart are the services of j's target that are started in its switch: all

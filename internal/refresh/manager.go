@@ -95,7 +95,7 @@ func newStates(db *journal.DB) *states {
 	return &states{docs: journal.NewCollection[snapState](db, "snaps")}
 }
 
-// All are all instances that have a revision on disk, ordered by name.
+// All are all instances of which anything may be on the machine, ordered by name.
 func (s *states) All() ([]snapState, error) {
 	all, err := s.docs.All()
 	if err != nil {
@@ -121,7 +121,7 @@ func (s *states) Get(snap tenure.Instance) (*snapState, error) {
 // Put makes state durable; nil drops that of snap.
 func (s *states) Put(snap tenure.Instance, state *snapState) error {
 	var err error
-	if state == nil || len(state.Line.Kept()) == 0 {
+	if state == nil {
 		err = s.docs.Delete(string(snap))
 	} else {
 		err = s.docs.Put(string(snap), *state)

@@ -109,7 +109,7 @@ func (m *Manager) dropSnapDir(ctx context.Context, snap tenure.Instance) error {
 	if err != nil {
 		return fmt.Errorf("remove directory of %s: %w", snap, err)
 	}
-	if err := mount.UnmountTree(ctx, dir); err != nil {
+	if err := mount.DetachTree(ctx, dir); err != nil {
 		return fmt.Errorf("remove directory of %s: %w", snap, err)
 	}
 	return os.Remove(dir)
@@ -230,9 +230,11 @@ func (m *Manager) makeUserDirs(ref tenure.Ref) error {
 }
 
 // dropDataDir removes all data of a snap, and ends what it had mounted there.
+// Nothing of the snap runs any more, so whoever still has a file of it open or
+// stands in a directory does not keep the rest.
 func (m *Manager) dropDataDir(ctx context.Context, snap tenure.Instance) error {
 	dir := m.cfg.Paths.DataDir(snap)
-	if err := mount.UnmountTree(ctx, dir); err != nil {
+	if err := mount.DetachTree(ctx, dir); err != nil {
 		return fmt.Errorf("remove data of %s: %w", snap, err)
 	}
 	return snapdata.Remove(ctx, dir)

@@ -68,7 +68,8 @@ type Request struct {
 	Permanent bool
 	// Reload makes restart reload where the service can.
 	Reload bool
-	// Purge makes remove keep nothing.
+	// Purge is asked of remove by people who are used to it; remove keeps nothing in
+	// any case.
 	Purge   bool
 	Options Options
 }
@@ -99,9 +100,10 @@ type ServiceInfo struct {
 type UnitInfo struct {
 	supervise.Status
 	Processes []proc.Info
-	// Stale is that the unit runs on another revision than the current one.
-	Stale   bool
-	Current tenure.Revision
+	// Stale is that the unit runs on another revision than the current one, of its
+	// snap or of its base; StaleBase that it does of its base.
+	Stale, StaleBase bool
+	Current          tenure.Revision
 }
 
 // Planned is a plan for each snap that a request touches.
