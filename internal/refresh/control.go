@@ -154,7 +154,7 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 		c.plan = policy.Plan{Change: question, Summary: op + " " + strings.Join(named, ", ")}
 		return c, nil
 	}
-	if !c.whole {
+	if !c.whole || len(c.others) > 0 {
 		question.Units = c.units()
 	}
 	facts, err := m.facts(ctx, question)
@@ -162,7 +162,17 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 		return nil, err
 	}
 	c.plan = policy.Decide(facts)
-	return c, nil
+	return c, c.found(op)
+}
+
+// found reports a unit that was named and is not there.
+func (c *controlled) found(op string) error {
+	for _, unit := range c.others {
+		if !slices.ContainsFunc(c.plan.Items, func(item policy.Item) bool { return item.Unit == unit }) {
+			return &Error{Kind: KindNotFound, Op: op, Object: unit.String(), Hint: "see tenure ps " + string(unit.Snap), Err: fmt.Errorf("there is no unit %s", unit)}
+		}
+	}
+	return nil
 }
 
 // name notes one name of a request: the snap, a service, or another unit.
@@ -220,7 +230,7 @@ func (m *Manager) controlTasks(ctx context.Context, req Request, c *controlled) 
 	}
 	if len(sw.Stop)+len(sw.End) > 0 {
 		tasks = append(tasks, change.NewTask(taskStop, fmt.Sprintf("Stop services of %q", snap), stopParams{
-			Change: c.plan.Change, Stop: sw.Stop, End: sw.End, Hold: names(sw.Start), Kill: req.Options.Kill,
+			Change: c.plan.Change, Split: sw.Split, Stop: sw.Stop, End: sw.End, Hold: names(sw.Start), Kill: req.Options.Kill,
 		}).InGap())
 	}
 	if len(sw.Start) > 0 {

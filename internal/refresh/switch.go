@@ -21,6 +21,8 @@ type stopStep struct{ m *Manager }
 
 type stopParams struct {
 	Change policy.Change `json:"change"`
+	// Split are services that go on, and of which workloads are set apart first.
+	Split []tenure.UnitID `json:"split,omitempty"`
 	// Stop are the services.
 	Stop []stopping `json:"stop,omitempty"`
 	// End are workloads and runs of apps, which end after the services.
@@ -53,6 +55,9 @@ func (s stopStep) Do(ctx context.Context, p stopParams) (nothing, error) {
 }
 
 func (s stopStep) stop(ctx context.Context, p stopParams) error {
+	if err := s.split(ctx, p.Split); err != nil {
+		return err
+	}
 	var held, closed []tenure.UnitID
 	for _, service := range p.Stop {
 		if slices.Contains(p.Hold, service.Unit) {
@@ -73,6 +78,20 @@ func (s stopStep) stop(ctx context.Context, p stopParams) error {
 		left = append(left, ended.Left...)
 	}
 	return s.end(ctx, p, left)
+}
+
+// split sets apart the workloads of services that go on.
+func (s stopStep) split(ctx context.Context, services []tenure.UnitID) error {
+	for _, service := range services {
+		splitter, able := s.m.cfg.Supervisor.(supervise.Splitter)
+		if !able {
+			return fmt.Errorf("set workloads of %s apart: %w", service, errors.ErrUnsupported)
+		}
+		if err := splitter.Split(ctx, service); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // end ends what the plan ends beside services: the units that were there before,

@@ -78,6 +78,13 @@ type Tracker interface {
 	Track(ctx context.Context, spec Spec, process tenure.Process) error
 }
 
+// Splitter is the ability to set workloads apart before their service is stopped.
+type Splitter interface {
+	// Split makes units of the workloads among the processes of a service, as its
+	// stop would, and lets the service go on.
+	Split(ctx context.Context, service tenure.UnitID) error
+}
+
 // LogReader is the ability to read what units wrote.
 type LogReader interface {
 	// Logs yields the last n lines (all that are kept when n is negative) of the

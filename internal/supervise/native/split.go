@@ -3,6 +3,7 @@ package native
 import (
 	"context"
 	"errors"
+	"fmt"
 	"path/filepath"
 	"slices"
 	"time"
@@ -11,6 +12,36 @@ import (
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
 )
+
+// Split implements supervise.Splitter.
+func (s *Supervisor) Split(ctx context.Context, service tenure.UnitID) error {
+	err := s.await(ctx)
+	if err == nil {
+		var known bool
+		_, known, err = request(ctx, s, service, func(u *unit, ctx context.Context, reply chan<- struct{}) {
+			u.setApart(ctx)
+			reply <- struct{}{}
+		})
+		if err == nil && !known {
+			err = supervise.ErrUnknown
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("set workloads of %s apart: %w", service, err)
+	}
+	return nil
+}
+
+// setApart splits a unit that goes on. One that is ending splits by itself.
+func (u *unit) setApart(ctx context.Context) {
+	if !u.keeps() || u.rec.State != supervise.Running && u.rec.State != supervise.Reloading {
+		return
+	}
+	thaw := u.freeze(ctx)
+	defer thaw()
+	u.split(ctx)
+	u.save()
+}
 
 // split makes units of the workloads among the unit's processes, which stand
 // still, and returns the others. A process is promised to its new unit in that
