@@ -117,13 +117,16 @@ type Progress struct {
 
 // Unit is a unit with its processes.
 type Unit struct {
-	ID        string    `json:"id"`
-	Kind      string    `json:"kind"`
-	Snap      string    `json:"snap"`
-	Revision  string    `json:"revision"`
-	Base      string    `json:"base,omitempty"`
-	State     string    `json:"state"`
+	ID       string `json:"id"`
+	Kind     string `json:"kind"`
+	Snap     string `json:"snap"`
+	Revision string `json:"revision"`
+	Base     string `json:"base,omitempty"`
+	State    string `json:"state"`
+	// Stale is that the unit runs on another revision than the current one, of its
+	// snap or of its base; StaleBase that it does of its base.
 	Stale     bool      `json:"stale"`
+	StaleBase bool      `json:"stale-base,omitempty"`
 	Since     time.Time `json:"since,omitzero"`
 	Restarts  int       `json:"restarts,omitempty"`
 	Text      string    `json:"text,omitempty"`

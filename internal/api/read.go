@@ -266,7 +266,7 @@ func (s *server) units(r *http.Request) (*reply, error) {
 func unitOf(found *refresh.UnitInfo) client.Unit {
 	unit := client.Unit{
 		ID: found.Unit.String(), Kind: string(found.Unit.Kind), Snap: string(found.Unit.Snap),
-		Revision: found.Revision.String(), State: string(found.State), Stale: found.Stale,
+		Revision: found.Revision.String(), State: string(found.State), Stale: found.Stale, StaleBase: found.StaleBase,
 		Since: found.Started, Restarts: found.Restarts, Text: found.Text,
 	}
 	if found.Spec != nil && !found.Spec.Base.IsZero() {

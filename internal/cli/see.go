@@ -92,7 +92,10 @@ func (a *app) ps() *cobra.Command {
 
 func psRows(u *client.Unit, row func(string)) {
 	rev := u.Revision
-	if u.Stale {
+	switch {
+	case u.StaleBase:
+		rev += " (stale, on " + u.Base + ")"
+	case u.Stale:
 		rev += " (stale)"
 	}
 	row(strings.Join([]string{"  " + u.ID, u.Kind, rev, u.State, age(u.Since), ""}, "\t"))

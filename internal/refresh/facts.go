@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,8 +44,13 @@ func (m *Manager) facts(ctx context.Context, change policy.Change, more ...insta
 			facts.Units = append(facts.Units, unit)
 		}
 	}
+	// Those of other snaps tell their services from their workloads.
+	about := map[tenure.Instance]bool{change.Snap: true}
+	for i := range facts.Units {
+		about[facts.Units[i].ID.Snap] = true
+	}
 	for _, state := range states {
-		if state.Instance != change.Snap {
+		if !about[state.Instance] {
 			continue
 		}
 		for rev := range state.Kept {
@@ -55,7 +61,9 @@ func (m *Manager) facts(ctx context.Context, change policy.Change, more ...insta
 	for i := range more {
 		facts.Declarations = append(facts.Declarations, declaration(&more[i]))
 	}
-	slices.SortFunc(facts.Declarations, func(a, b policy.Declaration) int { return a.Revision.Compare(b.Revision) })
+	slices.SortFunc(facts.Declarations, func(a, b policy.Declaration) int {
+		return cmp.Or(cmp.Compare(a.Snap, b.Snap), a.Revision.Compare(b.Revision))
+	})
 	return facts, nil
 }
 

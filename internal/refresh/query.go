@@ -121,8 +121,12 @@ func (m *Manager) Units(ctx context.Context) ([]UnitInfo, error) {
 		if len(processes) == 0 && status.Unit.Kind != tenure.Service {
 			continue
 		}
-		now := current[status.Unit.Snap]
-		units = append(units, UnitInfo{Status: status, Processes: processes, Current: now, Stale: status.Revision != now})
+		unit := UnitInfo{Status: status, Processes: processes, Current: current[status.Unit.Snap]}
+		if status.Spec != nil && !status.Spec.Base.IsZero() {
+			unit.StaleBase = current[status.Spec.Base.Snap] != status.Spec.Base.Revision
+		}
+		unit.Stale = status.Revision != unit.Current || unit.StaleBase
+		units = append(units, unit)
 	}
 	slices.SortFunc(units, func(a, b UnitInfo) int { return strings.Compare(a.Unit.String(), b.Unit.String()) })
 	return units, nil
