@@ -37,6 +37,27 @@ func groups(root string) []proc.Group {
 	return found
 }
 
+// Groups are the control groups of an instance below root, those of its units
+// too, by their paths.
+func Groups(root string) []string {
+	var found []string
+	for _, group := range groups(root) {
+		err := filepath.WalkDir(group.Path(), func(path string, entry fs.DirEntry, err error) error {
+			if err == nil && entry.IsDir() {
+				found = append(found, path)
+			}
+			if errors.Is(err, fs.ErrNotExist) {
+				return nil // It has just gone.
+			}
+			return err
+		})
+		if err != nil {
+			found = append(found, err.Error())
+		}
+	}
+	return found
+}
+
 // Leftovers are what there is on the machine of an instance below root:
 // processes, control groups, mounts and loop devices, a sentence each.
 func Leftovers(root string) []string {
