@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -376,5 +377,27 @@ func TestAside(t *testing.T) {
 	must(t, os.Remove(dir), snapdata.Restore(dir), snapdata.Restore(dir))
 	if got, err := os.ReadFile(filepath.Join(dir, "old")); string(got) != "old" {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestRemoveBelowADescriptor(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	for _, path := range []string{"gone/sub", "stays"} {
+		if err := os.MkdirAll(filepath.Join(dir, path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	held, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close() //nolint:errcheck // Only read.
+	if err := snapdata.Remove(t.Context(), fmt.Sprintf("/proc/self/fd/%d/gone", held.Fd())); err != nil {
+		t.Fatal(err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "stays" {
+		t.Errorf("left: %v, %v, want only what was not to be removed", entries, err)
 	}
 }
