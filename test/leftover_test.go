@@ -113,6 +113,9 @@ func gone(t *testing.T, i *rig.Instance) {
 	if units := i.Units(); len(units) > 0 {
 		t.Errorf("left behind: units %v", units)
 	}
+	if t.Failed() {
+		t.Logf("revisions, and what keeps the last:\n%s%s", i.Try("list", "--all").Stdout, i.Try("why", "careless@x5").Stdout)
+	}
 }
 
 // planned checks that a plan has a verdict on a unit.

@@ -21,6 +21,7 @@ func Decide(f Facts) Plan {
 	}
 	d.checkEstimates(plan.Items)
 	plan.New = d.newServices()
+	plan.Strays = d.strays()
 	return plan.finish()
 }
 
@@ -166,6 +167,15 @@ func (d *decider) target() *Declaration {
 		return nil
 	}
 	return d.declarations[tenure.Ref{Snap: d.Change.Snap, Revision: d.Change.To}]
+}
+
+// strays are the processes in no unit that end with the snap, in the order of
+// their age.
+func (d *decider) strays() []Stray {
+	if !d.leaves() {
+		return nil
+	}
+	return slices.SortedFunc(slices.Values(d.Strays), func(a, b Stray) int { return compareProcesses(a.Process, b.Process) })
 }
 
 // newServices are those of the new revision that the current one has not.

@@ -19,6 +19,9 @@ type Facts struct {
 	// Declarations are what the revisions that units were started from, and
 	// those of the change, say.
 	Declarations []Declaration `json:"declarations,omitempty"`
+	// Strays are processes of the snap that are in no unit. They matter where nothing
+	// of the snap is to be left.
+	Strays []Stray `json:"strays,omitempty"`
 	// Rulings are what the administrator's rules say of each unit. The units that
 	// a service will be split into are named by Split.
 	Rulings map[tenure.UnitID][]Ruling `json:"rulings,omitempty"`
@@ -87,6 +90,15 @@ type Process struct {
 	Foreign bool `json:"foreign,omitempty"`
 	// Group is that group, relative to the unit's own; empty when it is not known.
 	Group string `json:"group,omitempty"`
+}
+
+// Stray is a process that runs a program of the snap and is in no unit: it has
+// gone, or was put, into a control group that is nobody's (DESIGN.md section 9, 9).
+type Stray struct {
+	tenure.Process
+	// Revision is the one that its program is in.
+	Revision    tenure.Revision `json:"revision"`
+	CommandLine string          `json:"command_line"`
 }
 
 // Declaration is what one revision of a snap says about its apps.

@@ -15,6 +15,9 @@ type Plan struct {
 	Items []Item `json:"items,omitempty"`
 	// New are the services that the new revision has and the current one has not.
 	New []tenure.UnitID `json:"new,omitempty"`
+	// Strays are processes in no unit that end, after all units that do: nothing of a
+	// snap is left running when it is disabled or removed.
+	Strays []Stray `json:"strays,omitempty"`
 	// Refusal is set when the change must not be carried out.
 	Refusal *Refusal `json:"refusal,omitempty"`
 	// Waits are the units whose end the change waits for.

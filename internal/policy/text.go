@@ -63,6 +63,9 @@ func (p Plan) summary() string {
 			counts = append(counts, fmt.Sprintf("%d %s", n, verdict))
 		}
 	}
+	if n := len(p.Strays); n > 0 {
+		counts = append(counts, fmt.Sprintf("%d in no unit", n))
+	}
 	if len(counts) == 0 {
 		return p.Change.String() + ": no unit is touched"
 	}
@@ -93,6 +96,9 @@ func (p Plan) String() string {
 	p.table(&b)
 	for _, unit := range p.New {
 		b.WriteString("new service: " + unit.String() + "\n")
+	}
+	for _, stray := range p.Strays {
+		fmt.Fprintf(&b, "stop, though in no unit: %d %s of %s\n", stray.PID, program(stray.CommandLine), stray.Revision)
 	}
 	for _, item := range p.Items {
 		for _, note := range item.Notes {

@@ -195,6 +195,7 @@ func (m *Manager) Shutdown(ctx context.Context) error {
 	for i := range states {
 		snap := states[i].Instance
 		failures = append(failures,
+			m.endStrays(ctx, snap, false),
 			m.forgetUnits(ctx, snap),
 			mount.UnmountTree(ctx, m.cfg.Mounts.SnapDir(snap)),
 			mount.UnmountTree(ctx, m.cfg.Paths.DataDir(snap)))

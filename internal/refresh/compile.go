@@ -89,6 +89,7 @@ func (m *Manager) switchTasks(ctx context.Context, j *job, plan policy.Plan) ([]
 	if len(sw.Stop)+len(sw.End) > 0 || j.ends() {
 		add(change.NewTask(taskStop, fmt.Sprintf("Stop services of %q", snap), stopParams{
 			Change: j.change(), Stop: sw.Stop, End: sw.End, Hold: names(sw.Start), Kill: j.Options.Kill,
+			Strays: j.ends(),
 		}).InGap())
 	}
 	if j.Copy {

@@ -214,6 +214,11 @@ func (m *Manager) decide(ctx context.Context, j *job) (policy.Plan, error) {
 	if j.removesRevision() {
 		facts.Units = nil // No unit is from it, or it could not be removed.
 	}
+	if j.ends() && j.Before != nil {
+		if facts.Strays, err = m.strays(ctx, j.Before); err != nil {
+			return policy.Plan{}, err
+		}
+	}
 	return policy.Decide(facts), nil
 }
 

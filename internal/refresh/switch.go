@@ -30,6 +30,8 @@ type stopParams struct {
 	// Hold are the units that start again in the same switch; their sockets stay open.
 	Hold []tenure.UnitID `json:"hold,omitempty"`
 	Kill bool            `json:"kill,omitempty"`
+	// Strays is that nothing of the snap is to be left, in a unit or not.
+	Strays bool `json:"strays,omitempty"`
 }
 
 // stopping is a service as it was when the stop was decided.
@@ -77,7 +79,10 @@ func (s stopStep) stop(ctx context.Context, p stopParams) error {
 		}
 		left = append(left, ended.Left...)
 	}
-	return s.end(ctx, p, left)
+	if err := s.end(ctx, p, left); err != nil || !p.Strays {
+		return err
+	}
+	return s.m.endStrays(ctx, p.Change.Snap, p.Kill)
 }
 
 // split sets apart the workloads of services that go on.

@@ -1,0 +1,162 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"syscall"
+	"time"
+
+	"tenure"
+	"tenure/internal/change"
+	"tenure/internal/mount"
+	"tenure/internal/policy"
+	"tenure/internal/proc"
+	"tenure/internal/snapfile"
+)
+
+const (
+	// strayGrace is how long a process in no unit may take to end: nobody has said
+	// anything about it, so that it is what services have.
+	strayGrace = 30 * time.Second
+	// strayRounds bounds how often it is looked for what others have forked meanwhile.
+	strayRounds = 10
+)
+
+// strays are the processes that run a program of a kept revision of state and are
+// in no unit. What only reads its files, or works in its directories, belongs to
+// somebody else; so does what runs the programs of a base.
+func (m *Manager) strays(ctx context.Context, state *snapState) ([]policy.Stray, error) {
+	byDev := map[mount.Dev]tenure.Revision{}
+	var infos []mount.Info
+	for _, rev := range state.Line.Kept() {
+		info, mounted, err := mount.Mounted(m.cfg.Mounts.Dir(state.Instance, rev))
+		if err != nil {
+			return nil, fmt.Errorf("look for strays of %s: %w", state.Instance, err)
+		}
+		if mounted && state.Kept[rev].Info.Type == snapfile.TypeApp {
+			byDev[info.Dev] = rev
+			infos = append(infos, info)
+		}
+	}
+	if len(infos) == 0 {
+		return nil, nil
+	}
+	users, err := mount.UsersOf(ctx, infos...)
+	if err != nil {
+		return nil, fmt.Errorf("look for strays of %s: %w", state.Instance, err)
+	}
+	// After the users: what a unit has forked in between is no stray.
+	tracked, err := m.tracked(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var strays []policy.Stray
+	for dev, uses := range users {
+		for _, use := range uses {
+			if use.What != mount.Exe || tracked[use.Process] {
+				continue
+			}
+			info, err := proc.Read(use.Process.PID)
+			if err != nil || info.Process != use.Process {
+				continue // It has ended.
+			}
+			strays = append(strays, policy.Stray{Process: use.Process, Revision: byDev[dev], CommandLine: info.CommandLine()})
+		}
+	}
+	return strays, nil
+}
+
+// tracked are the processes of all units.
+func (m *Manager) tracked(ctx context.Context) (map[tenure.Process]bool, error) {
+	statuses, err := m.cfg.Supervisor.Units(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("see units: %w", err)
+	}
+	found := map[tenure.Process]bool{}
+	for _, status := range statuses {
+		processes, err := m.cfg.Supervisor.Processes(ctx, status.Unit)
+		if err != nil {
+			return nil, fmt.Errorf("see processes of %s: %w", status.Unit, err)
+		}
+		for _, p := range processes {
+			found[p.Process] = true
+		}
+	}
+	return found, nil
+}
+
+// endStrays ends the strays of a snap, and what they fork meanwhile.
+func (m *Manager) endStrays(ctx context.Context, snap tenure.Instance, kill bool) error {
+	state, err := m.snaps.Get(snap)
+	if err != nil || state == nil {
+		return err
+	}
+	for range strayRounds {
+		strays, err := m.strays(ctx, state)
+		if err != nil || len(strays) == 0 {
+			return err
+		}
+		var failures []error
+		for _, stray := range strays {
+			failures = append(failures, m.tellStray(ctx, stray))
+		}
+		deadline, cancel := context.WithTimeout(ctx, strayGrace)
+		for _, stray := range strays {
+			mayKill := kill || mayKill(state.Kept[stray.Revision].Info)
+			failures = append(failures, awaitStray(ctx, deadline, stray, mayKill))
+		}
+		cancel()
+		if err := errors.Join(failures...); err != nil {
+			return fmt.Errorf("end strays of %s: %w", snap, err)
+		}
+	}
+	return fmt.Errorf("end strays of %s: %w: they fork faster than they end", snap, mount.ErrBusy)
+}
+
+func mayKill(info *snapfile.Snap) bool {
+	return !slices.ContainsFunc(info.Apps, func(app snapfile.App) bool { return !app.Lifecycle.MayKill() })
+}
+
+func (m *Manager) tellStray(ctx context.Context, stray policy.Stray) error {
+	change.ReporterFrom(ctx).Logf("process %d (%s) is in no unit and is told to end", stray.PID, stray.CommandLine)
+	return signalStray(stray, syscall.SIGTERM)
+}
+
+func signalStray(stray policy.Stray, signal syscall.Signal) error {
+	handle, err := proc.Open(stray.Process)
+	if err == nil {
+		defer handle.Close()
+		err = handle.Signal(signal)
+	}
+	if errors.Is(err, proc.ErrGone) {
+		return nil
+	}
+	return err
+}
+
+// awaitStray waits for the end of a stray, until the deadline on its own account.
+func awaitStray(ctx, deadline context.Context, stray policy.Stray, mayKill bool) error {
+	handle, err := proc.Open(stray.Process)
+	if errors.Is(err, proc.ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer handle.Close()
+	_, err = handle.Wait(deadline)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	if !mayKill {
+		return fmt.Errorf("process %d (%s) did not end within %s, and must not be killed", stray.PID, stray.CommandLine, strayGrace)
+	}
+	if err := handle.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, proc.ErrGone) {
+		return err
+	}
+	change.ReporterFrom(ctx).Logf("process %d did not end in its time and was killed", stray.PID)
+	_, err = handle.Wait(ctx)
+	return err
+}
