@@ -21,7 +21,12 @@ type notification struct {
 	Store, Remove     bool
 	Name              string
 	Barrier           bool
+	// Word is the supervisor's own.
+	Word string
 }
+
+// barrierName is what stands before a word of the supervisor to itself.
+const barrierName = "X_TENURE_BARRIER"
 
 // maxNotification bounds a datagram; systemd's own limit is one page.
 const maxNotification = 4096
@@ -72,6 +77,8 @@ func (n *notification) set(name, value string) {
 		}
 	case "BARRIER":
 		n.Barrier = value == "1"
+	case barrierName:
+		n.Word = value
 	}
 }
 

@@ -2,6 +2,7 @@ package native
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -22,7 +23,11 @@ import (
 
 // notifySocket is where a unit speaks by sd_notify(3). The holder keeps it too,
 // so that what is said while no supervisor runs is heard by the next one.
-type notifySocket struct{ conn *net.UnixConn }
+type notifySocket struct {
+	conn *net.UnixConn
+	// done is closed when nothing is heard any more.
+	done chan struct{}
+}
 
 // maxSunPath is the longest path that a socket address has room for (unix(7)).
 const maxSunPath = 107
@@ -128,8 +133,10 @@ func (u *unit) hear(ctx context.Context, conn *net.UnixConn) error {
 	}); err != nil || failure != nil {
 		return errors.Join(err, failure, conn.Close())
 	}
-	u.notify = &notifySocket{conn}
+	u.notify = &notifySocket{conn, make(chan struct{})}
+	done := u.notify.done
 	u.s.wg.Go(func() {
+		defer close(done)
 		for {
 			heard, err := receive(conn)
 			if err != nil {
@@ -181,11 +188,67 @@ func receive(conn *net.UnixConn) (heard datagram, err error) {
 	return heard, nil
 }
 
+// afterNotified calls then when all that was said so far has been heard: what a
+// process says and then ends is said before its end. It sends a word of its own
+// through the socket, behind everything that is in it.
+func (u *unit) afterNotified(ctx context.Context, then func(context.Context)) {
+	if u.notify == nil {
+		then(ctx)
+		return
+	}
+	word, done, dir := rand.Text(), u.notify.done, u.dir()
+	address := u.notifyAddress()
+	u.barriers[word] = then
+	u.s.wg.Go(func() {
+		if err := sendBarrier(address, dir, word); err == nil {
+			return
+		}
+		select {
+		case <-done:
+		case <-ctx.Done():
+			return
+		default:
+		}
+		_ = u.tell(ctx, func(ctx context.Context) { u.passBarrier(ctx, word) })
+	})
+}
+
+// passBarrier goes on where a word was waited for.
+func (u *unit) passBarrier(ctx context.Context, word string) {
+	if then, waited := u.barriers[word]; waited {
+		delete(u.barriers, word)
+		then(ctx)
+	}
+}
+
+// sendBarrier sends a word to the socket of a unit; it waits while that is full.
+func sendBarrier(address, dir, word string) error {
+	if !strings.HasPrefix(address, "@") {
+		held, err := os.Open(dir)
+		if err != nil {
+			return err
+		}
+		defer held.Close() //nolint:errcheck // Only looked at.
+		address = fmt.Sprintf("/proc/self/fd/%d/%s", held.Fd(), notifyName)
+	}
+	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: address, Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	_, err = conn.Write([]byte(barrierName + "=" + word))
+	return errors.Join(err, conn.Close())
+}
+
 // notified carries out what a process of the unit says. What anybody else says is
 // not heard.
 func (u *unit) notified(ctx context.Context, heard datagram) {
 	defer closeFiles(heard.files)
-	if !u.owns(heard.pid) {
+	if heard.Word != "" && heard.pid == os.Getpid() {
+		u.passBarrier(ctx, heard.Word)
+		return
+	}
+	// The main process may have ended meanwhile, and nobody else has its pid yet.
+	if heard.pid != u.rec.Main.PID && !u.owns(heard.pid) {
 		return
 	}
 	n := heard.notification

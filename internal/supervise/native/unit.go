@@ -57,8 +57,10 @@ type unit struct {
 	notify    *notifySocket
 	listening func()
 	// awaiting ends the wait for a bus name; unready is why there will be none.
-	awaiting  func()
-	unready   error
+	awaiting func()
+	unready  error
+	// barriers are what waits until all is heard that a process has said.
+	barriers  map[string]func(context.Context)
 	timer     *time.Timer
 	forgotten bool
 
@@ -83,6 +85,8 @@ func newUnit(s *Supervisor, rec record) *unit {
 		s: s, id: rec.Spec.Unit, rec: rec,
 		inbox: make(chan func(context.Context), 4),
 		gone:  make(chan struct{}),
+
+		barriers: make(map[string]func(context.Context)),
 	}
 	u.publish()
 	return u
@@ -297,7 +301,9 @@ func (u *unit) holdMain(handle *proc.Handle) {
 		if err != nil {
 			exit = proc.Exit{}
 		}
-		_ = u.tell(ctx, func(ctx context.Context) { u.mainExited(ctx, handle, exit) })
+		_ = u.tell(ctx, func(ctx context.Context) {
+			u.afterNotified(ctx, func(ctx context.Context) { u.mainExited(ctx, handle, exit) })
+		})
 	})
 }
 
