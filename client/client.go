@@ -304,49 +304,6 @@ func writeFile(form *multipart.Writer, path string) error {
 	return err
 }
 
-// Logs yields the last n lines of the named services and units, and with follow
-// all further ones until ctx ends or each returns an error.
-func (c *Client) Logs(ctx context.Context, names []string, n int, follow bool, each func(Log) error) error {
-	query := url.Values{"names": {strings.Join(names, ",")}, "n": {strconv.Itoa(n)}, "follow": {strconv.FormatBool(follow)}}
-	resp, err := c.request(ctx, call{method: http.MethodGet, path: "/v2/logs", query: query})
-	if err != nil {
-		return err
-	}
-	if resp.StatusCode != http.StatusOK {
-		_, err := decode(resp, nil)
-		return err
-	}
-	defer resp.Body.Close() //nolint:errcheck // Ended by its context.
-	// json-seq (RFC 7464): a record separator before each value.
-	decoder := json.NewDecoder(withoutSeparators{resp.Body})
-	for {
-		var line Log
-		switch err := decoder.Decode(&line); {
-		case errors.Is(err, io.EOF) || ctx.Err() != nil:
-			return nil
-		case err != nil:
-			return fmt.Errorf("read logs: %w", err)
-		}
-		if err := each(line); err != nil {
-			return err
-		}
-	}
-}
-
-type withoutSeparators struct{ io.Reader }
-
-const recordSeparator = 0x1e
-
-func (r withoutSeparators) Read(p []byte) (int, error) {
-	n, err := r.Reader.Read(p)
-	for i := range p[:n] {
-		if p[i] == recordSeparator {
-			p[i] = ' '
-		}
-	}
-	return n, err
-}
-
 // Run asks for the calling process to become an app.
 func (c *Client) Run(ctx context.Context, request Run) (Program, error) {
 	var program Program

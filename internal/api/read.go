@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -320,9 +321,26 @@ func (s *server) logs(w http.ResponseWriter, r *http.Request) error {
 			return bad(fmt.Sprintf("n should be a number of lines, or -1 for all; it is %q", text))
 		}
 	}
+	since := time.Time{}
+	if text := r.FormValue("since"); text != "" {
+		if since, err = time.Parse(time.RFC3339Nano, text); err != nil {
+			return bad(fmt.Sprintf("since should be a time like 2006-01-02T15:04:05.999999999Z; it is %q", text))
+		}
+	}
 	lines := s.cfg.Logs.Logs(r.Context(), units, n, r.FormValue("follow") == "true")
-	s.writeLines(w, lines)
+	s.writeLines(w, notBefore(lines, since))
 	return nil
+}
+
+// notBefore leaves out the lines before a time.
+func notBefore(lines iter.Seq2[supervise.LogLine, error], since time.Time) iter.Seq2[supervise.LogLine, error] {
+	return func(yield func(supervise.LogLine, error) bool) {
+		for line, err := range lines {
+			if (err != nil || !line.Time.Before(since)) && !yield(line, err) {
+				return
+			}
+		}
+	}
 }
 
 // logUnits are the units named by a request: services of a snap, or single units.

@@ -1,0 +1,179 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Logs yields the last n lines of the named services and units, and with follow
+// all further ones until ctx ends or each returns an error. A daemon that ends while
+// it is followed is waited for: the next one goes on with the line after the last.
+func (c *Client) Logs(ctx context.Context, names []string, n int, follow bool, each func(Log) error) error {
+	query := url.Values{"names": {strings.Join(names, ",")}, "n": {strconv.Itoa(n)}, "follow": {strconv.FormatBool(follow)}}
+	seen := &lastSeen{each: each, floor: time.Now(), logs: map[string]*place{}}
+	for connected := false; ; connected = true {
+		read := seen.read
+		err := c.readLogs(ctx, query, seen.line)
+		_, lost := errors.AsType[*lostError](err)
+		gone := errors.Is(err, ErrNoDaemon) && connected
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case !follow && lost && errors.Is(err, io.EOF):
+			return nil
+		case !follow || !lost && !gone:
+			return err
+		}
+		waited, waitErr := c.awaitDaemon(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if waitErr != nil || !waited && seen.read == read {
+			return errors.Join(err, waitErr)
+		}
+		seen.again(query)
+	}
+}
+
+// lostError is that the connection ended before the answer did.
+type lostError struct{ err error }
+
+func (e *lostError) Error() string { return "read logs: " + e.err.Error() }
+func (e *lostError) Unwrap() error { return e.err }
+
+func (c *Client) readLogs(ctx context.Context, query url.Values, each func(Log) error) error {
+	resp, err := c.request(ctx, call{method: http.MethodGet, path: "/v2/logs", query: query})
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		_, err := decode(resp, nil)
+		return err
+	}
+	defer resp.Body.Close() //nolint:errcheck // Ended by its context.
+	// json-seq (RFC 7464): a record separator before each value.
+	decoder := json.NewDecoder(withoutSeparators{resp.Body})
+	for {
+		var line Log
+		if err := decoder.Decode(&line); err != nil {
+			return &lostError{err}
+		}
+		if err := each(line); err != nil {
+			return err
+		}
+	}
+}
+
+// lastSeen knows where to go on in each log. Lines of several logs do not come quite
+// in order of time, and many of one log may have the same.
+type lastSeen struct {
+	each func(Log) error
+	// read counts the lines that were passed on.
+	read int
+	// floor is the time of the first line: all that any log has from then on was passed on
+	// before the connection was lost, or never.
+	floor time.Time
+	logs  map[string]*place
+}
+
+// place is the time of the last line of one log, how many have it, and how many of
+// those come once more.
+type place struct {
+	at          time.Time
+	count, skip int
+}
+
+func (s *lastSeen) line(line Log) error {
+	if line.Timestamp.Before(s.floor) {
+		if s.read > 0 {
+			return nil
+		}
+		s.floor = line.Timestamp
+	}
+	at := s.logs[line.SID]
+	switch {
+	case at == nil:
+		s.logs[line.SID] = &place{at: line.Timestamp, count: 1}
+	case line.Timestamp.Before(at.at):
+		return nil
+	case line.Timestamp.After(at.at):
+		*at = place{at: line.Timestamp, count: 1}
+	case at.skip > 0:
+		at.skip--
+		return nil
+	default:
+		at.count++
+	}
+	s.read++
+	return s.each(line)
+}
+
+// disorder is by how much lines of several logs may be out of order.
+const disorder = 5 * time.Second
+
+// again makes query ask for what may not have been seen.
+func (s *lastSeen) again(query url.Values) {
+	since := time.Now()
+	if s.read == 0 {
+		since = s.floor
+	}
+	for _, log := range s.logs {
+		log.skip = log.count
+		if log.at.Before(since) {
+			since = log.at
+		}
+	}
+	query.Set("n", "-1")
+	query.Set("since", since.Add(-disorder).Format(time.RFC3339Nano))
+}
+
+// awaitDaemon returns when a daemon answers at the socket, and tells whether it had to
+// wait. Whoever starts one makes the socket, and then sets its mode.
+func (c *Client) awaitDaemon(ctx context.Context) (waited bool, err error) {
+	fd, err := syscall.InotifyInit1(syscall.IN_CLOEXEC | syscall.IN_NONBLOCK)
+	if err != nil {
+		return false, fmt.Errorf("wait for tenured: %w", err)
+	}
+	changes := os.NewFile(uintptr(fd), "inotify") //nolint:gosec // A descriptor.
+	defer changes.Close()                         //nolint:errcheck // Only read from.
+	const events = syscall.IN_CREATE | syscall.IN_MOVED_TO | syscall.IN_ATTRIB
+	if _, err := syscall.InotifyAddWatch(fd, filepath.Dir(c.socket), events); err != nil {
+		return false, fmt.Errorf("wait for tenured: %w", err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = changes.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	for buf := make([]byte, 4096); ; waited = true {
+		conn, err := dial(ctx, c.socket)
+		if err == nil {
+			return waited, conn.Close()
+		}
+		if _, err := changes.Read(buf); err != nil {
+			return waited, fmt.Errorf("wait for tenured: %w", err)
+		}
+	}
+}
+
+type withoutSeparators struct{ io.Reader }
+
+const recordSeparator = 0x1e
+
+func (r withoutSeparators) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	for i := range p[:n] {
+		if p[i] == recordSeparator {
+			p[i] = ' '
+		}
+	}
+	return n, err
+}
