@@ -170,9 +170,9 @@ func (p *probe) fork(string) error {
 }
 
 // notify sends words of sd_notify(3), "NAME:value" with "#" between them, since commands of
-// snaps have no "="; "$PID" is the pid of this process.
+// snaps have no "="; "SELF" is the pid of this process.
 func (p *probe) notify(words string) error {
-	return notify(strings.NewReplacer(":", "=", "#", "\n", "$PID", strconv.Itoa(os.Getpid())).Replace(words), nil)
+	return notify(strings.NewReplacer(":", "=", "#", "\n", "SELF", strconv.Itoa(os.Getpid())).Replace(words), nil)
 }
 
 func notify(message string, rights []byte) error {
@@ -312,9 +312,10 @@ func (p *probe) count(most string) error {
 	}
 	p.report("launch %d", n)
 	if n > limit {
-		return p.run("")
+		err = p.run("")
+		os.Exit(0)
 	}
-	return nil
+	return err
 }
 
 // signalMain sends a signal to the process that $MAINPID names: what a command of a service does.
@@ -361,14 +362,15 @@ func (p *probe) lines(span string) error {
 	return nil
 }
 
-// run waits for the signals that it hears, reports each, and ends after the
-// first that is not ignored. SIGHUP to one that ignores it is a reload.
+// run waits for the signals that it hears, reports each, and is done with the
+// first that is not ignored.
 func (p *probe) run(string) error {
+	signal.Notify(p.signals, syscall.SIGWINCH) // Without any, Go takes the wait for a deadlock.
 	for s := range p.signals {
 		number, _ := s.(syscall.Signal)
 		p.report("heard %s", unix.SignalName(number))
 		if !p.ignored[s] {
-			os.Exit(0)
+			return nil
 		}
 	}
 	return nil

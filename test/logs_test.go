@@ -1,0 +1,127 @@
+package test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"tenure/test/rig"
+)
+
+// follower is a running "tenure logs -f".
+type follower struct {
+	t     *testing.T
+	lines chan string
+}
+
+// follow runs "tenure logs -f" with more arguments.
+func follow(t *testing.T, i *rig.Instance, args ...string) *follower {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cmd := exec.CommandContext(ctx, filepath.Join(i.Bin, "tenure"), append([]string{"logs", "-f"}, args...)...)
+	cmd.Env = append(os.Environ(), "TENURE_ROOT="+i.Root)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	f := &follower{t: t, lines: make(chan string, 1<<16)}
+	go f.read(stdout)
+	t.Cleanup(func() {
+		cancel()
+		for range f.lines {
+		}
+		_ = cmd.Wait() // It was killed.
+		if t.Failed() && stderr.Len() > 0 {
+			t.Logf("tenure logs said: %s", stderr.String())
+		}
+	})
+	return f
+}
+
+func (f *follower) read(stdout io.Reader) {
+	defer close(f.lines)
+	scanner := bufio.NewScanner(stdout)
+	for scanner.Scan() {
+		f.lines <- scanner.Text()
+	}
+}
+
+// next is the text of the next line, without time, unit and pid.
+func (f *follower) next() string {
+	f.t.Helper()
+	select {
+	case line, ok := <-f.lines:
+		if !ok {
+			f.t.Fatal("tenure logs -f ended")
+		}
+		_, text, _ := strings.Cut(line, "]: ")
+		return text
+	case <-time.After(rig.Patience):
+		f.t.Fatal("tenure logs -f says nothing more")
+	}
+	return ""
+}
+
+
+// talker writes some lines when it starts, and more when it is sent a signal.
+const talker = `
+talker:
+	daemon: notify
+	command: PROBE lines:1-3 notify:READY:1 trap report:up run report:more lines:4-6 run
+	stop-mode: sigint
+`
+
+// What a service writes is there for whoever asks and whoever follows, without a
+// hole and without a line twice, also when the daemon dies and while none runs; a
+// refresh goes on in the same log. With the snap the log is gone.
+func TestLogsOfAService(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	trace := listen(t, i)
+	i.Tenure("install", "--dangerous", probeSnap(t, i, probeYAML("1", talker)))
+	trace.expect("talker", "wrote 1-3", "up")
+	f := follow(t, i, "-n", "2", "probe")
+	line := func(n int) string { return fmt.Sprintf("line %d of a service that has something to say", n) }
+	for n := 2; n <= 3; n++ {
+		if got := f.next(); got != line(n) {
+			t.Fatalf("followed %q, want %q", got, line(n))
+		}
+	}
+	main := i.Main("probe.talker")
+	i.Kill()
+	// While no daemon runs it writes on.
+	signalTo(t, main, "SIGUSR1")
+	trace.expect("talker", "heard SIGUSR1", "more", "wrote 4-6")
+	i.Start()
+	for n := 4; n <= 6; n++ {
+		if got := f.next(); got != line(n) {
+			t.Fatalf("followed %q, want %q", got, line(n))
+		}
+	}
+	i.Tenure("refresh", "--dangerous", probeSnap(t, i, probeYAML("2", talker)))
+	for n := 1; n <= 3; n++ {
+		if got := f.next(); got != line(n) {
+			t.Fatalf("followed %q, want %q", got, line(n))
+		}
+	}
+	if all := strings.Count(i.Tenure("logs", "-n", "all", "probe.talker"), "\n"); all != 9 {
+		t.Errorf("%d lines, want 9", all)
+	}
+	i.Tenure("remove", "probe")
+	if left, err := os.ReadDir(i.Path("var/lib/tenure/logs")); err != nil || len(left) > 0 {
+		t.Errorf("logs %v are left, %v", left, err)
+	}
+}
