@@ -21,7 +21,7 @@ import (
 // it is followed is waited for: the next one goes on with the line after the last.
 func (c *Client) Logs(ctx context.Context, names []string, n int, follow bool, each func(Log) error) error {
 	query := url.Values{"names": {strings.Join(names, ",")}, "n": {strconv.Itoa(n)}, "follow": {strconv.FormatBool(follow)}}
-	seen := &lastSeen{each: each, floor: time.Now(), logs: map[string]*place{}}
+	seen := &lastSeen{each: each, floor: time.Now(), last: map[string]Log{}, behind: map[string]bool{}}
 	for connected := false; ; connected = true {
 		read := seen.read
 		err := c.readLogs(ctx, query, seen.line)
@@ -29,7 +29,7 @@ func (c *Client) Logs(ctx context.Context, names []string, n int, follow bool, e
 		gone := errors.Is(err, ErrNoDaemon) && connected
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // Nobody wants more.
 		case !follow && lost && errors.Is(err, io.EOF):
 			return nil
 		case !follow || !lost && !gone:
@@ -37,7 +37,7 @@ func (c *Client) Logs(ctx context.Context, names []string, n int, follow bool, e
 		}
 		waited, waitErr := c.awaitDaemon(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // Nobody wants more.
 		}
 		if waitErr != nil || !waited && seen.read == read {
 			return errors.Join(err, waitErr)
@@ -75,67 +75,46 @@ func (c *Client) readLogs(ctx context.Context, query url.Values, each func(Log) 
 	}
 }
 
-// lastSeen knows where to go on in each log. Lines of several logs do not come quite
-// in order of time, and many of one log may have the same.
+// lastSeen knows where to go on in each log.
 type lastSeen struct {
 	each func(Log) error
 	// read counts the lines that were passed on.
 	read int
-	// floor is the time of the first line: all that any log has from then on was passed on
-	// before the connection was lost, or never.
+	// floor is the time of the first line: what a log had before was not asked for.
 	floor time.Time
-	logs  map[string]*place
-}
-
-// place is the time of the last line of one log, how many have it, and how many of
-// those come once more.
-type place struct {
-	at          time.Time
-	count, skip int
+	// last is the last line of each log; behind are the logs of which lines come once more.
+	last   map[string]Log
+	behind map[string]bool
+	// resumed is that all lines come once more, also of logs of which none was seen.
+	resumed bool
 }
 
 func (s *lastSeen) line(line Log) error {
-	if line.Timestamp.Before(s.floor) {
-		if s.read > 0 {
-			return nil
-		}
+	last, known := s.last[line.SID]
+	switch {
+	case s.behind[line.SID] && !after(line, last), s.resumed && !known && line.Timestamp.Before(s.floor):
+		return nil
+	case s.read == 0 && line.Timestamp.Before(s.floor):
 		s.floor = line.Timestamp
 	}
-	at := s.logs[line.SID]
-	switch {
-	case at == nil:
-		s.logs[line.SID] = &place{at: line.Timestamp, count: 1}
-	case line.Timestamp.Before(at.at):
-		return nil
-	case line.Timestamp.After(at.at):
-		*at = place{at: line.Timestamp, count: 1}
-	case at.skip > 0:
-		at.skip--
-		return nil
-	default:
-		at.count++
-	}
+	delete(s.behind, line.SID)
+	s.last[line.SID] = line
 	s.read++
 	return s.each(line)
 }
 
-// disorder is by how much lines of several logs may be out of order.
-const disorder = 5 * time.Second
+// after reports whether a stands behind b in the log of both.
+func after(a, b Log) bool {
+	return a.Segment > b.Segment || a.Segment == b.Segment && a.End > b.End
+}
 
-// again makes query ask for what may not have been seen.
+// again makes query ask for all lines, for only the client knows which it has seen.
 func (s *lastSeen) again(query url.Values) {
-	since := time.Now()
-	if s.read == 0 {
-		since = s.floor
-	}
-	for _, log := range s.logs {
-		log.skip = log.count
-		if log.at.Before(since) {
-			since = log.at
-		}
-	}
 	query.Set("n", "-1")
-	query.Set("since", since.Add(-disorder).Format(time.RFC3339Nano))
+	s.resumed = true
+	for unit := range s.last {
+		s.behind[unit] = true
+	}
 }
 
 // awaitDaemon returns when a daemon answers at the socket, and tells whether it had to

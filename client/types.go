@@ -163,6 +163,10 @@ type Log struct {
 	// SID is the unit; PID is a string, as in snapd's API.
 	SID string `json:"sid"`
 	PID string `json:"pid"`
+	// Segment and End are the line's place in the log of its unit, which increases
+	// from line to line.
+	Segment int   `json:"segment,omitempty"`
+	End     int64 `json:"end,omitempty"`
 }
 
 // Action is something to be done to snaps or services.

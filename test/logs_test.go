@@ -75,7 +75,6 @@ func (f *follower) next() string {
 	return ""
 }
 
-
 // talker writes some lines when it starts, and more when it is sent a signal.
 const talker = `
 talker:

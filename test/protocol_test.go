@@ -126,7 +126,10 @@ type lastStep struct{ name, steps string }
 
 func lastSteps() []lastStep {
 	return []lastStep{
-		{"clean", "exit:0"}, {"term", "die:SIGTERM"}, {"code", "exit:5"}, {"kill", "die:SIGKILL"},
+		{"clean", "exit:0"},
+		{"term", "die:SIGTERM"},
+		{"code", "exit:5"},
+		{"kill", "die:SIGKILL"},
 		{"dog", "notify:WATCHDOG:trigger wait:1h"},
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -321,26 +320,9 @@ func (s *server) logs(w http.ResponseWriter, r *http.Request) error {
 			return bad(fmt.Sprintf("n should be a number of lines, or -1 for all; it is %q", text))
 		}
 	}
-	since := time.Time{}
-	if text := r.FormValue("since"); text != "" {
-		if since, err = time.Parse(time.RFC3339Nano, text); err != nil {
-			return bad(fmt.Sprintf("since should be a time like 2006-01-02T15:04:05.999999999Z; it is %q", text))
-		}
-	}
 	lines := s.cfg.Logs.Logs(r.Context(), units, n, r.FormValue("follow") == "true")
-	s.writeLines(w, notBefore(lines, since))
+	s.writeLines(w, lines)
 	return nil
-}
-
-// notBefore leaves out the lines before a time.
-func notBefore(lines iter.Seq2[supervise.LogLine, error], since time.Time) iter.Seq2[supervise.LogLine, error] {
-	return func(yield func(supervise.LogLine, error) bool) {
-		for line, err := range lines {
-			if (err != nil || !line.Time.Before(since)) && !yield(line, err) {
-				return
-			}
-		}
-	}
 }
 
 // logUnits are the units named by a request: services of a snap, or single units.
@@ -377,7 +359,10 @@ func (s *server) writeLines(w http.ResponseWriter, lines iter.Seq2[supervise.Log
 			s.cfg.Logger.Warn("cannot read logs", slog.Any("error", err))
 			return
 		}
-		raw, err := json.Marshal(client.Log{Timestamp: line.Time, Message: line.Text, SID: line.Unit.String(), PID: strconv.Itoa(line.PID)})
+		raw, err := json.Marshal(client.Log{
+			Timestamp: line.Time, Message: line.Text, SID: line.Unit.String(), PID: strconv.Itoa(line.PID),
+			Segment: line.Place.Segment, End: line.Place.End,
+		})
 		if err != nil {
 			return
 		}

@@ -246,4 +246,13 @@ type LogLine struct {
 	Unit tenure.UnitID `json:"unit"`
 	PID  int           `json:"pid"`
 	Text string        `json:"text"`
+	// Place is where the line stands in the log of its unit.
+	Place LogPlace `json:"place,omitzero"`
+}
+
+// LogPlace is a place in the log of a unit. Places increase from line to line as long
+// as the log is not deleted; they tell lines apart that have the same time.
+type LogPlace struct {
+	Segment int   `json:"segment"`
+	End     int64 `json:"end"`
 }

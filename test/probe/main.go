@@ -312,10 +312,12 @@ func (p *probe) count(most string) error {
 	}
 	p.report("launch %d", n)
 	if n > limit {
-		err = p.run("")
+		if err := p.run(""); err != nil {
+			return err
+		}
 		os.Exit(0)
 	}
-	return err
+	return nil
 }
 
 // signalMain sends a signal to the process that $MAINPID names: what a command of a service does.

@@ -98,8 +98,13 @@ func (c *cursor) takeLine() bool {
 	}
 	c.line = parseLine(c.unit, bytes.TrimSuffix(c.buf[:at+1], []byte{'\n'}))
 	c.at.offset += int64(at + 1)
+	c.line.Place = c.place()
 	c.buf = c.buf[at+1:]
 	return true
+}
+
+func (c *cursor) place() supervise.LogPlace {
+	return supervise.LogPlace{Segment: c.at.number, End: c.at.offset}
 }
 
 // more reads on behind the buffer.
@@ -185,9 +190,10 @@ func (c *cursor) leave() bool {
 	switch {
 	case len(rest) > 0:
 		c.line = parseLine(c.unit, rest)
+		c.line.Place = c.place()
 		return true
 	case lost > 0:
-		c.line = supervise.LogLine{Time: c.line.Time, Unit: c.unit, Text: fmt.Sprintf("[%d segments lost: deleted before they were read]", lost)}
+		c.line = supervise.LogLine{Time: c.line.Time, Unit: c.unit, Text: fmt.Sprintf("[%d segments lost: deleted before they were read]", lost), Place: c.place()}
 		return true
 	}
 	return false
