@@ -2,8 +2,11 @@ package test
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -58,6 +61,39 @@ func TestStraysAreNotForgotten(t *testing.T) {
 		if exit := ending(t, handle); !exit.Success() {
 			t.Errorf("%v: %v, want that it ended when it was told to", handle.Process(), exit)
 		}
+	}
+}
+
+// TestAPinGoesWithItsUse: what a stranger uses is kept, until they stop using it,
+// which is not the end of them.
+func TestAPinGoesWithItsUse(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	pack := careless{Command: "leave helper"}.packer(t, i)
+	i.Tenure("install", "--dangerous", pack("x1"))
+	rev := i.Units()[daemon].Revision
+	stranger := exec.CommandContext(t.Context(), "sh", "-c", "read line; cd /; read line")
+	stranger.Dir = i.Path("snap/careless", rev)
+	stdin, err := stranger.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stranger.Start(); err != nil {
+		t.Fatal(err)
+	}
+	i.Tenure("remove", "careless")
+	if why := i.Tenure("why", "careless@"+rev); why != fmt.Sprintf("process %d\n", stranger.Process.Pid) {
+		t.Errorf("why careless@%s says %q, want process %d", rev, why, stranger.Process.Pid)
+	}
+	if _, err := io.WriteString(stdin, "leave\n"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, i.Path("var/snap"), func() bool {
+		_, err := os.Stat(i.Path("var/snap/careless"))
+		return os.IsNotExist(err)
+	})
+	if err := errors.Join(stdin.Close(), stranger.Wait()); err != nil {
+		t.Logf("the stranger: %v", err) // Its second line never came.
 	}
 }
 
