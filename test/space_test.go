@@ -281,6 +281,38 @@ func TestBases(t *testing.T) {
 	}
 }
 
+// TestBaseNone runs a snap that has no base and wants none.
+func TestBaseNone(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	i.Tenure("install", "--dangerous", packWitness(t, i, strings.Replace(bareYAML, "base: bare", "base: none", 1), nil))
+	r := served(t, i, "bare", "one").report()
+	equal(t, "root and rights", []string{r.Mounts["/"].Type, r.Status["NoNewPrivs"]}, []string{"tmpfs", "1"})
+	equal(t, "app", run(t, i, "bare").Args[0], "/snap/bare/x1/bin/witness")
+}
+
+// TestHomes shows people's homes to those alone that plug them.
+func TestHomes(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	writeFile(t, i.Path("home/alice/letter"), "dear")
+	writeFile(t, i.Path("root/secret"), "secret")
+	i.Tenure("install", "--dangerous", packWitness(t, i, `name: homes
+version: 1
+base: bare
+confinement: strict
+apps:
+  with: {command: bin/witness serve with, daemon: notify, plugs: [home]}
+  without: {command: bin/witness serve without, daemon: notify}
+`, nil))
+	with, without := served(t, i, "homes", "with"), served(t, i, "homes", "without")
+	equal(t, "with", with.do("read", "/home/alice/letter", "")+with.do("list", "/root", ""), "dearsecret snap")
+	equal(t, "without", without.ask("read", "/home/alice/letter", "").Err, "open /home/alice/letter: no such file or directory")
+	equal(t, "without, in root's", without.do("list", "/root", ""), "snap")
+	with.do("write", "/root/snap/homes/common/file", "shared")
+	equal(t, "its own", without.do("read", "/root/snap/homes/common/file", ""), "shared")
+}
+
 // TestClassic runs a snap in the namespace of the host.
 func TestClassic(t *testing.T) {
 	t.Parallel()
