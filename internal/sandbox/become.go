@@ -28,7 +28,7 @@ func Enter(p Profile, e Exec) error {
 		here = "/"
 	}
 	for _, step := range []func() error{
-		func() error { return enter(p, "") },
+		func() error { return enter(p) },
 		func() error { return changeDir(e.Dir, here) },
 		func() error { return p.dropRights(unix.CAP_SETUID, unix.CAP_SETGID) },
 		p.becomeUser,

@@ -25,9 +25,9 @@ type namespace struct {
 	open []int
 }
 
-// enter gives the calling thread the root directory of a profile and the
-// working directory dir. When it fails the thread is good for nothing.
-func enter(p Profile, dir string) error {
+// enter gives the calling thread the root directory of a profile, which is its
+// working directory then. When it fails the thread is good for nothing.
+func enter(p Profile) error {
 	if p.Root == RootHost || p.Root == "" {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return fmt.Errorf("unshare: %w", err)
@@ -35,6 +35,11 @@ func enter(p Profile, dir string) error {
 	} else if err := build(p); err != nil {
 		return err
 	}
+	return enterDir("/")
+}
+
+// enterDir changes to a directory as the unit sees it; empty is "/".
+func enterDir(dir string) error {
 	if dir == "" {
 		dir = "/"
 	}

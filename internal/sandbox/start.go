@@ -60,26 +60,7 @@ func Start(ctx context.Context, p Profile, e Exec) (pid int, pidfd *os.File, err
 	if err := errors.Join(context.Cause(ctx), p.Check(), e.check()); err != nil {
 		return 0, nil, err
 	}
-	given, err := duplicate(e)
-	if err != nil {
-		return 0, nil, fmt.Errorf("start %s: %w", e.Argv[0], err)
-	}
-	result := make(chan started)
-	onSacrificedThread(func() {
-		s := launch(p, e, given)
-		given.close()
-		select {
-		case result <- s:
-		case <-ctx.Done():
-			s.discard()
-		}
-	})
-	select {
-	case s := <-result:
-		return s.pid, s.pidfd, s.err
-	case <-ctx.Done():
-		return 0, nil, fmt.Errorf("start %s: %w", e.Argv[0], context.Cause(ctx))
-	}
+	return begin(p, nil).Start(ctx, e)
 }
 
 // onSacrificedThread runs f in a goroutine whose thread ends with it, for what
@@ -158,7 +139,8 @@ func (d descriptors) close() {
 	}
 }
 
-// launch spoils the calling thread.
+// launch forks a program from the calling thread, which has entered p, and
+// spoils the thread.
 func launch(p Profile, e Exec, given descriptors) started {
 	if err := checkThawed(given.group); err != nil {
 		return started{err: fmt.Errorf("start %s: control group %s: %w", e.Argv[0], e.Group.Name(), err)}
@@ -167,7 +149,7 @@ func launch(p Profile, e Exec, given descriptors) started {
 	if umask == 0 {
 		umask = 0o022
 	}
-	if err := enter(p, e.Dir); err != nil {
+	if err := enterDir(e.Dir); err != nil {
 		return started{err: fmt.Errorf("start %s: %w", e.Argv[0], err)}
 	}
 	unix.Umask(umask)

@@ -271,6 +271,11 @@ func TestNothingIsLeft(t *testing.T) {
 			t.Fatalf("exit status %d", status.ExitStatus())
 		}
 		startError(t, bad, Exec{})
+		unused, err := Prepare(t.Context(), p, "/bin/true")
+		if err != nil {
+			t.Fatal(err)
+		}
+		unused.Close()
 	}
 	run()
 	type left struct {
@@ -294,7 +299,7 @@ func TestNothingIsLeft(t *testing.T) {
 		}
 		l.Namespaces[namespace] = true
 		for line := range strings.Lines(string(mounts)) {
-			if strings.Contains(line, filepath.Dir(filepath.Dir(p.Base))) {
+			if strings.Contains(line, filepath.Dir(p.Base)+"/") {
 				l.Mounts = append(l.Mounts, line)
 			}
 		}

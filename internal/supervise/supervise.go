@@ -85,6 +85,17 @@ type Splitter interface {
 	Split(ctx context.Context, service tenure.UnitID) error
 }
 
+// Preparer is the ability to do ahead of a Start, while the unit still runs, what
+// need not wait for its end.
+type Preparer interface {
+	// Prepare prepares a Start of units that are known with these Specs. A Start
+	// with another Spec drops what was prepared; so does Forget. An error says
+	// which unit could not be prepared; those before it were.
+	Prepare(ctx context.Context, specs ...Spec) error
+	// Unprepare drops what was prepared for units and not used.
+	Unprepare(ctx context.Context, units ...tenure.UnitID) error
+}
+
 // LogReader is the ability to read what units wrote.
 type LogReader interface {
 	// Logs yields the last n lines (all that are kept when n is negative) of the

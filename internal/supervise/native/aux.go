@@ -38,7 +38,7 @@ func (u *unit) runAux(ctx context.Context, kind auxKind, command supervise.Comma
 		u.dropAux(ctx)
 		return err
 	}
-	handle, err := u.exec(ctx, program{command: command, group: group, env: u.auxEnv()})
+	handle, err := u.exec(ctx, program{command: command, group: group, env: u.auxEnv(), launch: u.s.cfg.Launch})
 	if err != nil {
 		u.dropAux(ctx)
 		return fmt.Errorf("%s command: %w", kind, err)

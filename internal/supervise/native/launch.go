@@ -46,7 +46,10 @@ type program struct {
 	command supervise.Command
 	group   proc.Group
 	// env is added to the command's.
-	env []string
+	env    []string
+	launch Launch
+	// log is the stream to write to, and closed then; nil for a new one.
+	log *os.File
 	// files are passed from descriptor 3 on, with LISTEN_PID and LISTEN_FDS.
 	files []*os.File
 	names []string
@@ -76,6 +79,7 @@ func (u *unit) fork(ctx context.Context) error {
 	if err := u.openNotify(ctx); err != nil {
 		return err
 	}
+	p.launch, p.log = u.launcher()
 	handle, err := u.exec(ctx, p)
 	if err != nil {
 		return err
@@ -121,15 +125,15 @@ func (u *unit) dir() string { return filepath.Join(u.s.cfg.RuntimeDir, encodeUni
 
 // seenDir is the runtime directory as the unit sees it.
 func (u *unit) seenDir() string {
-	if u.hostRoot() {
+	if hostRoot(u.rec.Spec) {
 		return u.dir()
 	}
 	return unitDir
 }
 
 // hostRoot reports whether the unit has the host's root; the zero profile does.
-func (u *unit) hostRoot() bool {
-	root := u.rec.Spec.Profile.Root
+func hostRoot(spec *supervise.Spec) bool {
+	root := spec.Profile.Root
 	return root == sandbox.RootHost || root == ""
 }
 
@@ -145,10 +149,10 @@ func (u *unit) prepareDir() error {
 	return nil
 }
 
-// profile is the unit's, with its runtime directory bound in.
-func (u *unit) profile() sandbox.Profile {
-	profile := u.rec.Spec.Profile
-	if u.hostRoot() {
+// profile is that of spec, with the unit's runtime directory bound in.
+func (u *unit) profile(spec *supervise.Spec) sandbox.Profile {
+	profile := spec.Profile
+	if hostRoot(spec) {
 		return profile
 	}
 	bind := sandbox.Mount{Kind: sandbox.Bind, Source: u.dir(), Target: unitDir}
@@ -172,7 +176,7 @@ func (u *unit) lifeEnv() []string {
 // passed are the descriptors that a main process gets: its declared sockets in
 // order, then what its unit has stored.
 func (u *unit) passed(ctx context.Context) (files []*os.File, names []string, err error) {
-	if len(u.rec.Spec.Sockets) == 0 && !u.notifies() {
+	if len(u.rec.Spec.Sockets) == 0 && !u.rec.Stored {
 		return nil, nil, nil
 	}
 	kept, err := u.s.cfg.Holder.Get(ctx, u.id)
@@ -194,7 +198,9 @@ func (u *unit) passed(ctx context.Context) (files []*os.File, names []string, er
 	for _, socket := range u.rec.Spec.Sockets {
 		take(func(k fdstore.Kept) bool { return k.Kind == fdstore.Listen && k.Name == socket.Name })
 	}
+	declared := len(files)
 	take(func(k fdstore.Kept) bool { return k.Kind == fdstore.Stored })
+	u.rec.Stored = len(files) > declared
 	for _, k := range kept {
 		_ = k.File.Close()
 	}
@@ -209,20 +215,15 @@ func closeFiles(files []*os.File) {
 
 // exec starts a program in its group, with the unit's profile and log.
 func (u *unit) exec(ctx context.Context, p program) (*proc.Handle, error) {
-	dir, err := p.group.Open()
-	if err != nil {
-		return nil, err
-	}
+	dir, dirErr := p.group.Open()
 	null, nullErr := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-	log, logErr := u.s.cfg.Holder.Log(ctx, u.id)
-	own := []*os.File{dir}
-	for _, f := range []*os.File{null, log} {
-		if f != nil {
-			own = append(own, f)
-		}
+	log, logErr := p.log, error(nil)
+	if log == nil {
+		log, logErr = u.s.cfg.Holder.Log(ctx, u.id)
 	}
-	defer func() { closeFiles(own) }()
-	if err := errors.Join(nullErr, logErr); err != nil {
+	// Closing one that could not be opened does nothing.
+	defer closeFiles([]*os.File{dir, null, log})
+	if err := errors.Join(dirErr, nullErr, logErr); err != nil {
 		return nil, err
 	}
 	x := sandbox.Exec{
@@ -236,7 +237,7 @@ func (u *unit) exec(ctx context.Context, p program) (*proc.Handle, error) {
 	if len(p.files) > 0 {
 		return u.execListening(ctx, p, x)
 	}
-	_, pidfd, err := u.s.cfg.Launch(ctx, u.profile(), x)
+	_, pidfd, err := p.launch(ctx, u.profile(u.rec.Spec), x)
 	if err != nil {
 		return nil, err
 	}
@@ -271,7 +272,7 @@ func (u *unit) execListening(ctx context.Context, p program, x sandbox.Exec) (*p
 	})
 	helper := slices.Clone(u.s.cfg.ExecHelper)
 	x.Argv = append(append(helper, strconv.Itoa(len(x.Files)-1), "--"), x.Argv...)
-	_, pidfd, err := u.s.cfg.Launch(ctx, u.profile(), x)
+	_, pidfd, err := p.launch(ctx, u.profile(u.rec.Spec), x)
 	_ = reporter.Close()
 	if err != nil {
 		return nil, err

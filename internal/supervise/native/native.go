@@ -55,18 +55,20 @@ type Config struct {
 	// resolved in the unit's own namespace; the default, /proc/self/exe with
 	// the argument "exec-listen", is the caller's own program everywhere.
 	ExecHelper []string
-	// Launch defaults to sandbox.Start.
+	// Launch defaults to sandbox.Start. With another one nothing is prepared.
 	Launch Launch
 	Logger *slog.Logger
 }
 
 // Supervisor is the native one.
 type Supervisor struct {
-	cfg     Config
-	records records
-	bus     *bus
-	boot    string
-	watcher *proc.Watcher
+	cfg Config
+	// prepares is set when sandbox launches.
+	prepares bool
+	records  records
+	bus      *bus
+	boot     string
+	watcher  *proc.Watcher
 	// life is the context of Run: that of everything that lasts.
 	life context.Context //nolint:containedctx // Set once, before anything else runs.
 	// ready is closed when everything is adopted, ended when Run has returned.
@@ -83,6 +85,7 @@ var (
 	_ supervise.Tracker    = (*Supervisor)(nil)
 	_ supervise.LogReader  = (*Supervisor)(nil)
 	_ supervise.LogKeeper  = (*Supervisor)(nil)
+	_ supervise.Preparer   = (*Supervisor)(nil)
 )
 
 // ErrEnded is that the supervisor does not run any more; its units may.
@@ -96,7 +99,8 @@ func New(cfg Config) (*Supervisor, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	if cfg.Launch == nil {
+	prepares := cfg.Launch == nil
+	if prepares {
 		cfg.Launch = sandbox.Start
 	}
 	if cfg.ExecHelper == nil {
@@ -112,7 +116,7 @@ func New(cfg Config) (*Supervisor, error) {
 		return nil, fmt.Errorf("new supervisor: %w", err)
 	}
 	return &Supervisor{
-		cfg: cfg, records: records{cfg.StateDir}, bus: newBus(), boot: boot,
+		cfg: cfg, prepares: prepares, records: records{cfg.StateDir}, bus: newBus(), boot: boot,
 		ready: make(chan struct{}), ended: make(chan struct{}),
 		units: make(map[tenure.UnitID]*unit),
 	}, nil

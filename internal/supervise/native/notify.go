@@ -27,6 +27,10 @@ type notifySocket struct {
 	conn *net.UnixConn
 	// done is closed when nothing is heard any more.
 	done chan struct{}
+	// address is NOTIFY_SOCKET, and file what is there if it is a path; they are
+	// not known of a socket that was taken back from the holder.
+	address string
+	file    os.FileInfo
 }
 
 // maxSunPath is the longest path that a socket address has room for (unix(7)).
@@ -48,12 +52,17 @@ func (u *unit) notifyAddress() string {
 	return "@tenure-" + hex.EncodeToString(sum[:8])
 }
 
-// openNotify makes the socket for the next launch.
+// openNotify makes the socket for the next launch, unless that of the launch
+// before is still where it was: what processes that are gone said is not heard.
 func (u *unit) openNotify(ctx context.Context) error {
-	u.closeNotify()
 	if !u.notifies() {
+		u.closeNotifyAtRest(ctx)
 		return nil
 	}
+	if u.notifyStays() {
+		return nil
+	}
+	u.closeNotify()
 	address := u.notifyAddress()
 	if !strings.HasPrefix(address, "@") {
 		dir, err := os.Open(u.dir())
@@ -84,7 +93,26 @@ func (u *unit) openNotify(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("keep notify socket: %w", err), conn.Close())
 	}
-	return u.hear(ctx, conn)
+	if err := u.hear(ctx, conn); err != nil {
+		return err
+	}
+	u.notify.address = u.notifyAddress()
+	// When it cannot be seen it is made anew the next time.
+	u.notify.file, _ = os.Lstat(filepath.Join(u.dir(), notifyName))
+	return nil
+}
+
+// notifyStays reports whether the socket can serve the next launch. The unit
+// may have done anything to the file.
+func (u *unit) notifyStays() bool {
+	if u.notify == nil || u.notify.address != u.notifyAddress() {
+		return false
+	}
+	if strings.HasPrefix(u.notify.address, "@") {
+		return true
+	}
+	file, err := os.Lstat(filepath.Join(u.dir(), notifyName))
+	return err == nil && u.notify.file != nil && os.SameFile(file, u.notify.file)
 }
 
 // openNotifyAgain takes the socket back from the holder.
@@ -133,7 +161,7 @@ func (u *unit) hear(ctx context.Context, conn *net.UnixConn) error {
 	}); err != nil || failure != nil {
 		return errors.Join(err, failure, conn.Close())
 	}
-	u.notify = &notifySocket{conn, make(chan struct{})}
+	u.notify = &notifySocket{conn: conn, done: make(chan struct{})}
 	done := u.notify.done
 	u.s.wg.Go(func() {
 		defer close(done)
@@ -331,6 +359,8 @@ func (u *unit) store(ctx context.Context, n notification, files []*os.File) {
 	case n.Remove && n.Name != "":
 		err = u.s.cfg.Holder.Remove(ctx, u.id, fdstore.Stored, n.Name)
 	case n.Store:
+		u.rec.Stored = true
+		u.save()
 		for _, file := range files {
 			err = errors.Join(err, u.s.cfg.Holder.Put(ctx, u.id, fdstore.Stored, name, file))
 		}

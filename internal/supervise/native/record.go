@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"tenure"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
@@ -62,6 +64,9 @@ type record struct {
 	// was told to. Again is set when it was then asked to start.
 	Told  bool `json:"told,omitempty"`
 	Again bool `json:"again,omitempty"`
+	// Stored is set when the holder may have descriptors that the unit stored,
+	// also before this record was begun.
+	Stored bool `json:"stored,omitempty"`
 	// Holding is set while sockets and descriptors are kept for a start to come.
 	Holding bool    `json:"holding,omitempty"`
 	Ending  *ending `json:"ending,omitempty"`
@@ -214,13 +219,21 @@ func UnitOfGroup(rel string) (unit tenure.UnitID, generation int, ok bool) {
 	return unit, generation, err == nil
 }
 
-// replaceFile writes a file beside path and renames it, without waiting for
-// the disk.
+// replaceFile writes a file beside path and puts it in its place, without
+// waiting for the disk. The two are exchanged, for a rename onto a file makes ext4
+// write the new one out first.
 func replaceFile(path string, text []byte, mode os.FileMode) error {
 	temp := path + ".new"
+	if err := os.Remove(temp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	if err := os.WriteFile(temp, text, mode); err != nil {
 		return err
 	}
+	if unix.Renameat2(unix.AT_FDCWD, temp, unix.AT_FDCWD, path, unix.RENAME_EXCHANGE) == nil {
+		return os.Remove(temp)
+	}
+	// There is none yet, or the file system cannot exchange.
 	if err := os.Rename(temp, path); err != nil {
 		return errors.Join(err, os.Remove(temp))
 	}

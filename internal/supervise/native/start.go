@@ -65,7 +65,7 @@ func (s *Supervisor) startOne(ctx context.Context, spec supervise.Spec) error {
 		if known {
 			return failure
 		}
-		u := newUnit(s, record{Spec: &spec, State: supervise.Inactive, Since: time.Now()})
+		u := newUnit(s, record{Spec: &spec, State: supervise.Inactive, Since: time.Now(), Stored: true})
 		if s.add(u) {
 			s.spawn(ctx, u, nil)
 		}
@@ -112,6 +112,7 @@ func (u *unit) start(ctx context.Context, spec supervise.Spec, reply chan<- erro
 	running := &supervise.StartError{Unit: u.id, Err: fmt.Errorf("%w with other settings (revision %s)", supervise.ErrRunning, u.rec.Spec.Revision)}
 	switch u.rec.State {
 	case supervise.Running, supervise.Reloading:
+		u.unprepare()
 		if !same {
 			reply <- running
 			return
@@ -161,6 +162,7 @@ func (u *unit) begin(ctx context.Context, spec supervise.Spec, reply chan<- erro
 	u.rec.Restarts, u.rec.Streak, u.rec.Started = 0, 0, time.Time{}
 	u.rec.Told, u.rec.Again, u.rec.Holding = false, false, false
 	if u.arm(ctx) {
+		u.unprepare()
 		reply <- nil
 		return
 	}

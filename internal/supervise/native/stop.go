@@ -152,7 +152,9 @@ func (u *unit) rest(ctx context.Context, hold bool) {
 		u.closeSockets(ctx)
 	}
 	u.state(supervise.Inactive)
-	u.closeNotifyAtRest(ctx)
+	if !hold {
+		u.closeNotifyAtRest(ctx)
+	}
 }
 
 // endBy begins the ending of a unit that nobody asked to end.

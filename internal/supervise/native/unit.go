@@ -62,6 +62,7 @@ type unit struct {
 	// barriers are what waits until all is heard that a process has said.
 	barriers  map[string]func(context.Context)
 	timer     *time.Timer
+	prepared  *prepared
 	forgotten bool
 
 	starting  []chan<- error
@@ -141,6 +142,7 @@ func (u *unit) letGo() {
 	u.stopAwaiting()
 	u.closeNotify()
 	u.unwatch()
+	u.unprepare()
 }
 
 // setTimer sets the one timer to the nearest alarm.
