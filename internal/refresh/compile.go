@@ -77,12 +77,8 @@ type switching struct {
 	Old []tenure.UnitID
 }
 
-// switchTasks carry out plan for j, and close it.
-func (m *Manager) switchTasks(ctx context.Context, j *job, plan policy.Plan) ([]change.TaskSpec, error) {
-	sw, err := m.compile(ctx, j, plan)
-	if err != nil {
-		return nil, err
-	}
+// switchTasks carry out a compiled plan for j, and close it.
+func (m *Manager) switchTasks(j *job, sw switching) []change.TaskSpec {
 	snap := j.snap()
 	var tasks []change.TaskSpec
 	add := func(kind change.TaskSpec) { tasks = append(tasks, kind) }
@@ -107,7 +103,7 @@ func (m *Manager) switchTasks(ctx context.Context, j *job, plan policy.Plan) ([]
 	}
 	add(change.NewTask(taskCommit, fmt.Sprintf("Record %q", snap), commitParams{Snap: snap, Before: j.Before, After: j.After}))
 	add(change.NewTask(taskCollect, fmt.Sprintf("Collect revisions of %q that nothing needs", snap), collectParams{Snap: snap}))
-	return tasks, nil
+	return tasks
 }
 
 // ends reports whether nothing of the snap is to run afterwards.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 
@@ -14,6 +15,7 @@ import (
 	"tenure/internal/mount"
 	"tenure/internal/policy"
 	"tenure/internal/snapdata"
+	"tenure/internal/supervise"
 )
 
 // prepareStep keeps the staged file as that of its revision.
@@ -260,17 +262,54 @@ func (s decideStep) Do(ctx context.Context, p decideParams) (nothing, error) {
 	if plan.Refusal != nil {
 		return nothing{}, refused(string(j.Reason), plan)
 	}
-	tasks, err := s.m.switchTasks(ctx, j, plan)
+	sw, err := s.m.compile(ctx, j, plan)
 	if err != nil {
 		return nothing{}, err
 	}
+	tasks := s.m.switchTasks(j, sw)
 	p.Plans[len(p.Plans)-len(p.Jobs)] = plan
 	raw, err := json.Marshal(p.Plans)
 	if err != nil {
 		return nothing{}, fmt.Errorf("store the plan: %w", err)
 	}
 	change.ReporterFrom(ctx).Logf("%s", plan.Summary)
+	s.m.prepareStarts(ctx, sw)
 	return nothing{}, change.Replan(ctx, raw, append(tasks, s.m.tasks(p.Jobs[1:], p.Plans)...)...)
 }
 
-func (decideStep) Undo(context.Context, decideParams, nothing) error { return nil }
+func (s decideStep) Undo(ctx context.Context, p decideParams, _ nothing) error {
+	return s.m.dropStarts(ctx, p.Jobs[0].snap())
+}
+
+// prepareStarts does what can be done of the starts of a switch before anything
+// is stopped. What fails will fail again in the start, and is said there.
+func (m *Manager) prepareStarts(ctx context.Context, sw switching) {
+	preparer, ok := m.cfg.Supervisor.(supervise.Preparer)
+	if !ok {
+		return
+	}
+	for i := range sw.Start {
+		if err := preparer.Prepare(ctx, sw.Start[i]); err != nil {
+			m.cfg.Logger.Debug("start is not prepared", slog.Any("error", err))
+		}
+	}
+}
+
+// dropStarts drops what was prepared for a switch that does not come.
+func (m *Manager) dropStarts(ctx context.Context, snap tenure.Instance) error {
+	preparer, ok := m.cfg.Supervisor.(supervise.Preparer)
+	if !ok {
+		return nil
+	}
+	statuses, err := m.cfg.Supervisor.Units(ctx)
+	if err != nil {
+		return fmt.Errorf("drop prepared starts: %w", err)
+	}
+	var units []tenure.UnitID
+	for i := range statuses {
+		if statuses[i].Unit.Snap == snap {
+			units = append(units, statuses[i].Unit)
+		}
+	}
+	return preparer.Unprepare(ctx, units...)
+}
