@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -196,7 +197,12 @@ func (s *server) change(r *http.Request) (*reply, error) {
 	return &reply{result: s.changeOf(r, c)}, nil
 }
 
-// watch answers as soon as the change differs from what the client has seen.
+// watchPause is how long the news of a change are gathered for a client that has
+// been answered before: those who follow a refresh are not to slow it down.
+const watchPause = 100 * time.Millisecond
+
+// watch answers when the change differs from what the client has seen: at once
+// if it has seen nothing or the change has ended, else a little later.
 func (s *server) watch(r *http.Request) (*reply, error) {
 	id, err := change.ParseID(r.PathValue("id"))
 	if err != nil {
@@ -210,7 +216,30 @@ func (s *server) watch(r *http.Request) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	if seen > 0 {
+		if c, err = s.gather(r.Context(), c); err != nil {
+			return nil, err
+		}
+	}
 	return &reply{result: s.changeOf(r, c)}, nil
+}
+
+// gather waits until c has ended, or watchPause is over.
+func (s *server) gather(ctx context.Context, c change.Change) (change.Change, error) {
+	over, cancel := context.WithTimeout(ctx, watchPause)
+	defer cancel()
+	for !c.Status.Ready() {
+		next, err := s.cfg.Manager.Engine().Watch(over, c.ID, c.Rev)
+		switch {
+		case err == nil:
+			c = next
+		case over.Err() != nil && ctx.Err() == nil:
+			return c, nil
+		default:
+			return c, err
+		}
+	}
+	return c, nil
 }
 
 // changeOf is c as this peer may see it: what tasks logged, and the plan, are for
