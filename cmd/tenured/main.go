@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"runtime/debug"
 	"syscall"
 
 	"tenure/internal/daemon"
@@ -76,7 +77,12 @@ func run(args []string) error {
 	return dispatch(command, dir, *verbose)
 }
 
+// collectAt is how much the heap grows, in percent of what is in use, before it
+// is collected: a daemon that mostly waits can spare the time, not the memory.
+const collectAt = 50
+
 func dispatch(command, root string, verbose bool) error {
+	debug.SetGCPercent(collectAt)
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("find this program: %w", err)

@@ -233,6 +233,10 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 		return group.Wait()
 	}
 	group.Go(func() error { return p.manager.Collect(ctx) })
+	group.Go(func() error {
+		giveBack(ctx, p.engine)
+		return nil
+	})
 	group.Go(func() error { return main(ctx) })
 	return group.Wait()
 }
