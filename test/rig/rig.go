@@ -136,6 +136,18 @@ func (i *Instance) Ended() <-chan struct{} { return i.daemon.ended }
 // PID is the process of the daemon that was last started.
 func (i *Instance) PID() int { return i.daemon.cmd.Process.Pid }
 
+// Holder is the process of the holder.
+func (i *Instance) Holder() int {
+	i.t.Helper()
+	for _, group := range groups(i.Root) {
+		if infos, err := group.Processes(); err == nil && strings.HasSuffix(group.Path(), "-holder") && len(infos) > 0 {
+			return infos[0].PID
+		}
+	}
+	i.t.Fatal("there is no holder")
+	return 0
+}
+
 // Stop ends the daemon as systemctl would, and fails the test if it does not
 // end well.
 func (i *Instance) Stop() {

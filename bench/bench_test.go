@@ -1,0 +1,77 @@
+package bench
+
+import (
+	"os"
+	"strconv"
+	"testing"
+	"time"
+
+	"tenure/examples/clients/snaps"
+	"tenure/test/rig"
+)
+
+// fullRefreshes is how many refreshes a run needs for its numbers to be held
+// against the targets.
+const fullRefreshes = 50
+
+// BenchmarkTenure measures everything once and prints one table. BENCH_N is the
+// number of refreshes; other numbers of samples follow it.
+//
+// A run with fewer refreshes than fullRefreshes shows that the benchmark works,
+// and says nothing of the product: the machine may be busy with other things. In a
+// full run a target that is missed by far fails; by little, the table alone says so.
+func BenchmarkTenure(b *testing.B) {
+	n, err := strconv.Atoi(os.Getenv("BENCH_N"))
+	if os.Getenv("BENCH_N") == "" {
+		n, err = fullRefreshes, nil
+	}
+	if err != nil || n < 1 {
+		b.Fatalf("BENCH_N=%q: want a number of refreshes, such as %d", os.Getenv("BENCH_N"), fullRefreshes)
+	}
+	t := &table{}
+	b.Run("refresh", func(b *testing.B) { benchRefresh(b, t, n) })
+	b.Run("install", func(b *testing.B) { benchInstall(b, t, max(3, n/5)) })
+	b.Run("many", func(b *testing.B) { benchMany(b, t, max(3, n/5)) })
+	if b.Failed() {
+		return
+	}
+	if err := t.print(os.Stdout); err != nil {
+		b.Error(err)
+	}
+	for _, far := range t.farMissed() {
+		if n >= fullRefreshes {
+			b.Error(far)
+		}
+	}
+}
+
+// snap is the file of hello in a version.
+func snap(b *testing.B, version int) string {
+	b.Helper()
+	file, err := snaps.Build(b.Context(), "hello", strconv.Itoa(version))
+	if err != nil {
+		b.Fatal(err)
+	}
+	return file
+}
+
+// timed runs the command line, and returns how long that took.
+func timed(i *rig.Instance, args ...string) time.Duration {
+	start := time.Now()
+	i.Tenure(args...)
+	return time.Since(start)
+}
+
+// benchInstall is a first install of hello as a whole, from the command to its
+// end; it is removed in between.
+func benchInstall(b *testing.B, t *table, n int) {
+	i := rig.New(b, rig.Config{})
+	file := snap(b, 1)
+	var installs, removes series
+	for range n {
+		installs.add(timed(i, "install", "--dangerous", file))
+		removes.add(timed(i, "remove", "--purge", "hello"))
+	}
+	t.row("install hello, whole command", installs)
+	t.row("remove --purge hello, whole command", removes)
+}

@@ -1,0 +1,113 @@
+package bench
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+)
+
+// series are the samples of one quantity.
+type series []time.Duration //nolint:recvcheck // Only add changes it, as append does.
+
+func (s *series) add(d time.Duration) { *s = append(*s, d) }
+
+// percentile is the smallest sample that p percent of all do not exceed.
+func (s series) percentile(p int) time.Duration {
+	sorted := slices.Sorted(slices.Values(s))
+	rank := (p*len(sorted) + 99) / 100
+	return sorted[max(0, rank-1)]
+}
+
+func (s series) median() time.Duration { return s.percentile(50) }
+
+// farFactor is how many times a target must be missed to fail a full run.
+const farFactor = 2
+
+// table is what is printed in the end.
+type table struct {
+	rows     [][]string
+	sizes    [][]string
+	verdicts []verdict
+}
+
+// verdict holds one number against one target.
+type verdict struct {
+	what          string
+	found, target float64
+	unit          string
+}
+
+func (v verdict) String() string {
+	outcome := fmt.Sprintf("met, %.0f %% of it", 100*v.found/v.target)
+	if v.found > v.target {
+		outcome = fmt.Sprintf("missed by %.1f %s", v.found-v.target, v.unit)
+	}
+	return fmt.Sprintf("%s: %.1f %s, target at most %.1f %s: %s", v.what, v.found, v.unit, v.target, v.unit, outcome)
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+// row adds the percentiles of a series.
+func (t *table) row(what string, s series) {
+	row := []string{what, fmt.Sprint(len(s))}
+	for _, p := range []int{0, 50, 90, 99, 100} {
+		row = append(row, fmt.Sprintf("%.2f", milliseconds(s.percentile(p))))
+	}
+	t.rows = append(t.rows, row)
+}
+
+// size adds the memory of a process.
+func (t *table) size(what string, r resident) {
+	row := []string{what}
+	for _, n := range []int{r.all, r.own, r.most} {
+		row = append(row, fmt.Sprintf("%.1f", float64(n)/mib))
+	}
+	t.sizes = append(t.sizes, row)
+}
+
+func (t *table) holdTime(what string, found, target time.Duration) {
+	t.verdicts = append(t.verdicts, verdict{what, milliseconds(found), milliseconds(target), "ms"})
+}
+
+func (t *table) holdSize(what string, found, target int) {
+	t.verdicts = append(t.verdicts, verdict{what, float64(found) / mib, float64(target) / mib, "MiB"})
+}
+
+func (t *table) print(w io.Writer) error {
+	err := errors.Join(
+		printRows(w, []string{"milliseconds", "n", "min", "p50", "p90", "p99", "max"}, t.rows),
+		printRows(w, []string{"MiB resident", "all", "own", "peak"}, t.sizes),
+	)
+	if err != nil {
+		return fmt.Errorf("print: %w", err)
+	}
+	for _, v := range t.verdicts {
+		if _, err := fmt.Fprintln(w, v); err != nil {
+			return fmt.Errorf("print: %w", err)
+		}
+	}
+	return nil
+}
+
+func printRows(w io.Writer, head []string, rows [][]string) error {
+	columns := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
+	for _, row := range append([][]string{head}, rows...) {
+		fmt.Fprintln(columns, strings.Join(row, "\t")+"\t") //nolint:errcheck // Flush tells.
+	}
+	fmt.Fprintln(columns) //nolint:errcheck // Flush tells.
+	return columns.Flush()
+}
+
+// farMissed are the verdicts that cannot be the machine's fault.
+func (t *table) farMissed() (far []verdict) {
+	for _, v := range t.verdicts {
+		if v.found > farFactor*v.target {
+			far = append(far, v)
+		}
+	}
+	return far
+}
