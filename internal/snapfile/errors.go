@@ -44,8 +44,23 @@ type InvalidError struct {
 	More int
 }
 
-// Error is one line for each problem.
+// Error is one line: the first problem, and how many there are besides. Lines
+// gives all of them.
 func (e *InvalidError) Error() string {
+	text := e.Problems[0].Error()
+	switch more := len(e.Problems) - 1 + e.More; more {
+	case 0:
+		return text
+	case 1:
+		return text + " (and 1 more wrong value)"
+	default:
+		return fmt.Sprintf("%s (and %d more wrong values)", text, more)
+	}
+}
+
+// Lines are the problems, one a line, and how many there are beyond them: what
+// an author wants to see at once.
+func (e *InvalidError) Lines() []string {
 	lines := make([]string, 0, len(e.Problems)+1)
 	for _, problem := range e.Problems {
 		lines = append(lines, problem.Error())
@@ -53,7 +68,7 @@ func (e *InvalidError) Error() string {
 	if e.More > 0 {
 		lines = append(lines, fmt.Sprintf("and %d more", e.More))
 	}
-	return strings.Join(lines, "\n")
+	return lines
 }
 
 // Unwrap gives the problems to errors.As.

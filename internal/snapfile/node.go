@@ -21,7 +21,7 @@ const (
 	maxBytes    = 64 << 10
 	maxValues   = 16384
 	maxDepth    = 24
-	maxText     = 4096
+	maxText     = 16 << 10
 	maxProblems = 50
 	maxIgnored  = 50
 	maxFound    = 80

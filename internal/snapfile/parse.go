@@ -38,7 +38,7 @@ func Parse(yaml []byte, hooks []string) (*Snap, error) {
 	snap.Slots = o.plugs("slots")
 	snap.Layout = o.layouts()
 	snap.Hooks = o.hooks(hooks)
-	snap.Apps = o.apps(snap.Name)
+	snap.Apps = o.apps(snap.Name, snap.Slots)
 	o.checkHeader(snap)
 	addImplicitPlugs(o, snap)
 	if typo, found := o.take("layouts"); found {

@@ -38,8 +38,8 @@ func TestScripts(t *testing.T) {
 				input = append([]byte("name: web\nversion: 1\n"), input...)
 			}
 			snap, err := snapfile.Parse(input, hooks)
-			if err != nil {
-				return err.Error() + "\n"
+			if invalid, ok := errors.AsType[*snapfile.InvalidError](err); ok {
+				return strings.Join(invalid.Lines(), "\n") + "\n"
 			}
 			if d.Cmd == "wrong" {
 				return "accepted\n"
@@ -127,11 +127,9 @@ func TestBombs(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			snap, err := snapfile.Parse([]byte(test.yaml), nil)
-			if snap != nil || err == nil || !strings.Contains(err.Error(), test.want) {
-				t.Errorf("got %v, %v; want an error with %q", snap, err, test.want)
-			}
-			if _, ok := errors.AsType[*snapfile.InvalidError](err); !ok {
-				t.Errorf("the error is a %T", err)
+			invalid, ok := errors.AsType[*snapfile.InvalidError](err)
+			if snap != nil || !ok || !strings.Contains(strings.Join(invalid.Lines(), "\n"), test.want) || strings.Contains(err.Error(), "\n") {
+				t.Errorf("got %v, %v (a %T); want an error with %q", snap, err, err, test.want)
 			}
 		})
 	}
@@ -187,7 +185,10 @@ func TestProblemsAreBounded(t *testing.T) {
 	if !errors.As(err, &invalid) {
 		t.Fatal(err)
 	}
-	if len(invalid.Problems) != 50 || invalid.More != 150 || !strings.HasSuffix(err.Error(), "\nand 150 more") {
+	if len(invalid.Problems) != 50 || invalid.More != 150 {
 		t.Errorf("%d problems and %d more", len(invalid.Problems), invalid.More)
+	}
+	if lines := invalid.Lines(); len(lines) != 51 || lines[50] != "and 150 more" || !strings.HasSuffix(err.Error(), " (and 199 more wrong values)") {
+		t.Errorf("in one line: %v; %d lines, the last: %s", err, len(lines), lines[len(lines)-1])
 	}
 }

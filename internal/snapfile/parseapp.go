@@ -9,15 +9,19 @@ import (
 	"tenure"
 )
 
+// restartNo is RestartNever in systemd's words, which the format takes as well.
+const restartNo RestartCondition = "no"
+
 const (
 	maxAliases   = 64
 	maxArguments = 128
 	maxChain     = 32
+	maxCommand   = 4096 // As long as a path may be (PATH_MAX).
 	maxStatuses  = 64
 )
 
 // apps reads the map of apps and checks what they say of each other.
-func (o *object) apps(snap string) []App {
+func (o *object) apps(snap string, slots []Plug) []App {
 	v, found := o.take("apps")
 	if !found {
 		return nil
@@ -42,6 +46,7 @@ func (o *object) apps(snap string) []App {
 	slices.SortFunc(apps, func(a, b App) int { return compareStrings(a.Name, b.Name) })
 	checkOrder(all, apps, at)
 	checkUnique(apps, at)
+	checkActivation(apps, at, slots)
 	return apps
 }
 
@@ -79,7 +84,7 @@ func (o *object) stopProtocol(app *App) {
 	app.SuccessExitStatus = o.exitStatuses()
 	app.StopMode = choice(o, "stop-mode", StopTerm, StopTermAll, StopHup, StopHupAll, StopUsr1, StopUsr1All, StopUsr2, StopUsr2All, StopInt, StopIntAll)
 	app.StopTimeout, _ = o.duration("stop-timeout")
-	o.onlyServices(app, "stop-mode", "stop-timeout")
+	o.onlyServices(app, "stop-mode", "stop-timeout", "success-exit-status")
 }
 
 // service reads the keys of services and refuses them elsewhere.
@@ -89,7 +94,10 @@ func (o *object) service(app *App, snap string) {
 	app.StartTimeout, _ = o.duration("start-timeout")
 	app.WatchdogTimeout, _ = o.duration("watchdog-timeout")
 	app.RestartDelay, _ = o.duration("restart-delay")
-	app.RestartCondition = choice(o, "restart-condition", RestartOnFailure, RestartOnSuccess, RestartOnAbnormal, RestartOnAbort, RestartOnWatchdog, RestartAlways, RestartNever)
+	app.RestartCondition = choice(o, "restart-condition", RestartOnFailure, RestartOnSuccess, RestartOnAbnormal, RestartOnAbort, RestartOnWatchdog, RestartAlways, RestartNever, restartNo)
+	if app.RestartCondition == restartNo {
+		app.RestartCondition = RestartNever
+	}
 	app.After = o.appNames("after")
 	app.Before = o.appNames("before")
 	app.ActivatesOn = o.plugNames("activates-on")
@@ -133,7 +141,7 @@ func (o *object) command(key string) Command {
 	if !found || v.isEmpty() {
 		return nil
 	}
-	line := v.text(acceptedCommand, form(maxText, commandForm))
+	line := v.text(acceptedCommand, form(maxCommand, commandForm))
 	words := strings.Fields(line)
 	if line == "" {
 		return nil
@@ -270,6 +278,34 @@ func checkUnique(apps []App, at map[tenure.App]*object) {
 		}
 		if apps[i].CommonID != "" {
 			claim(&apps[i], "common-id", apps[i].CommonID)
+		}
+	}
+}
+
+// checkActivation reports slots in activates-on that are not names on the bus of
+// the service's scope.
+func checkActivation(apps []App, at map[tenure.App]*object, slots []Plug) {
+	declared := make(map[string]Plug, len(slots))
+	for _, slot := range slots {
+		declared[slot.Name] = slot
+	}
+	for i := range apps {
+		bus := "system"
+		if apps[i].DaemonScope == ScopeUser {
+			bus = "session"
+		}
+		for _, name := range apps[i].ActivatesOn {
+			slot, found := declared[name]
+			if !found {
+				slot.Interface = name
+			}
+			v, _ := at[apps[i].Name].take("activates-on")
+			switch on, set := slot.Attrs["bus"]; {
+			case slot.Interface != "dbus":
+				v.fail(quote(name)+", a slot of the interface "+clip(slot.Interface), "slots of the interface dbus")
+			case set && on != bus:
+				v.fail(fmt.Sprintf("%s, a slot on the bus %s", quote(name), quote(fmt.Sprint(on))), "slots on the bus "+bus)
+			}
 		}
 	}
 }
