@@ -48,14 +48,7 @@ func (m *Manager) inspect(ctx context.Context, file File) (candidate, error) {
 	if err != nil {
 		return bad(err)
 	}
-	options := squash.CheckOptions{
-		Base:    info.Type == snapfile.TypeBase || info.Type == snapfile.TypeOS,
-		Classic: info.Confinement == snapfile.Classic,
-	}
-	if err := squash.Check(entries, options); err != nil {
-		return bad(err)
-	}
-	if err := commandsExist(info, entries); err != nil {
+	if err := squash.CheckSnap(info, entries); err != nil {
 		return bad(err)
 	}
 	c := candidate{File: file, Info: info, Name: file.Name}
@@ -87,47 +80,6 @@ type relabelled struct {
 
 func (e *relabelled) Error() string { return e.text }
 func (e *relabelled) Unwrap() error { return e.err }
-
-// commandsExist finds the commands of services before something is stopped for
-// a revision that cannot start.
-func commandsExist(info *snapfile.Snap, entries []squash.Entry) error {
-	files := make(map[string]squash.Entry, len(entries))
-	for _, entry := range entries {
-		files[entry.Path] = entry
-	}
-	for i := range info.Apps {
-		app := &info.Apps[i]
-		commands := []snapfile.Command{app.Command, app.StopCommand, app.PostStopCommand, app.ReloadCommand}
-		commands = append(commands, app.CommandChain...)
-		for _, command := range commands {
-			if len(command) == 0 {
-				continue
-			}
-			entry, found := files[command[0]]
-			switch {
-			case !found && throughLink(command[0], files):
-			case !found:
-				return fmt.Errorf("app %s: there is no file %q in the snap", app.Name, command[0])
-			case entry.Mode.IsRegular() && entry.Mode&0o111 == 0:
-				return fmt.Errorf("app %s: the file %q is not executable", app.Name, command[0])
-			case entry.Mode.IsDir():
-				return fmt.Errorf("app %s: %q is a directory", app.Name, command[0])
-			}
-		}
-	}
-	return nil
-}
-
-// throughLink reports whether a parent of path is a symbolic link, so that only
-// the unit itself can tell what is there.
-func throughLink(name string, files map[string]squash.Entry) bool {
-	for i, r := range name {
-		if r == '/' && files[name[:i]].Target != "" {
-			return true
-		}
-	}
-	return false
-}
 
 func digest(path string) (sum string, size int64, err error) {
 	f, err := os.Open(path)
