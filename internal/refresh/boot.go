@@ -30,7 +30,7 @@ func (m *Manager) Boot(ctx context.Context) error {
 			return fmt.Errorf("make directories: %w", err)
 		}
 	}
-	if err := m.writeUsers(); err != nil {
+	if err := errors.Join(m.writeUsers(), m.cfg.Mounts.Sweep()); err != nil {
 		return err
 	}
 	fresh, err := m.freshBoot()
@@ -93,6 +93,15 @@ func (m *Manager) freshBoot() (bool, error) {
 // what an interrupted request left behind, and wakes the collector.
 func (m *Manager) Settle(ctx context.Context) error {
 	m.sweepStaging()
+	// Nobody can ask for anything yet: a snap that no change works on now stays as it
+	// is, so what is read of it after this look is one picture.
+	busy := map[tenure.Instance]bool{}
+	for _, running := range m.engine.List(change.Filter{Select: change.All}) {
+		for _, snap := range running.Snaps {
+			works := !running.Status.Ready() && (running.Status != change.Wait || running.Holds)
+			busy[snap] = busy[snap] || works
+		}
+	}
 	states, err := m.snaps.All()
 	if err != nil {
 		return err
@@ -103,7 +112,9 @@ func (m *Manager) Settle(ctx context.Context) error {
 	}
 	var specs []supervise.Spec
 	for i := range states {
-		specs = append(specs, m.missing(ctx, &states[i], known)...)
+		if !busy[states[i].Instance] {
+			specs = append(specs, m.missing(ctx, &states[i], known)...)
+		}
 	}
 	m.Wake()
 	if len(specs) == 0 {
@@ -117,8 +128,7 @@ func (m *Manager) Settle(ctx context.Context) error {
 
 // missing are the services of a snap that should run and are not known.
 func (m *Manager) missing(ctx context.Context, state *snapState, known map[tenure.UnitID]supervise.Status) []supervise.Spec {
-	busy := m.engine.List(change.Filter{Select: change.All, Snap: state.Instance})
-	if !state.Line.Active || slices.ContainsFunc(busy, func(c change.Change) bool { return c.Holds }) {
+	if !state.Line.Active {
 		return nil
 	}
 	r, err := m.runnable(state, state.Line.Current)

@@ -40,7 +40,9 @@ func (m *Manager) tasks(jobs []job, plans []policy.Plan) []change.TaskSpec {
 		tasks = append(tasks,
 			change.NewTask(taskPrepare, fmt.Sprintf("Keep snap file of %s", ref), prepareParams{Ref: ref, Staged: j.Staged}),
 			change.NewTask(taskMount, fmt.Sprintf("Mount %s", ref), mountParams{Ref: ref}),
-			change.NewTask(taskCopy, copySummary(&j), copyParams{From: j.ref(j.from()), To: ref, Copy: j.Copy}),
+			change.NewTask(taskCopy, copySummary(&j), copyParams{
+				From: j.ref(j.from()), To: ref, Copy: j.Copy, Fresh: isMissing(m.cfg.Paths.DataDir(ref.Snap)), FreshUser: isMissing(m.cfg.Paths.UserDir(ref.Snap)),
+			}),
 		)
 	}
 	return append(tasks, change.NewTask(taskDecide, fmt.Sprintf("Decide what becomes of the processes of %q", j.snap()),
@@ -77,7 +79,7 @@ type switching struct {
 	Old []tenure.UnitID
 }
 
-// switchTasks carry out a compiled plan for j, and close it.
+// switchTasks carry out a compiled plan for j, and record it.
 func (m *Manager) switchTasks(j *job, sw switching) []change.TaskSpec {
 	snap := j.snap()
 	var tasks []change.TaskSpec
@@ -102,7 +104,17 @@ func (m *Manager) switchTasks(j *job, sw switching) []change.TaskSpec {
 		}).InGap())
 	}
 	add(change.NewTask(taskCommit, fmt.Sprintf("Record %q", snap), commitParams{Snap: snap, Before: j.Before, After: j.After}))
-	add(change.NewTask(taskCollect, fmt.Sprintf("Collect revisions of %q that nothing needs", snap), collectParams{Snap: snap}))
+	return tasks
+}
+
+// collectTasks end a change: as long as it may be undone, nothing is collected.
+func collectTasks(plans []policy.Plan) []change.TaskSpec {
+	tasks := make([]change.TaskSpec, 0, len(plans))
+	for i := range plans {
+		snap := plans[i].Change.Snap
+		tasks = append(tasks, change.NewTask(taskCollect,
+			fmt.Sprintf("Collect revisions of %q that nothing needs", snap), collectParams{Snap: snap}))
+	}
 	return tasks
 }
 

@@ -18,7 +18,9 @@ import (
 	"tenure/internal/supervise"
 )
 
-// prepareStep keeps the staged file as that of its revision.
+// prepareStep keeps the staged file as that of its revision. Data that is left of
+// the revision from an earlier time is put aside until the change is done: here, for
+// the copy, which may be begun more than once, must know what is there for its own.
 type prepareStep struct{ m *Manager }
 
 type prepareParams struct {
@@ -29,25 +31,36 @@ type prepareParams struct {
 type nothing struct{}
 
 func (s prepareStep) Do(ctx context.Context, p prepareParams) (nothing, error) {
+	err := snapdata.Aside(s.m.cfg.Paths.Data(p.Ref))
+	if err == nil {
+		err = s.keep(ctx, p)
+	}
+	return nothing{}, change.Partial(err)
+}
+
+func (s prepareStep) keep(ctx context.Context, p prepareParams) error {
 	staged, err := os.Open(p.Staged)
 	if errors.Is(err, fs.ErrNotExist) {
 		// Put removes nothing until the file is at its place.
 		if _, found := os.Stat(s.m.cfg.Mounts.File(p.Ref.Snap, p.Ref.Revision)); found == nil {
-			return nothing{}, nil
+			return nil
 		}
 	}
 	if err != nil {
-		return nothing{}, fmt.Errorf("keep snap file: %w", err)
+		return fmt.Errorf("keep snap file: %w", err)
 	}
 	defer staged.Close() //nolint:errcheck // Opened for reading.
 	if _, err := s.m.cfg.Mounts.Put(ctx, p.Ref.Snap, p.Ref.Revision, staged); err != nil {
-		return nothing{}, err
+		return err
 	}
-	return nothing{}, os.Remove(p.Staged)
+	return os.Remove(p.Staged)
 }
 
 func (s prepareStep) Undo(_ context.Context, p prepareParams, _ nothing) error {
-	return s.m.cfg.Mounts.Remove(p.Ref.Snap, p.Ref.Revision)
+	return errors.Join(
+		s.m.cfg.Mounts.Remove(p.Ref.Snap, p.Ref.Revision),
+		snapdata.Restore(s.m.cfg.Paths.Data(p.Ref)),
+	)
 }
 
 // mountStep mounts a revision below the snap's directory, which is a shared
@@ -125,48 +138,34 @@ type copyParams struct {
 	From tenure.Ref `json:"from,omitzero"`
 	To   tenure.Ref `json:"to"`
 	Copy bool       `json:"copy,omitempty"`
-}
-
-// copied is what a first copy has made.
-type copied struct {
-	// Fresh is that the directory of the snap's data did not exist before; FreshUser
-	// that of root's own.
+	// Fresh is that the directory of the snap's data did not exist before the change;
+	// FreshUser that of root's own. The step itself could not tell after a crash.
 	Fresh     bool `json:"fresh,omitempty"`
 	FreshUser bool `json:"fresh_user,omitempty"`
 }
 
-func (s copyStep) Do(ctx context.Context, p copyParams) (copied, error) {
-	m, done := s.m, copied{}
-	done.Fresh = isMissing(m.cfg.Paths.DataDir(p.To.Snap))
-	done.FreshUser = isMissing(m.cfg.Paths.UserDir(p.To.Snap))
-	err := m.makeDataDirs(p.To.Snap)
+func (s copyStep) Do(ctx context.Context, p copyParams) (nothing, error) {
+	err := s.m.makeDataDirs(p.To.Snap)
 	if err == nil {
-		// What is left there from an earlier time is kept until the change is done.
-		err = snapdata.Aside(m.cfg.Paths.Data(p.To))
+		err = s.m.firstCopy(ctx, p)
 	}
 	if err == nil {
-		err = m.firstCopy(ctx, p)
-	}
-	if err == nil {
-		err = errors.Join(os.MkdirAll(m.cfg.Paths.Data(p.To), 0o755), m.makeUserDirs(p.To))
+		err = errors.Join(os.MkdirAll(s.m.cfg.Paths.Data(p.To), 0o755), s.m.makeUserDirs(p.To))
 	}
 	if err != nil {
-		return done, change.Partial(fmt.Errorf("copy data to %s: %w", p.To, err))
+		return nothing{}, change.Partial(fmt.Errorf("copy data to %s: %w", p.To, err))
 	}
-	return done, nil
+	return nothing{}, nil
 }
 
-func (s copyStep) Undo(ctx context.Context, p copyParams, done copied) error {
+func (s copyStep) Undo(ctx context.Context, p copyParams, _ nothing) error {
 	s.m.dropCopy(p.To)
 	err := s.m.removeData(ctx, p.To)
-	if err == nil {
-		err = snapdata.Restore(s.m.cfg.Paths.Data(p.To))
-	}
 	err = errors.Join(err, s.m.unmake(ctx, p.To.Snap))
-	if done.Fresh {
+	if p.Fresh {
 		err = errors.Join(err, s.m.dropDataDir(ctx, p.To.Snap))
 	}
-	if done.FreshUser {
+	if p.FreshUser {
 		err = errors.Join(err, snapdata.Remove(ctx, s.m.cfg.Paths.UserDir(p.To.Snap)))
 	}
 	return err
@@ -266,7 +265,10 @@ func (s decideStep) Do(ctx context.Context, p decideParams) (nothing, error) {
 	if err != nil {
 		return nothing{}, err
 	}
-	tasks := s.m.switchTasks(j, sw)
+	tasks := append(s.m.switchTasks(j, sw), s.m.tasks(p.Jobs[1:], p.Plans)...)
+	if len(p.Jobs) == 1 {
+		tasks = append(tasks, collectTasks(p.Plans)...)
+	}
 	p.Plans[len(p.Plans)-len(p.Jobs)] = plan
 	raw, err := json.Marshal(p.Plans)
 	if err != nil {
@@ -274,7 +276,7 @@ func (s decideStep) Do(ctx context.Context, p decideParams) (nothing, error) {
 	}
 	change.ReporterFrom(ctx).Logf("%s", plan.Summary)
 	s.m.prepareStarts(ctx, sw)
-	return nothing{}, change.Replan(ctx, raw, append(tasks, s.m.tasks(p.Jobs[1:], p.Plans)...)...)
+	return nothing{}, change.Replan(ctx, raw, tasks...)
 }
 
 func (s decideStep) Undo(ctx context.Context, p decideParams, _ nothing) error {

@@ -235,10 +235,14 @@ func (s linkStep) Probe(_ context.Context, p linkParams) (nothing, bool, error) 
 		before = p.From.String()
 	}
 	if target == before {
-		return nothing{}, false, nil
+		// What was to become the link may be there already.
+		return nothing{}, false, removeExisting(s.m.cfg.Paths.Current(p.Snap) + nextSuffix)
 	}
 	return nothing{}, true, s.m.link(p)
 }
+
+// nextSuffix is on the name of what is to replace a link or a command.
+const nextSuffix = ".next"
 
 func (m *Manager) link(p linkParams) error {
 	paths := m.cfg.Paths
@@ -271,7 +275,7 @@ func pointLink(link string, rev tenure.Revision) error {
 	if rev.IsZero() {
 		return removeExisting(link)
 	}
-	next := link + ".next"
+	next := link + nextSuffix
 	if err := removeExisting(next); err != nil {
 		return err
 	}
@@ -314,7 +318,7 @@ func (m *Manager) makeCommand(snap tenure.Instance, app tenure.App) error {
 	if current, err := os.ReadFile(path); err == nil && string(current) == script {
 		return nil
 	}
-	next := path + ".next"
+	next := path + nextSuffix
 	if err := os.WriteFile(next, []byte(script), 0o755); err != nil { //nolint:gosec // A command that everybody may run.
 		return err
 	}
