@@ -36,6 +36,10 @@ demo: examples ## Show the main job: a VM and a database live through refreshes.
 test: examples ## Run all tests, as root, and check that nothing is left behind.
 	@./scripts/run-tests
 
+.PHONY: crash
+crash: examples ## Kill the daemon at 200 moments of refreshes, and print where.
+	go test ./test -run '^TestCrash' -count=1 -timeout 15m -v
+
 .PHONY: lint
 lint: $(LINT) ## Check formatting, vet, lint and shell scripts.
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
