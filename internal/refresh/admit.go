@@ -207,4 +207,4 @@ func versionKnown(version string) bool {
 }
 
 // errNoFile is what a request for a refresh without a file and without a source comes to.
-var errNoFile = errors.New("no source is configured to get a newer revision from")
+var errNoFile = errors.New("no source of snaps is configured")

@@ -182,7 +182,7 @@ func mentioned(c change.Change, snap tenure.Instance) []tenure.Revision {
 
 // retain is refresh.retain.
 func (m *Manager) retain() int {
-	n, found, err := m.settings.Get("refresh.retain")
+	n, found, err := m.settings.Get(optionRetain)
 	if err != nil || !found {
 		return revision.DefaultRetain
 	}
@@ -194,6 +194,18 @@ func (m *Manager) retain() int {
 // machines whose init system asks for it. The daemon's own end does none of
 // this.
 func (m *Manager) Shutdown(ctx context.Context) error {
+	if err := m.endAll(ctx); err != nil {
+		return err
+	}
+	// A change that was interrupted may start services again, to leave things whole.
+	for _, running := range m.engine.List(change.Filter{Select: change.All}) {
+		if !running.Holds {
+			continue
+		}
+		if _, err := m.engine.WaitFor(ctx, running.ID); err != nil {
+			return fmt.Errorf("end all units: %w", err)
+		}
+	}
 	if err := m.endAll(ctx); err != nil {
 		return err
 	}

@@ -25,6 +25,8 @@ const (
 	taskReload  = "reload-snap-services"
 	taskCommit  = "commit-snap"
 	taskCollect = "collect-revisions"
+
+	taskConfigure = "configure-system"
 )
 
 // tasks prepare the first of jobs, up to the decision, which brings the tasks of
@@ -207,7 +209,13 @@ func (m *Manager) runnable(state *snapState, rev tenure.Revision) (*installed, e
 	if err != nil {
 		return nil, err
 	}
-	if found == nil || !found.Line.Installed() || !found.Line.Active {
+	if found != nil && found.Line.Installed() && !found.Line.Active {
+		return nil, &Error{
+			Kind: KindBase, Op: "run", Object: r.Ref.String(), Hint: "enable it with tenure enable " + string(base),
+			Err: fmt.Errorf("its base %q is disabled", base),
+		}
+	}
+	if found == nil || !found.Line.Installed() {
 		return nil, &Error{
 			Kind: KindBase, Op: "run", Object: r.Ref.String(), Hint: "install " + string(base),
 			Err: fmt.Errorf("its base %q is not installed", base),

@@ -125,9 +125,6 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 	if err != nil {
 		return nil, err
 	}
-	if !state.Line.Active && req.Action != ActionStop {
-		return nil, &Error{Kind: KindBad, Op: op, Object: string(snap), Hint: "tenure enable " + string(snap), Err: fmt.Errorf("snap %q is disabled", snap)}
-	}
 	c := &controlled{state: state}
 	info := state.Kept[state.Line.Current].Info
 	wanted := map[tenure.App]bool{}
@@ -136,13 +133,20 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 			return nil, err
 		}
 	}
-	for _, app := range info.StartOrder() {
-		if c.whole || wanted[app.Name] {
+	if !state.Line.Active && (c.whole || len(wanted) > 0) {
+		return nil, &Error{Kind: KindBad, Op: op, Object: string(snap), Hint: "enable it with tenure enable " + string(snap), Err: fmt.Errorf("snap %q is disabled", snap)}
+	}
+	services := info.StartOrder()
+	if c.whole && len(services) == 0 {
+		return nil, &Error{Kind: KindApp, Op: op, Object: string(snap), Err: fmt.Errorf("snap %q has no services", snap)}
+	}
+	for _, app := range services {
+		if wanted[app.Name] || c.whole && c.concerns(req, app.Name) {
 			c.services = append(c.services, app)
 		}
 	}
-	if c.whole && len(c.services) == 0 {
-		return nil, &Error{Kind: KindApp, Op: op, Object: string(snap), Err: fmt.Errorf("snap %q has no services", snap)}
+	if err := m.exist(ctx, op, c.others); err != nil {
+		return nil, err
 	}
 	question := policy.Change{
 		Reason: tenure.ReasonRestart, Snap: snap, From: state.Line.Current, To: state.Line.Current, Kill: req.Options.Kill,
@@ -170,6 +174,38 @@ func (c *controlled) found(op string) error {
 	for _, unit := range c.others {
 		if !slices.ContainsFunc(c.plan.Items, func(item policy.Item) bool { return item.Unit == unit }) {
 			return &Error{Kind: KindNotFound, Op: op, Object: unit.String(), Hint: "see tenure ps " + string(unit.Snap), Err: fmt.Errorf("there is no unit %s", unit)}
+		}
+	}
+	return nil
+}
+
+// concerns reports whether a request that names the whole snap means app: what does
+// not start by itself is not started, and what does not run is not restarted, unless
+// it is named.
+func (c *controlled) concerns(req Request, app tenure.App) bool {
+	disabled, stopped := slices.Contains(c.state.Disabled, app), slices.Contains(c.state.Stopped, app)
+	switch req.Action {
+	case ActionStart:
+		return req.Permanent || !disabled
+	case ActionRestart:
+		return !disabled && !stopped
+	case ActionInstall, ActionRefresh, ActionRevert, ActionRemove, ActionEnable, ActionDisable, ActionStop:
+	}
+	return true
+}
+
+// exist refuses units that are not there.
+func (m *Manager) exist(ctx context.Context, op string, units []tenure.UnitID) error {
+	if len(units) == 0 {
+		return nil
+	}
+	known, err := m.statuses(ctx)
+	if err != nil {
+		return err
+	}
+	for _, unit := range units {
+		if status, found := known[unit]; !found || idle(status) {
+			return &Error{Kind: KindApp, Op: op, Object: unit.String(), Hint: "see tenure ps " + string(unit.Snap), Err: errors.New("there is no such unit")}
 		}
 	}
 	return nil
@@ -217,9 +253,6 @@ func (m *Manager) controlTasks(ctx context.Context, req Request, c *controlled) 
 			return nil, err
 		}
 		for _, app := range c.services {
-			if req.Action == ActionStart && !req.Permanent && c.whole && slices.Contains(c.state.Disabled, app.Name) {
-				continue
-			}
 			sw.Start = append(sw.Start, m.launch.service(r, app))
 		}
 	}

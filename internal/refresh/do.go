@@ -54,6 +54,12 @@ func (j *job) to() tenure.Revision {
 	return j.After.Line.Current
 }
 
+// prunes reports whether the job only drops revisions that nothing uses, from a
+// snap that stays as it is.
+func (j *job) prunes() bool {
+	return j.Reason == tenure.ReasonRemove && j.After != nil && j.After.Line.Installed()
+}
+
 func (j *job) target() tenure.Ref {
 	return tenure.Ref{Snap: j.snap(), Revision: j.After.Line.Current}
 }
@@ -147,7 +153,10 @@ func (m *Manager) prepare(ctx context.Context, req Request) (*prepared, error) {
 	files := make(map[tenure.Instance]string, len(candidates))
 	for _, c := range candidates {
 		if files[c.Name] != "" {
-			return nil, &Error{Kind: KindBad, Op: string(req.Action), Object: string(c.Name), Err: fmt.Errorf("two files of one command are the snap %q", c.Name)}
+			return nil, &Error{
+				Kind: KindBad, Op: string(req.Action), Object: string(c.Name), Hint: "leave one out, or install it under another name",
+				Err: fmt.Errorf("two files of one command are this snap, %s the second of them", c.File.Label),
+			}
 		}
 		files[c.Name] = c.File.Path
 		names = append(names, c.Name)
@@ -175,15 +184,7 @@ func (m *Manager) jobs(ctx context.Context, req Request, candidates []candidate)
 	case ActionInstall, ActionRefresh:
 		return m.installJobs(req, candidates)
 	case ActionRevert, ActionRemove, ActionEnable, ActionDisable:
-		var jobs []job
-		for _, snap := range slices.Compact(slices.Sorted(slices.Values(req.Snaps))) {
-			j, err := m.snapJob(ctx, req, snap)
-			if err != nil {
-				return nil, err
-			}
-			jobs = append(jobs, j)
-		}
-		return jobs, nil
+		return m.snapJobs(ctx, req)
 	case ActionStart, ActionStop, ActionRestart:
 	}
 	return nil, &Error{Kind: KindBad, Op: string(req.Action), Err: fmt.Errorf("there is no action %q", req.Action)}
@@ -203,6 +204,9 @@ func (m *Manager) decideAll(ctx context.Context, jobs []job) ([]policy.Plan, err
 }
 
 func (m *Manager) decide(ctx context.Context, j *job) (policy.Plan, error) {
+	if j.prunes() {
+		return policy.Plan{Change: j.change(), Summary: fmt.Sprintf("%s: no unit is touched", j.change())}, nil
+	}
 	var more []installed
 	if !j.to().IsZero() && (j.Before == nil || j.Before.Kept[j.to()].Info == nil) {
 		more = append(more, j.After.revision(j.to()))
@@ -235,6 +239,28 @@ func refused(op string, plan policy.Plan) error {
 	}
 }
 
+// snapJobs are the jobs for snaps that are installed, each once: bases are enabled
+// before what needs them, and disabled or removed after it.
+func (m *Manager) snapJobs(ctx context.Context, req Request) ([]job, error) {
+	req.Snaps = slices.Compact(slices.Sorted(slices.Values(req.Snaps)))
+	var jobs []job
+	for _, snap := range req.Snaps {
+		j, err := m.snapJob(ctx, req, snap)
+		if err != nil {
+			return nil, err
+		}
+		jobs = append(jobs, j)
+	}
+	slices.SortStableFunc(jobs, func(a, b job) int {
+		order := rank(a.Before.Kept[a.from()].Info) - rank(b.Before.Kept[b.from()].Info)
+		if req.Action == ActionEnable {
+			return order
+		}
+		return -order
+	})
+	return jobs, nil
+}
+
 // snapJob is the job for a snap that is installed.
 func (m *Manager) snapJob(ctx context.Context, req Request, snap tenure.Instance) (job, error) {
 	op := string(req.Action)
@@ -250,33 +276,50 @@ func (m *Manager) snapJob(ctx context.Context, req Request, snap tenure.Instance
 	switch req.Action {
 	case ActionRevert:
 		if line, _, err = revision.Revert(line, req.Revision); err != nil {
-			return bad(KindNotRevertible, err)
+			failed := &Error{Kind: KindNotRevertible, Op: op, Object: string(snap), Err: bare(err)}
+			if !req.Revision.IsZero() {
+				failed.Object += " to " + req.Revision.String()
+			}
+			return job{}, failed
 		}
 	case ActionEnable:
 		j.Reason = tenure.ReasonRestart
+		if line.Active {
+			return bad(KindBad, fmt.Errorf("snap %q is already enabled", snap))
+		}
 		if line, _, err = revision.Enable(line); err != nil {
-			return bad(KindBad, err)
+			return bad(KindBad, bare(err))
 		}
 	case ActionDisable:
 		j.Reason = tenure.ReasonDisable
+		if !line.Active {
+			return bad(KindBad, fmt.Errorf("snap %q is already disabled", snap))
+		}
+		if err := m.unused(req, before); err != nil {
+			return job{}, err
+		}
 		if line, _, err = revision.Disable(line); err != nil {
 			return bad(KindBad, err)
 		}
 	case ActionRemove:
 		j.Reason = tenure.ReasonRemove
-		if line, err = m.removeLine(ctx, before, req.Revision); err != nil {
+		if line, err = m.removeLine(ctx, req, before); err != nil {
 			return job{}, err
 		}
 	case ActionInstall, ActionRefresh, ActionStart, ActionStop, ActionRestart:
 		return bad(KindBad, fmt.Errorf("there is no action %q on installed snaps", req.Action))
 	}
 	j.After = before.with(line)
+	if req.Action == ActionEnable {
+		// What was stopped before it was disabled is not what enabling asks for.
+		j.After.Stopped = nil
+	}
 	return j, nil
 }
 
 // removeLine is before without one revision, or without all.
-func (m *Manager) removeLine(ctx context.Context, before *snapState, rev tenure.Revision) (revision.State, error) {
-	snap := string(before.Instance)
+func (m *Manager) removeLine(ctx context.Context, req Request, before *snapState) (revision.State, error) {
+	snap, rev := string(before.Instance), req.Revision
 	if !rev.IsZero() {
 		pins, err := m.pins(ctx, before)
 		if err != nil {
@@ -284,24 +327,36 @@ func (m *Manager) removeLine(ctx context.Context, before *snapState, rev tenure.
 		}
 		line, _, err := revision.RemoveRevision(before.Line, rev, pins)
 		if err != nil {
-			return line, &Error{Kind: KindBad, Op: "remove revision " + rev.String() + " of", Object: snap, Err: err}
+			return line, &Error{Kind: KindBad, Op: "remove revision " + rev.String() + " of", Object: snap, Err: bare(err)}
 		}
 		return line, nil
 	}
-	if users, err := m.dependents(before); err != nil || len(users) > 0 {
-		if err != nil {
-			return revision.State{}, err
-		}
-		return revision.State{}, &Error{
-			Kind: KindBase, Op: "remove", Object: snap, Hint: "remove " + strings.Join(users, ", ") + " first",
-			Err: fmt.Errorf("it is the base of %s", strings.Join(users, ", ")),
-		}
+	if err := m.unused(req, before); err != nil {
+		return revision.State{}, err
 	}
 	line, _, err := revision.Remove(before.Line)
 	if err != nil {
-		return line, &Error{Kind: KindBad, Op: "remove", Object: snap, Err: err}
+		return line, &Error{Kind: KindBad, Op: "remove", Object: snap, Err: bare(err)}
 	}
 	return line, nil
+}
+
+// unused refuses what would take a base from under enabled snaps that the same
+// request leaves as they are.
+func (m *Manager) unused(req Request, base *snapState) error {
+	users, err := m.dependents(base)
+	if err != nil {
+		return err
+	}
+	users = slices.DeleteFunc(users, func(user string) bool { return slices.Contains(req.Snaps, tenure.Instance(user)) })
+	if len(users) == 0 {
+		return nil
+	}
+	op, names := string(req.Action), strings.Join(users, ", ")
+	return &Error{
+		Kind: KindBase, Op: op, Object: string(base.Instance), Hint: op + " " + names + " first, or in the same command",
+		Err: fmt.Errorf("it is the base of %s", names),
+	}
 }
 
 // dependents are the installed snaps that have state's snap as their base.

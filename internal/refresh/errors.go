@@ -3,6 +3,7 @@ package refresh
 import (
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Kind tells errors apart for those who must react to them: the API turns it
@@ -35,6 +36,8 @@ const (
 	KindNoSource Kind = "snap-no-update-available"
 	// KindApp is an app or unit that the snap does not have.
 	KindApp Kind = "app-not-found"
+	// KindOption is a configuration option that is not set, or that there is not.
+	KindOption Kind = "option-not-found"
 )
 
 // Error is a request that was refused: what was asked, of what, why, and what
@@ -69,4 +72,14 @@ func KindOf(err error) Kind {
 		return refused.Kind
 	}
 	return ""
+}
+
+// bare is err without the operation that it begins with, for an Error that names
+// the operation itself.
+func bare(err error) error {
+	_, rest, found := strings.Cut(err.Error(), ": ")
+	if !found {
+		return err
+	}
+	return &relabelled{err: err, text: rest}
 }

@@ -84,6 +84,7 @@ func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskReload, reloadStep{m})
 	change.Register(reg, taskCommit, commitStep{m})
 	change.Register(reg, taskCollect, collectStep{m})
+	change.Register(reg, taskConfigure, configureStep{m})
 }
 
 // states are the documents of snaps in the journal.
@@ -153,6 +154,6 @@ func conflict(op, object string, err error) error {
 	return &Error{
 		Kind: KindConflict, Op: op, Object: object,
 		Hint: "wait for it (tenure watch " + busy.ID.String() + ") or stop it (tenure abort " + busy.ID.String() + ")",
-		Err:  err,
+		Err:  busy,
 	}
 }

@@ -2,6 +2,7 @@ package refresh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -77,7 +78,11 @@ func (m *Manager) Services(ctx context.Context, named []string) ([]ServiceInfo, 
 	}
 	for _, name := range named {
 		if !found[name] {
-			return nil, &Error{Kind: KindApp, Op: "show services of", Object: name, Err: fmt.Errorf("there is no snap or service %q", name)}
+			return nil, &Error{Kind: KindApp, Op: "find", Object: name, Hint: "see tenure services", Err: errors.New("there is no snap or service of that name")}
+		}
+		of := func(s ServiceInfo) bool { return string(s.Unit.Snap) == name || s.Unit.String() == name }
+		if !slices.ContainsFunc(services, of) {
+			return nil, &Error{Kind: KindApp, Op: "find services of", Object: name, Err: fmt.Errorf("snap %q has no services", name)}
 		}
 	}
 	return services, nil

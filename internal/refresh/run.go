@@ -45,7 +45,7 @@ func (m *Manager) Run(ctx context.Context, req RunRequest) (RunReply, error) {
 		return RunReply{}, err
 	}
 	if !state.Line.Active {
-		return RunReply{}, &Error{Kind: KindBad, Op: "run", Object: req.Name, Hint: "tenure enable " + string(snap), Err: fmt.Errorf("snap %q is disabled", snap)}
+		return RunReply{}, &Error{Kind: KindBad, Op: "run", Object: req.Name, Hint: "enable it with tenure enable " + string(snap), Err: fmt.Errorf("snap %q is disabled", snap)}
 	}
 	r, err := m.runnable(state, state.Line.Current)
 	if err != nil {
