@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 )
 
 // Config says which daemon a Client talks to.
@@ -34,8 +35,8 @@ type Config struct {
 
 // Client talks to a daemon.
 type Client struct {
-	http   *http.Client
-	socket string
+	http         *http.Client
+	root, socket string
 }
 
 // New makes a client. It connects when it is first used.
@@ -47,7 +48,7 @@ func New(cfg Config) *Client {
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return dial(ctx, socket)
 	}}
-	return &Client{http: &http.Client{Transport: transport}, socket: socket}
+	return &Client{http: &http.Client{Transport: transport}, root: cfg.Root, socket: socket}
 }
 
 // maxSunPath is the longest path that a socket address has room for (unix(7)).
@@ -61,14 +62,33 @@ func dial(ctx context.Context, socket string) (net.Conn, error) {
 	}
 	dir, err := os.Open(filepath.Dir(socket))
 	if err != nil {
-		return nil, err
+		return nil, &net.OpError{Op: "dial", Net: "unix", Err: err}
 	}
 	defer dir.Close() //nolint:errcheck // Only looked at.
 	return d.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(socket)))
 }
 
-// ErrNoDaemon is that nothing answers at the socket.
-var ErrNoDaemon = errors.New("cannot communicate with tenured")
+// ErrNoDaemon is the kind of errors that say that nothing answers at the socket.
+var ErrNoDaemon = errors.New("tenured is not running")
+
+// away words an error of a request that got no answer, with what to do about it.
+func (c *Client) away(r call, err error) error {
+	failed, dialling := errors.AsType[*net.OpError](err)
+	if !dialling || failed.Op != "dial" {
+		return fmt.Errorf("%s %s: %w", r.method, r.path, err)
+	}
+	start := "tenured"
+	if c.root != "" {
+		start += " --root " + c.root
+	}
+	if _, err := os.Stat(filepath.Join("/", c.root)); err != nil {
+		return fmt.Errorf("%w: there is no directory %s, so check --root and TENURE_ROOT", ErrNoDaemon, c.root)
+	}
+	if errors.Is(err, syscall.EACCES) {
+		return fmt.Errorf("cannot reach tenured at %s: %w; try with sudo", c.socket, syscall.EACCES)
+	}
+	return fmt.Errorf("%w: nothing answers at %s; start it with %q", ErrNoDaemon, c.socket, "sudo "+start)
+}
 
 // Error is an error that the daemon answered with.
 type Error struct {
@@ -117,21 +137,22 @@ func (c *Client) request(ctx context.Context, r call) (*http.Response, error) {
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		if _, dialled := errors.AsType[*net.OpError](err); dialled {
-			return nil, fmt.Errorf("%w at %s: %w; is it running?", ErrNoDaemon, c.socket, err)
-		}
-		return nil, fmt.Errorf("%s %s: %w", r.method, r.path, err)
+		return nil, c.away(r, err)
 	}
 	return resp, nil
 }
 
 // post sends body and decodes the envelope; result may be nil.
 func (c *Client) post(ctx context.Context, path string, body, result any) (*Response, error) {
+	return c.sendJSON(ctx, http.MethodPost, path, body, result)
+}
+
+func (c *Client) sendJSON(ctx context.Context, method, path string, body, result any) (*Response, error) {
 	raw, err := json.Marshal(body)
 	if err != nil {
-		return nil, fmt.Errorf("POST %s: %w", path, err)
+		return nil, fmt.Errorf("%s %s: %w", method, path, err)
 	}
-	resp, err := c.request(ctx, call{method: http.MethodPost, path: path, body: bytes.NewReader(raw), contentType: "application/json"})
+	resp, err := c.request(ctx, call{method: method, path: path, body: bytes.NewReader(raw), contentType: "application/json"})
 	if err != nil {
 		return nil, err
 	}
@@ -234,6 +255,26 @@ func (c *Client) Units(ctx context.Context) ([]Unit, error) {
 // Pins are the reasons to keep a revision like "virt@x1".
 func (c *Client) Pins(ctx context.Context, ref string) ([]Pin, error) {
 	return get[[]Pin](ctx, c, "/v2/pins", url.Values{"ref": {ref}})
+}
+
+// Conf are configuration options: the named ones by their dotted names, or all as
+// one document. Those of the system itself are the snap "system".
+func (c *Client) Conf(ctx context.Context, snap string, keys []string) (map[string]any, error) {
+	query := url.Values{}
+	if len(keys) > 0 {
+		query.Set("keys", strings.Join(keys, ","))
+	}
+	return get[map[string]any](ctx, c, "/v2/snaps/"+url.PathEscape(snap)+"/conf", query)
+}
+
+// SetConf changes configuration options by their dotted names, and gives the id of
+// the change that does it; nil unsets one.
+func (c *Client) SetConf(ctx context.Context, snap string, patch map[string]any) (string, error) {
+	envelope, err := c.sendJSON(ctx, http.MethodPut, "/v2/snaps/"+url.PathEscape(snap)+"/conf", patch, nil)
+	if err != nil {
+		return "", err
+	}
+	return envelope.Change, nil
 }
 
 // Do asks for an action and gives the id of the change that carries it out.

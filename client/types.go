@@ -177,6 +177,7 @@ type Action struct {
 	Name          string   `json:"name,omitempty"`
 	Files         []string `json:"-"`
 	Revision      string   `json:"revision,omitempty"`
+	Channel       string   `json:"channel,omitempty"`
 	Dangerous     bool     `json:"dangerous,omitempty"`
 	DevMode       bool     `json:"devmode,omitempty"`
 	JailMode      bool     `json:"jailmode,omitempty"`
@@ -207,6 +208,9 @@ func (a Action) form() map[string]string {
 	}
 	if a.Name != "" {
 		fields["name"] = a.Name
+	}
+	if a.Channel != "" {
+		fields["channel"] = a.Channel
 	}
 	if len(a.Files) == 1 {
 		fields["snap-path"] = strings.TrimSpace(a.Files[0])

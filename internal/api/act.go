@@ -9,6 +9,8 @@ import (
 	"mime/multipart"
 	"net/http"
 	"os"
+	"slices"
+	"strings"
 
 	"tenure"
 	"tenure/client"
@@ -40,7 +42,7 @@ func (s *server) changeAction(r *http.Request) (*reply, error) {
 		return nil, bad(fmt.Sprintf("change action %q is unsupported", body.Action))
 	}
 	if err := s.cfg.Manager.Engine().Abort(r.Context(), id); err != nil {
-		return nil, err
+		return nil, aboutChange("abort", id, err)
 	}
 	c, err := s.cfg.Manager.Engine().Get(id)
 	if err != nil {
@@ -112,7 +114,7 @@ func (s *server) readRequest(r *http.Request, name string) (request refresh.Requ
 			return request, func() {}, err
 		}
 		files = upload.files
-	} else if err := readJSON(r, &action); err != nil {
+	} else if err := readJSON(r, &action, ignored()...); err != nil {
 		return request, done, err
 	}
 	if name != "" {
@@ -124,20 +126,6 @@ func (s *server) readRequest(r *http.Request, name string) (request refresh.Requ
 		return request, func() {}, err
 	}
 	return request, done, nil
-}
-
-func readJSON(r *http.Request, into any) error {
-	raw, err := io.ReadAll(io.LimitReader(r.Body, maxBody+1))
-	if err != nil {
-		return bad("cannot read the body: " + err.Error())
-	}
-	if len(raw) > maxBody {
-		return &requestError{status: http.StatusRequestEntityTooLarge, message: fmt.Sprintf("the body is longer than %d bytes", maxBody)}
-	}
-	if err := json.Unmarshal(raw, into); err != nil {
-		return bad("cannot decode the body: " + err.Error())
-	}
-	return nil
 }
 
 func requestOf(action client.Action, files []refresh.File) (refresh.Request, error) {
@@ -157,6 +145,13 @@ func requestOf(action client.Action, files []refresh.File) (refresh.Request, err
 	}
 	if action.Enable && request.Action != refresh.ActionStart || action.Disable && request.Action != refresh.ActionStop {
 		return request, bad("--enable goes with start, --disable with stop")
+	}
+	if action.Channel != "" {
+		return request, bad(fmt.Sprintf("cannot take a snap from channel %q: no source of snaps is configured; "+
+			"give a file, and no channel", action.Channel))
+	}
+	if action.Revision != "" && len(action.Snaps) > 1 {
+		return request, bad("a single snap name is needed to specify the revision")
 	}
 	for _, name := range action.Snaps {
 		snap, err := tenure.ParseInstance(name)
@@ -249,8 +244,23 @@ func (u *upload) remove() {
 	}
 }
 
+// known refuses fields that nothing would become of.
+func (u *upload) known() error {
+	fields := append(ignored(), "action", "name", "channel", "snap-path",
+		"dangerous", "devmode", "jailmode", "classic", "ignore-running", "kill")
+	for name := range u.fields {
+		if !slices.Contains(fields, name) {
+			return bad(fmt.Sprintf("there is no field %q; the fields are %s", name, strings.Join(slices.Sorted(slices.Values(fields)), ", ")))
+		}
+	}
+	return nil
+}
+
 func (u *upload) action() (client.Action, error) {
-	action := client.Action{Action: u.fields["action"], Name: u.fields["name"]}
+	if err := u.known(); err != nil {
+		return client.Action{}, err
+	}
+	action := client.Action{Action: u.fields["action"], Name: u.fields["name"], Channel: u.fields["channel"]}
 	if action.Action == "" {
 		action.Action = string(refresh.ActionInstall)
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -92,7 +93,7 @@ func classify(err error) (status int, kind string) {
 	case refresh.KindConflict:
 		return http.StatusConflict, string(kind)
 	case refresh.KindBad, refresh.KindInstalled, refresh.KindNotRevertible, refresh.KindNeedsFlag, refresh.KindBase,
-		refresh.KindPackage, refresh.KindRefused, refresh.KindNoSource:
+		refresh.KindPackage, refresh.KindRefused, refresh.KindNoSource, refresh.KindOption:
 		return http.StatusBadRequest, string(kind)
 	}
 	_, finished := errors.AsType[*change.FinishedError](err)
@@ -101,6 +102,9 @@ func classify(err error) (status int, kind string) {
 		return http.StatusNotFound, string(refresh.KindNotFound)
 	case errors.Is(err, tenure.ErrName), finished:
 		return http.StatusBadRequest, ""
+	case errors.Is(err, change.ErrShutdown), errors.Is(err, context.Canceled):
+		// Either the daemon is about to end, or the client has left.
+		return http.StatusServiceUnavailable, "daemon-restart"
 	default:
 		return http.StatusInternalServerError, ""
 	}

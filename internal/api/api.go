@@ -20,6 +20,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"tenure/internal/refresh"
@@ -128,13 +129,38 @@ func (s *server) handler() http.Handler {
 	admin("POST /v2/snaps", s.snapsAction)
 	admin("POST /v2/snaps/{name}", s.snapAction)
 	admin("POST /v2/apps", s.appsAction)
+	admin("GET /v2/snaps/{name}/conf", s.conf)
+	admin("PUT /v2/snaps/{name}/conf", s.setConf)
 	admin("POST /v2/plan", s.plan)
 	admin("GET /v2/units", s.units)
 	admin("GET /v2/pins", s.pins)
 	admin("POST /v2/run", s.run)
 	mux.Handle("GET /v2/logs", s.stream(s.logs))
-	mux.Handle("/", s.answer(func(r *http.Request) (*reply, error) {
-		return nil, &requestError{status: http.StatusNotFound, message: fmt.Sprintf("there is no %s %s", r.Method, r.URL.Path)}
-	}, false))
+	mux.Handle("/", s.elsewhere(mux))
 	return mux
+}
+
+// elsewhere answers what no pattern of mux matches: what is there with other
+// methods, and what is not there at all.
+func (s *server) elsewhere(mux *http.ServeMux) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var allowed []string
+		for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut} {
+			other := r.Clone(r.Context())
+			other.Method = method
+			if _, pattern := mux.Handler(other); pattern != "/" {
+				allowed = append(allowed, method)
+			}
+		}
+		if len(allowed) == 0 {
+			s.fail(w, &requestError{status: http.StatusNotFound, message: fmt.Sprintf("there is no %s", r.URL.Path)})
+			return
+		}
+		methods := strings.Join(allowed, ", ")
+		w.Header().Set("Allow", methods)
+		s.fail(w, &requestError{
+			status:  http.StatusMethodNotAllowed,
+			message: fmt.Sprintf("method %q not allowed on %s; it takes %s", r.Method, r.URL.Path, methods),
+		})
+	})
 }

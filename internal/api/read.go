@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"iter"
 	"log/slog"
@@ -89,13 +90,13 @@ func (s *server) snap(r *http.Request) (*reply, error) {
 
 // withServices tells for each service of a snap whether it runs.
 func (s *server) withServices(ctx context.Context, snap client.Snap) (*reply, error) {
-	services, err := s.cfg.Manager.Services(ctx, []string{snap.Name})
+	services, err := s.cfg.Manager.Services(ctx, nil)
 	if err != nil {
 		return nil, err
 	}
 	for i := range snap.Apps {
 		for j := range services {
-			if string(services[j].Unit.App) == snap.Apps[i].Name {
+			if string(services[j].Unit.Snap) == snap.Name && string(services[j].Unit.App) == snap.Apps[i].Name {
 				snap.Apps[i] = serviceOf(&services[j])
 			}
 		}
@@ -192,9 +193,23 @@ func (s *server) change(r *http.Request) (*reply, error) {
 	}
 	c, err := s.cfg.Manager.Engine().Get(id)
 	if err != nil {
-		return nil, err
+		return nil, aboutChange("show", id, err)
 	}
 	return &reply{result: s.changeOf(r, c)}, nil
+}
+
+// aboutChange words what the engine says of a change that is not there, or has ended.
+func aboutChange(op string, id change.ID, err error) error {
+	if errors.Is(err, change.ErrNotFound) {
+		return &requestError{
+			status: http.StatusNotFound, kind: string(refresh.KindNotFound),
+			message: fmt.Sprintf("cannot find change with id %q; see tenure changes", id),
+		}
+	}
+	if ended, ok := errors.AsType[*change.FinishedError](err); ok {
+		return bad(fmt.Sprintf("cannot %s change %s: it has ended (%s)", op, id, ended.Status))
+	}
+	return err
 }
 
 // watchPause is how long the news of a change are gathered for a client that has
@@ -214,7 +229,7 @@ func (s *server) watch(r *http.Request) (*reply, error) {
 	}
 	c, err := s.cfg.Manager.Engine().Watch(r.Context(), id, seen)
 	if err != nil {
-		return nil, err
+		return nil, aboutChange("watch", id, err)
 	}
 	if seen > 0 {
 		if c, err = s.gather(r.Context(), c); err != nil {
@@ -360,6 +375,9 @@ func (s *server) logUnits(r *http.Request) ([]tenure.UnitID, error) {
 	var names []string
 	for _, name := range splitList(r.FormValue("names")) {
 		if unit, err := tenure.ParseUnit(name); err == nil && unit.Kind != tenure.Service {
+			if err := s.known(r.Context(), unit); err != nil {
+				return nil, err
+			}
 			wanted[unit] = true
 			continue
 		}
@@ -375,6 +393,21 @@ func (s *server) logUnits(r *http.Request) ([]tenure.UnitID, error) {
 		}
 	}
 	return slices.Collect(maps.Keys(wanted)), nil
+}
+
+// known refuses a unit of a snap that is not there. Of one that is, units that have
+// ended may still have logs.
+func (s *server) known(ctx context.Context, unit tenure.UnitID) error {
+	snaps, err := s.cfg.Manager.Snaps(ctx, true)
+	if err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(snaps, func(snap refresh.Snap) bool { return snap.Ref.Snap == unit.Snap }) {
+		return &requestError{
+			status: http.StatusNotFound, kind: string(refresh.KindNotInstalled), message: fmt.Sprintf("snap %q is not installed", unit.Snap),
+		}
+	}
+	return nil
 }
 
 // writeLines writes lines as a JSON text sequence (RFC 7464), each as soon as it
