@@ -3,7 +3,6 @@ package main
 
 import (
 	"context"
-	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -19,14 +18,25 @@ var version = "unknown"
 func main() { os.Exit(run()) }
 
 func run() int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
-	var terminal io.Writer
-	if term.IsTerminal(int(os.Stderr.Fd())) {
-		terminal = os.Stderr
-	}
-	return cli.Run(ctx, cli.Config{
+	// Two, so that a second ^C is not lost while the first is dealt with.
+	interrupts := make(chan os.Signal, 2)
+	signal.Notify(interrupts, os.Interrupt)
+	cfg := cli.Config{
 		Args: os.Args[1:], Stdout: os.Stdout, Stderr: os.Stderr,
-		Getenv: os.Getenv, Environ: os.Environ, Terminal: terminal, Version: version,
-	})
+		Getenv: os.Getenv, Environ: os.Environ, Interrupts: interrupts, Version: version,
+	}
+	if term.IsTerminal(int(os.Stderr.Fd())) {
+		cfg.Terminal, cfg.Width = os.Stderr, width
+	}
+	return cli.Run(ctx, cfg)
+}
+
+func width() int {
+	columns, _, err := term.GetSize(int(os.Stderr.Fd()))
+	if err != nil {
+		return 0
+	}
+	return columns
 }

@@ -15,6 +15,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"strings"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
@@ -29,22 +31,30 @@ type Config struct {
 	// Getenv reads the environment, Environ lists it.
 	Getenv  func(string) string
 	Environ func() []string
-	// Terminal is where progress goes; nil where there is no terminal.
+	// Terminal is where progress goes; nil where there is no terminal. Width tells
+	// how many columns it has, if set.
 	Terminal io.Writer
-	Version  string
+	Width    func() int
+	// Interrupts brings what the terminal sends for ^C; it may be nil.
+	Interrupts <-chan os.Signal
+	Version    string
 }
 
 // app is one run of the command line.
 type app struct {
-	cfg    Config
-	root   string
-	asJSON bool
-	noWait bool
+	cfg        Config
+	root       string
+	asJSON     bool
+	noWait     bool
+	interrupts interrupts
 }
 
 // Run carries out one command line, and returns the exit status.
 func Run(ctx context.Context, cfg Config) int {
 	a := &app{cfg: cfg}
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	go a.interrupts.listen(ctx, cfg.Interrupts, func() { end(errInterrupted) })
 	root := a.command()
 	root.SetArgs(cfg.Args)
 	root.SetOut(cfg.Stdout)
@@ -53,23 +63,22 @@ func Run(ctx context.Context, cfg Config) int {
 	if err == nil {
 		return 0
 	}
-	if quiet, ok := errors.AsType[*exitError](err); ok {
-		return quiet.status
+	if errors.Is(err, context.Canceled) {
+		err = context.Cause(ctx)
 	}
 	fmt.Fprintln(cfg.Stderr, "error:", err) //nolint:errcheck // There is nowhere else to say it.
 	return exitStatus(err)
 }
 
-// exitError ends with a status, and has said why already.
-type exitError struct{ status int }
-
-func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.status) }
-
 // exitStatus is the one table from kinds of errors to exit statuses, as snap has it:
-// 10 for a change that stands in the way, which may be tried again, 1 for all else.
+// 10 for a change that stands in the way, which may be tried again, 64 for a command
+// line that cannot be understood, 1 for all else.
 func exitStatus(err error) int {
 	if failed, ok := errors.AsType[*client.Error](err); ok && failed.Kind == "snap-change-conflict" {
 		return 10
+	}
+	if _, ok := errors.AsType[*usageError](err); ok {
+		return exitUsage
 	}
 	return 1
 }
@@ -83,22 +92,46 @@ process when a package changes. "tenure plan" says beforehand what a change woul
 do to each process, and why.`,
 		SilenceUsage: true, SilenceErrors: true,
 		SuggestionsMinimumDistance: 2,
+		Args:                       cobra.ArbitraryArgs,
+		ValidArgsFunction:          cobra.NoFileCompletions,
+		RunE: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return unknown(c, args[0])
+			}
+			return c.Help()
+		},
 	}
 	root.PersistentFlags().StringVar(&a.root, "root", a.cfg.Getenv("TENURE_ROOT"), "talk to the private instance below this directory (or TENURE_ROOT)")
+	root.SetFlagErrorFunc(a.badFlag)
+	root.SetHelpCommand(helpCommand())
 	root.AddGroup(&cobra.Group{ID: "snaps", Title: "Snaps:"}, &cobra.Group{ID: "services", Title: "Services:"},
-		&cobra.Group{ID: "see", Title: "See what runs, and why:"}, &cobra.Group{ID: "changes", Title: "Changes:"})
+		&cobra.Group{ID: "see", Title: "See what runs, and why:"}, &cobra.Group{ID: "changes", Title: "Changes:"},
+		&cobra.Group{ID: "config", Title: "Configuration:"})
 	root.AddCommand(a.snapCommands()...)
 	root.AddCommand(a.serviceCommands()...)
 	root.AddCommand(a.seeCommands()...)
 	root.AddCommand(a.changeCommands()...)
+	root.AddCommand(a.configCommands()...)
 	root.AddCommand(a.packCommand(), a.runCommand(), a.versionCommand())
 	return root
 }
 
-func (a *app) client() *client.Client { return client.New(client.Config{Root: a.root}) }
+// client talks to the daemon of the root, which is a path from where this command was
+// started, as it is for tenured.
+func (a *app) client() *client.Client {
+	root := a.root
+	if absolute, err := filepath.Abs(root); root != "" && err == nil {
+		root = absolute
+	}
+	return client.New(client.Config{Root: root})
+}
 
 func (a *app) printf(format string, args ...any) {
 	fmt.Fprintf(a.cfg.Stdout, format, args...) //nolint:errcheck // A closed output ends the command soon enough.
+}
+
+func (a *app) warnf(format string, args ...any) {
+	fmt.Fprintf(a.cfg.Stderr, format+"\n", args...) //nolint:errcheck // See printf.
 }
 
 // table prints rows in columns, as snap does.
@@ -131,34 +164,60 @@ func (a *app) readable(c *cobra.Command) *cobra.Command {
 // existing refuses files that cannot be read, before anything is sent.
 func existing(paths []string) error {
 	for _, path := range paths {
-		f, err := os.Open(path)
+		info, err := os.Stat(path)
+		switch {
+		case err != nil:
+			return cannotOpen(path, err)
+		case info.IsDir():
+			return fmt.Errorf("cannot open %q: it is a directory; to make a snap of it use tenure pack", path)
+		case !info.Mode().IsRegular():
+			return fmt.Errorf("cannot open %q: it is not a file", path)
+		}
+		file, err := os.Open(path)
 		if err != nil {
-			return fmt.Errorf("cannot open %q: %w", path, errors.Unwrap(err))
+			return cannotOpen(path, err)
 		}
-		info, err := f.Stat()
-		_ = f.Close()
-		if err != nil {
-			return fmt.Errorf("cannot open %q: %w", path, err)
-		}
-		if !info.Mode().IsRegular() {
-			return fmt.Errorf("cannot open %q: it is not a file; to make a snap of a directory use tenure pack", path)
-		}
+		_ = file.Close() // Opened for reading.
 	}
 	return nil
 }
 
+func cannotOpen(path string, err error) error {
+	if cause := errors.Unwrap(err); cause != nil {
+		err = cause
+	}
+	return fmt.Errorf("cannot open %q: %w", path, err)
+}
+
 func (a *app) versionCommand() *cobra.Command {
-	return &cobra.Command{
-		Use: "version", Short: "Show the versions of the client and the daemon", Args: cobra.NoArgs,
+	return a.readable(&cobra.Command{
+		Use: "version", Short: "Show the versions of the client and the daemon", Args: takes(0, 0, ""),
+		Long: `version shows the versions of this client, of the daemon, of the distribution and of
+the kernel.`,
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
-			a.printf("tenure   %s\n", a.cfg.Version)
-			info, err := a.client().SystemInfo(c.Context())
-			if err != nil {
-				a.printf("tenured  unavailable\n")
-				return nil //nolint:nilerr // A client without a daemon still has a version.
+			versions := struct {
+				Client       string `json:"tenure"`
+				Daemon       string `json:"tenured"`
+				Distribution string `json:"distribution,omitempty"`
+				Kernel       string `json:"kernel,omitempty"`
+			}{Client: a.cfg.Version, Daemon: "unavailable"}
+			// A client without a daemon still has a version.
+			if info, err := a.client().SystemInfo(c.Context()); err == nil {
+				versions.Daemon, versions.Kernel = info.Version, info.KernelVersion
+				versions.Distribution = strings.TrimSpace(info.OSRelease["id"] + " " + info.OSRelease["version-id"])
 			}
-			a.printf("tenured  %s\nkernel   %s\n", info.Version, info.KernelVersion)
+			if shown, err := a.show(versions); shown || err != nil {
+				return err
+			}
+			a.table("tenure\t"+versions.Client, func(row func(string)) {
+				row("tenured\t" + versions.Daemon)
+				if versions.Kernel != "" {
+					row(strings.Replace(versions.Distribution, " ", "\t", 1))
+					row("kernel\t" + versions.Kernel)
+				}
+			})
 			return nil
 		},
-	}
+	})
 }

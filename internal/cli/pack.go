@@ -28,7 +28,8 @@ func (a *app) packCommand() *cobra.Command {
 		Long: `pack checks DIRECTORY (by default the current one) as an installation would, and
 makes a snap file of it. The same directory always gives the same bytes. Without
 FILE, or where FILE is a directory, the file is called NAME_VERSION_ARCH.snap.`,
-		Args: cobra.MaximumNArgs(2),
+		Example: "  tenure pack ./hello\n  tenure pack ./hello ./hello.snap\n  tenure pack --check-skeleton ./hello",
+		Args:    takes(0, 2, "directory"), ValidArgsFunction: directories,
 		RunE: func(c *cobra.Command, args []string) error {
 			dir, target := ".", ""
 			if len(args) > 0 {
@@ -52,7 +53,7 @@ func (a *app) pack(c *cobra.Command, dir, target string, flags packing) error {
 		return fmt.Errorf("cannot pack %q: %w", dir, err)
 	}
 	for _, ignored := range info.Ignored {
-		fmt.Fprintf(a.cfg.Stderr, "warning: %s is not known and is ignored\n", ignored) //nolint:errcheck // See printf.
+		a.warnf("warning: %s is not known and is ignored", ignored)
 	}
 	if flags.check {
 		return nil

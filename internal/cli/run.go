@@ -12,7 +12,11 @@ import (
 
 func (a *app) runCommand() *cobra.Command {
 	c := &cobra.Command{
-		Use: "run SNAP[.APP] [ARGUMENT...]", Short: "Run an app of a snap", Args: cobra.MinimumNArgs(1),
+		Use: "run SNAP[.APP] [ARGUMENT...]", Short: "Run an app of a snap", Args: takes(1, -1, "snap or app"),
+		Long: `run runs an app of a snap, as the commands in snap/bin do: confined, from the current
+revision, and tracked as a unit of its own.`,
+		Example:           "  tenure run hello\n  tenure run virt.virtctl list",
+		ValidArgsFunction: a.complete(a.appNames, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			program, err := a.client().Run(c.Context(), client.Run{
 				App: args[0], Args: args[1:], Env: a.cfg.Environ(),

@@ -1,11 +1,10 @@
 package cli
 
 import (
-	"fmt"
+	"context"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,17 +19,6 @@ func (a *app) seeCommands() []*cobra.Command {
 	return commands
 }
 
-func lineCount(n string) (int, error) {
-	if n == "all" {
-		return -1, nil
-	}
-	lines, err := strconv.Atoi(n)
-	if err != nil || lines < 0 {
-		return 0, fmt.Errorf("-n takes a number of lines or \"all\"; it is %q", n)
-	}
-	return lines, nil
-}
-
 func (a *app) planCommand() *cobra.Command {
 	action := client.Action{}
 	c := &cobra.Command{
@@ -39,13 +27,16 @@ func (a *app) planCommand() *cobra.Command {
 		Long: `plan says what an action would do to each running process, which rule decides that,
 and which revisions would be kept for it. Nothing is changed.
 
-The actions are install, refresh, revert, remove, enable, disable, stop and restart.`,
+The actions are install, refresh, revert, remove, enable, disable, start, stop and
+restart.`,
 		Example:   "  tenure plan refresh ./virt_2.snap\n  tenure plan remove virt",
-		Args:      cobra.MinimumNArgs(2),
-		ValidArgs: []string{"install", "refresh", "revert", "remove", "enable", "disable", "stop", "restart"},
+		Args: takes(2, -1, "an action and what to do it to"), ValidArgsFunction: a.completePlan,
 		RunE: func(c *cobra.Command, args []string) error {
-			if !slices.Contains(c.ValidArgs, args[0]) {
-				return fmt.Errorf("cannot plan %q: the actions are %s", args[0], strings.Join(c.ValidArgs, ", "))
+			if !slices.Contains(planned(), args[0]) {
+				return misused(c, "cannot plan %q: the actions are %s", args[0], strings.Join(planned(), ", "))
+			}
+			if err := confined(c, &action); err != nil {
+				return err
 			}
 			action.Action = args[0]
 			action.Files, action.Snaps = files(args[1:])
@@ -57,30 +48,55 @@ The actions are install, refresh, revert, remove, enable, disable, stop and rest
 	}
 	confinement(c, &action)
 	c.Flags().StringVar(&action.Revision, "revision", "", "the revision to revert to or to remove")
+	c.Flags().StringVar(&action.Name, "name", "", "the instance that a file becomes (SNAP_KEY)")
 	c.Flags().BoolVar(&action.IgnoreRunning, "ignore-running", false, "as for refresh")
 	return a.readable(c)
+}
+
+// planned are the actions that can be planned.
+func planned() []string {
+	return []string{"install", "refresh", "revert", "remove", "enable", "disable", "start", "stop", "restart"}
+}
+
+func (a *app) completePlan(c *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	switch {
+	case len(args) == 0:
+		return planned(), cobra.ShellCompDirectiveNoFileComp
+	case args[0] == "install", args[0] == "refresh":
+		return snapFiles(c, args, toComplete)
+	case args[0] == "start", args[0] == "stop", args[0] == "restart":
+		return a.complete(a.unitNames, -1)(c, args, toComplete)
+	default:
+		return a.complete(a.snapNames, -1)(c, args, toComplete)
+	}
 }
 
 func (a *app) ps() *cobra.Command {
 	return a.readable(&cobra.Command{
 		Use: "ps [SNAP...]", Short: "Show what runs: units with their revisions and processes",
+		Long: `ps shows every unit (service, workload, run of an app or hook) that is alive, with the
+revision that it runs from, its age and its processes; * marks the main process. A
+unit is stale when its revision is not the current one.`,
+		Example:           "  tenure ps\n  tenure ps virt",
+		ValidArgsFunction: a.complete(a.snapNames, -1),
 		RunE: func(c *cobra.Command, args []string) error {
-			units, err := a.client().Units(c.Context())
+			units, err := a.unitsOf(c.Context(), args)
 			if err != nil {
 				return err
 			}
-			if len(args) > 0 {
-				units = slices.DeleteFunc(units, func(u client.Unit) bool { return !slices.Contains(args, u.Snap) })
-			}
 			if shown, err := a.show(units); shown || err != nil {
 				return err
+			}
+			if len(units) == 0 {
+				a.warnf("nothing runs%s", strings.Join(prefixed(" of ", args), ","))
+				return nil
 			}
 			a.table("Unit\tKind\tRev\tState\tAge\tProcess", func(row func(string)) {
 				snap := ""
 				for i := range units {
 					if units[i].Snap != snap {
 						snap = units[i].Snap
-						row(snap)
+						row(snap + "\t\t\t\t\t")
 					}
 					psRows(&units[i], row)
 				}
@@ -88,6 +104,34 @@ func (a *app) ps() *cobra.Command {
 			return nil
 		},
 	})
+}
+
+func prefixed(prefix string, names []string) []string {
+	if len(names) == 0 {
+		return nil
+	}
+	return append([]string{prefix + names[0]}, prefixed(" ", names[1:])...)
+}
+
+// unitsOf are the units of the named snaps, of all if none is named. A snap that has
+// neither units nor an installation is an error.
+func (a *app) unitsOf(ctx context.Context, names []string) ([]client.Unit, error) {
+	units, err := a.client().Units(ctx)
+	if err != nil || len(names) == 0 {
+		return units, err
+	}
+	has := func(name string) bool {
+		return slices.ContainsFunc(units, func(u client.Unit) bool { return u.Snap == name })
+	}
+	for _, name := range names {
+		if has(name) {
+			continue
+		}
+		if _, err := a.client().Snap(ctx, name); err != nil {
+			return nil, err
+		}
+	}
+	return slices.DeleteFunc(units, func(u client.Unit) bool { return !slices.Contains(names, u.Snap) }), nil
 }
 
 func psRows(u *client.Unit, row func(string)) {
@@ -105,45 +149,17 @@ func psRows(u *client.Unit, row func(string)) {
 		if p.Main {
 			mark = " *"
 		}
-		row(strings.Join([]string{"    " + strconv.Itoa(p.PID) + mark, "", "", "", age(p.Started), shorten(p.Command)}, "\t"))
+		row(strings.Join([]string{"    " + strconv.Itoa(p.PID) + mark, "", "", "", age(p.Started), cut(p.Command, 60)}, "\t"))
 	}
-}
-
-// age is how long ago t was, to two units.
-func age(t time.Time) string {
-	if t.IsZero() {
-		return "-"
-	}
-	d := time.Since(t).Round(time.Second)
-	switch {
-	case d < time.Minute:
-		return fmt.Sprintf("%ds", int(d.Seconds()))
-	case d < time.Hour:
-		return fmt.Sprintf("%dm%ds", int(d.Minutes()), int(d.Seconds())%60)
-	case d < 24*time.Hour:
-		return fmt.Sprintf("%dh%dm", int(d.Hours()), int(d.Minutes())%60)
-	default:
-		return fmt.Sprintf("%dd%dh", int(d.Hours())/24, int(d.Hours())%24)
-	}
-}
-
-func shorten(command string) string {
-	const longest = 60
-	command = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, command)
-	if runes := []rune(command); len(runes) > longest {
-		return string(runes[:longest]) + "…"
-	}
-	return command
 }
 
 func (a *app) why() *cobra.Command {
 	return a.readable(&cobra.Command{
-		Use: "why SNAP@REVISION", Short: "Say what keeps a revision", Example: "  tenure why virt@x1", Args: cobra.ExactArgs(1),
+		Use: "why SNAP@REVISION", Short: "Say what keeps a revision", Example: "  tenure why virt@x1", Args: takes(1, 1, "revision (SNAP@REVISION)"),
+		Long: `why lists every reason to keep a revision: that it is current, that it is retained
+for tenure revert, and which units, processes and changes use it. A revision goes by
+itself when its last reason has gone.`,
+		ValidArgsFunction: a.complete(a.refs, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			pins, err := a.client().Pins(c.Context(), args[0])
 			if err != nil {

@@ -2,6 +2,9 @@ package cli
 
 import (
 	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,6 +23,10 @@ func (a *app) serviceCommands() []*cobra.Command {
 func (a *app) services() *cobra.Command {
 	return a.readable(&cobra.Command{
 		Use: "services [SNAP|SERVICE...]", Short: "Show services and whether they run",
+		Long: `services shows the services of all snaps, or of those named, whether they start by
+themselves and whether they run.`,
+		Example:           "  tenure services\n  tenure services virt",
+		ValidArgsFunction: a.complete(a.serviceNames, -1),
 		RunE: func(c *cobra.Command, args []string) error {
 			services, err := a.client().Services(c.Context(), args)
 			if err != nil {
@@ -31,17 +38,14 @@ func (a *app) services() *cobra.Command {
 			a.table("Service\tStartup\tCurrent\tNotes", func(row func(string)) {
 				for i := range services {
 					s := &services[i]
-					startup, current, notes := "disabled", "inactive", "-"
-					if s.Enabled {
-						startup = "enabled"
-					}
+					current, notes := "inactive", "-"
 					if s.Active {
 						current = "active"
 					}
 					if len(s.Notes) > 0 {
 						notes = strings.Join(s.Notes, ",")
 					}
-					row(strings.Join([]string{s.Snap + "." + s.Name, startup, current, notes}, "\t"))
+					row(strings.Join([]string{s.Snap + "." + s.Name, startup(s), current, notes}, "\t"))
 				}
 			})
 			return nil
@@ -52,7 +56,11 @@ func (a *app) services() *cobra.Command {
 func (a *app) start() *cobra.Command {
 	action := client.Action{Action: "start"}
 	c := &cobra.Command{
-		Use: "start SNAP|SERVICE...", Short: "Start services", Args: cobra.MinimumNArgs(1),
+		Use: "start SNAP|SERVICE...", Short: "Start services", Args: takes(1, -1, "snap or service"),
+		Long: `start starts services, or the enabled services of a snap, and waits until they are
+ready.`,
+		Example:           "  tenure start virt\n  tenure start --enable virt.virtd",
+		ValidArgsFunction: a.complete(a.serviceNames, -1),
 		RunE: func(c *cobra.Command, args []string) error {
 			action.Names = args
 			return a.control(c.Context(), action, "Started.")
@@ -65,7 +73,14 @@ func (a *app) start() *cobra.Command {
 func (a *app) stop() *cobra.Command {
 	action := client.Action{Action: "stop"}
 	c := &cobra.Command{
-		Use: "stop SNAP|SERVICE|UNIT...", Short: "Stop services, or single units of tenure ps", Args: cobra.MinimumNArgs(1),
+		Use: "stop SNAP|SERVICE|UNIT...", Short: "Stop services, or single units of tenure ps", Args: takes(1, -1, "snap, service or unit"),
+		Long: `stop ends services, each by its stop protocol, and waits until they have ended.
+Workloads that outlive their service are left alone unless they are named: any unit
+that tenure ps shows can be. What was stopped starts again at the next boot, unless
+--disable is given.`,
+		Example: `  tenure stop virt.virtd
+  tenure stop virt.virtd/vm.4711`,
+		ValidArgsFunction: a.complete(a.unitNames, -1),
 		RunE: func(c *cobra.Command, args []string) error {
 			action.Names = args
 			return a.control(c.Context(), action, "Stopped.")
@@ -79,7 +94,11 @@ func (a *app) stop() *cobra.Command {
 func (a *app) restart() *cobra.Command {
 	action := client.Action{Action: "restart"}
 	c := &cobra.Command{
-		Use: "restart SNAP|SERVICE...", Short: "Restart services", Args: cobra.MinimumNArgs(1),
+		Use: "restart SNAP|SERVICE...", Short: "Restart services", Args: takes(1, -1, "snap or service"),
+		Long: `restart restarts services, or those of a snap that run. With --reload, services that
+say how are reloaded instead, and keep their processes.`,
+		Example:           "  tenure restart virt\n  tenure restart --reload virt.virtd",
+		ValidArgsFunction: a.complete(a.serviceNames, -1),
 		RunE: func(c *cobra.Command, args []string) error {
 			action.Names = args
 			return a.control(c.Context(), action, "Restarted.")
@@ -98,24 +117,54 @@ func (a *app) control(ctx context.Context, action client.Action, done string) er
 }
 
 func (a *app) logs() *cobra.Command {
-	n, follow := "10", false
+	n, follow, absolute := "10", false, false
 	c := &cobra.Command{
-		Use: "logs SNAP|SERVICE|UNIT...", Short: "Show what services have written", Args: cobra.MinimumNArgs(1),
+		Use: "logs SNAP|SERVICE|UNIT...", Short: "Show what services have written", Args: takes(1, -1, "snap, service or unit"),
+		Long: `logs shows the last lines that services, or other units, have written, in the order of
+their times. With --json each line is a JSON document.`,
+		Example:           "  tenure logs -n 100 virt\n  tenure logs -f virt.virtd",
+		ValidArgsFunction: a.complete(a.unitNames, -1),
 		RunE: func(c *cobra.Command, args []string) error {
 			lines, err := lineCount(n)
 			if err != nil {
-				return err
+				return misused(c, "%v", err)
 			}
 			return a.client().Logs(c.Context(), args, lines, follow, func(line client.Log) error {
-				if shown, err := a.show(line); shown || err != nil {
-					return err
-				}
-				a.printf("%s %s[%s]: %s\n", line.Timestamp.Format("2006-01-02T15:04:05Z07:00"), line.SID, line.PID, line.Message)
-				return nil
+				return a.printLog(line, absolute)
 			})
 		},
 	}
 	c.Flags().StringVarP(&n, "lines", "n", n, "show the last N lines, or all")
-	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with lines as they are written")
+	c.Flags().BoolVarP(&follow, "follow", "f", false, "go on with lines as they are written, until ^C")
+	c.Flags().BoolVar(&absolute, "abs-time", false, "show times in UTC")
 	return a.readable(c)
+}
+
+// printLog prints one line of a log, as JSON on a line of its own where that was asked for.
+func (a *app) printLog(line client.Log, absolute bool) error {
+	if a.asJSON {
+		raw, err := json.Marshal(line)
+		if err != nil {
+			return fmt.Errorf("print: %w", err)
+		}
+		a.printf("%s\n", raw)
+		return nil
+	}
+	at := line.Timestamp.Local() //nolint:gosmopolitan // People read their own time.
+	if absolute {
+		at = at.UTC()
+	}
+	a.printf("%s %s[%s]: %s\n", at.Format("2006-01-02T15:04:05Z07:00"), line.SID, line.PID, line.Message)
+	return nil
+}
+
+func lineCount(n string) (int, error) {
+	if n == "all" {
+		return -1, nil
+	}
+	lines, err := strconv.Atoi(n)
+	if err != nil || lines < 0 {
+		return 0, fmt.Errorf("-n takes a number of lines or \"all\"; it is %q", n)
+	}
+	return lines, nil
 }

@@ -1,7 +1,9 @@
 package cli
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -14,8 +16,7 @@ import (
 func (a *app) snapCommands() []*cobra.Command {
 	commands := []*cobra.Command{
 		a.install(), a.refresh(), a.revert(), a.remove(),
-		a.simple("enable", "Enable a snap that was disabled", "enabled"),
-		a.simple("disable", "Disable a snap: nothing of it runs until it is enabled", "disabled"),
+		a.enable(), a.disable(),
 		a.list(), a.info(),
 	}
 	for _, c := range commands {
@@ -24,10 +25,11 @@ func (a *app) snapCommands() []*cobra.Command {
 	return commands
 }
 
-// files sorts arguments into files and names: what has a slash or ends in .snap is a file.
+// files sorts arguments into files and names: what has a slash, begins with a dot or
+// ends in .snap is a file.
 func files(args []string) (paths, names []string) {
 	for _, arg := range args {
-		if strings.Contains(arg, "/") || strings.HasSuffix(arg, ".snap") {
+		if strings.Contains(arg, "/") || strings.HasSuffix(arg, ".snap") || strings.HasPrefix(arg, ".") {
 			paths = append(paths, arg)
 		} else {
 			names = append(names, arg)
@@ -50,16 +52,43 @@ func (a *app) waiting(c *cobra.Command) *cobra.Command {
 	return c
 }
 
+// channels gives a command the flags that pick a channel. A channel belongs to a
+// source of snaps.
+func channels(c *cobra.Command, action *client.Action) {
+	c.Flags().StringVar(&action.Channel, "channel", "", "the channel to take it from ([TRACK/]RISK[/BRANCH])")
+}
+
+// confined refuses what contradicts itself.
+func confined(c *cobra.Command, action *client.Action) error {
+	if action.JailMode && (action.DevMode || action.Classic) {
+		return misused(c, "--jailmode goes with neither --devmode nor --classic")
+	}
+	return nil
+}
+
 func (a *app) install() *cobra.Command {
 	action := client.Action{Action: "install"}
 	c := &cobra.Command{
-		Use: "install FILE...", Short: "Install snaps from files", Args: cobra.MinimumNArgs(1),
+		Use: "install FILE...", Short: "Install snaps from files", Args: takes(1, -1, "snap file"),
+		Long: `install installs the snaps in files, all of them or none. A base may come in the same
+command as the snaps that need it. What is installed already is refreshed.
+
+A file that no source vouches for needs --dangerous. A snap that is made for classic
+confinement or for development mode needs --classic or --devmode: it is not confined.`,
+		Example: `  tenure install --dangerous ./hello_1.snap
+  tenure install --dangerous ./debian12_1.snap ./postgres_15.snap
+  tenure install --dangerous --name hello_two ./hello_1.snap`,
+		ValidArgsFunction: snapFiles,
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := confined(c, &action); err != nil {
+				return err
+			}
 			action.Files, action.Snaps = files(args)
 			return a.act(c.Context(), action, "installed")
 		},
 	}
 	confinement(c, &action)
+	channels(c, &action)
 	c.Flags().StringVar(&action.Name, "name", "", "install under this name (SNAP_KEY)")
 	return a.waiting(c)
 }
@@ -68,16 +97,30 @@ func (a *app) refresh() *cobra.Command {
 	action := client.Action{Action: "refresh"}
 	dryRun := false
 	c := &cobra.Command{
-		Use: "refresh FILE...", Short: "Refresh installed snaps to the revisions in files", Args: cobra.MinimumNArgs(1),
+		Use: "refresh FILE...", Short: "Refresh installed snaps to the revisions in files", Args: takes(1, -1, "snap file"),
+		Long: `refresh brings installed snaps to the revisions in files, all of them or none. What
+becomes of each running process is decided by the rules that tenure plan, or --dry-run,
+shows. The old revision is kept for tenure revert, and for as long as anything runs
+from it.`,
+		Example: `  tenure refresh --dry-run ./virt_2.snap
+  tenure refresh --dangerous ./virt_2.snap`,
+		ValidArgsFunction: snapFiles,
 		RunE: func(c *cobra.Command, args []string) error {
+			if err := confined(c, &action); err != nil {
+				return err
+			}
 			action.Files, action.Snaps = files(args)
 			if dryRun {
 				return a.plan(c.Context(), action)
+			}
+			if a.asJSON {
+				return misused(c, "--json goes with --dry-run")
 			}
 			return a.act(c.Context(), action, "refreshed")
 		},
 	}
 	confinement(c, &action)
+	channels(c, &action)
 	c.Flags().StringVar(&action.Name, "name", "", "the instance to refresh (SNAP_KEY)")
 	c.Flags().BoolVar(&action.IgnoreRunning, "ignore-running", false, "refresh although apps of the snap run")
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be done to each process, and why")
@@ -87,7 +130,12 @@ func (a *app) refresh() *cobra.Command {
 func (a *app) revert() *cobra.Command {
 	action := client.Action{Action: "revert"}
 	c := &cobra.Command{
-		Use: "revert SNAP", Short: "Go back to the revision before, with its data", Args: cobra.ExactArgs(1),
+		Use: "revert SNAP", Short: "Go back to the revision before, with its data", Args: takes(1, 1, "snap"),
+		Long: `revert makes the revision before the current one current again, with the data that it
+had then ($SNAP_DATA). What all revisions share ($SNAP_COMMON) stays as it is. Further
+reverts go further back; tenure list --all shows what there is.`,
+		Example:           "  tenure revert virt\n  tenure revert --revision x1 virt",
+		ValidArgsFunction: a.complete(a.snapNames, 1),
 		RunE: func(c *cobra.Command, args []string) error {
 			action.Snaps = args
 			return a.act(c.Context(), action, "reverted")
@@ -100,10 +148,26 @@ func (a *app) revert() *cobra.Command {
 func (a *app) remove() *cobra.Command {
 	action := client.Action{Action: "remove"}
 	c := &cobra.Command{
-		Use: "remove SNAP...", Short: "Remove snaps, and end all that runs of them", Args: cobra.MinimumNArgs(1),
+		Use: "remove SNAP...", Short: "Remove snaps, and end all that runs of them", Args: takes(1, -1, "snap"),
+		Long: `remove ends all that runs of the snaps, each by its stop protocol, and removes their
+revisions and data. tenure plan remove says beforehand what would be ended. With
+--revision only that revision goes, which nothing may be using.`,
+		Example: `  tenure plan remove virt
+  tenure remove virt
+  tenure remove --revision x1 virt`,
+		ValidArgsFunction: a.complete(a.snapNames, -1),
 		RunE: func(c *cobra.Command, args []string) error {
+			if action.Revision != "" && len(args) > 1 {
+				return misused(c, "--revision goes with a single snap")
+			}
 			action.Snaps = args
-			return a.act(c.Context(), action, "removed")
+			err := a.act(c.Context(), action, "removed")
+			// As with snap: what is not there need not be removed.
+			if failed, ok := errors.AsType[*client.Error](err); ok && failed.Kind == "snap-not-installed" && len(args) == 1 {
+				a.warnf("snap %q is not installed", args[0])
+				return nil
+			}
+			return err
 		},
 	}
 	c.Flags().StringVar(&action.Revision, "revision", "", "remove only this revision")
@@ -112,13 +176,29 @@ func (a *app) remove() *cobra.Command {
 	return a.waiting(c)
 }
 
-func (a *app) simple(verb, short, done string) *cobra.Command {
-	return a.waiting(&cobra.Command{
-		Use: verb + " SNAP...", Short: short, Args: cobra.MinimumNArgs(1),
-		RunE: func(c *cobra.Command, args []string) error {
-			return a.act(c.Context(), client.Action{Action: verb, Snaps: args}, done)
-		},
-	})
+func (a *app) enable() *cobra.Command {
+	return a.simple(&cobra.Command{
+		Use: "enable SNAP...", Short: "Enable a snap that was disabled",
+		Long:    "enable makes the commands of a disabled snap available again, and starts its services.",
+		Example: "  tenure enable hello",
+	}, "enable", "enabled")
+}
+
+func (a *app) disable() *cobra.Command {
+	return a.simple(&cobra.Command{
+		Use: "disable SNAP...", Short: "Disable a snap: nothing of it runs until it is enabled",
+		Long: `disable ends all that runs of the snap, each by its stop protocol, and takes its
+commands away. Its revisions and data stay.`,
+		Example: "  tenure disable hello",
+	}, "disable", "disabled")
+}
+
+func (a *app) simple(c *cobra.Command, verb, done string) *cobra.Command {
+	c.Args, c.ValidArgsFunction = takes(1, -1, "snap"), a.complete(a.snapNames, -1)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return a.act(c.Context(), client.Action{Action: verb, Snaps: args}, done)
+	}
+	return a.waiting(c)
 }
 
 // act carries out an action on snaps, waits for it, and says what came of it.
@@ -134,7 +214,9 @@ func (a *app) act(ctx context.Context, action client.Action, done string) error 
 	for _, name := range change.Snaps() {
 		at := slices.IndexFunc(snaps, func(s client.Snap) bool { return s.Name == name })
 		switch {
-		case at < 0 || done == "removed" && action.Revision != "":
+		case done == "removed" && action.Revision != "":
+			a.printf("%s (revision %s) removed\n", name, action.Revision)
+		case at < 0:
 			a.printf("%s %s\n", name, done)
 		case done == "reverted":
 			a.printf("%s reverted to %s\n", name, snaps[at].Version)
@@ -149,6 +231,10 @@ func (a *app) list() *cobra.Command {
 	all := false
 	c := &cobra.Command{
 		Use: "list [SNAP...]", Short: "List installed snaps",
+		Long: `list shows the installed snaps, with their current revisions. With --all it shows
+every revision that is kept; tenure why says what for.`,
+		Example:           "  tenure list\n  tenure list --all virt",
+		ValidArgsFunction: a.complete(a.snapNames, -1),
 		RunE: func(c *cobra.Command, args []string) error {
 			snaps, err := a.client().Snaps(c.Context(), all)
 			if err != nil {
@@ -190,7 +276,7 @@ func notes(s *client.Snap) string {
 		}
 	}
 	if s.Status != "active" {
-		notes = append(notes, map[bool]string{true: "disabled", false: "kept"}[s.Current])
+		notes = append(notes, "disabled")
 	}
 	slices.Sort(notes)
 	if len(notes) == 0 {
@@ -200,61 +286,92 @@ func notes(s *client.Snap) string {
 }
 
 func (a *app) info() *cobra.Command {
-	return a.readable(&cobra.Command{
-		Use: "info SNAP", Short: "Show what is known of a snap", Args: cobra.ExactArgs(1),
+	absolute := false
+	c := &cobra.Command{
+		Use: "info SNAP...", Short: "Show what is known of snaps", Args: takes(1, -1, "snap"),
+		Long: `info shows what an installed snap says of itself, which commands and services it has,
+and how the services are.`,
+		Example:           "  tenure info virt",
+		ValidArgsFunction: a.complete(a.snapNames, -1),
 		RunE: func(c *cobra.Command, args []string) error {
-			snap, err := a.client().Snap(c.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			if shown, err := a.show(snap); shown || err != nil {
-				return err
-			}
-			a.printf("name:      %s\nsummary:   %s\n", snap.Name, snap.Summary)
-			if snap.License != "" {
-				a.printf("license:   %s\n", snap.License)
-			}
-			if snap.Description != "" {
-				a.printf("description: |\n  %s\n", strings.ReplaceAll(strings.TrimSpace(snap.Description), "\n", "\n  "))
-			}
-			if len(snap.Apps) > 0 {
-				a.printf("apps:\n")
-				for i := range snap.Apps {
-					a.printf("  - %s.%s%s\n", snap.Name, snap.Apps[i].Name, describe(&snap.Apps[i]))
+			snaps := []client.Snap{}
+			for _, name := range args {
+				snap, err := a.client().Snap(c.Context(), name)
+				if err != nil {
+					return err
 				}
+				snaps = append(snaps, snap)
 			}
-			a.printf("installed: %s (%s) %d bytes\nsha256:    %s\n", snap.Version, snap.Revision, snap.InstalledSize, snap.Digest)
+			if a.asJSON && len(snaps) == 1 {
+				_, err := a.show(snaps[0])
+				return err
+			}
+			if shown, err := a.show(snaps); shown || err != nil {
+				return err
+			}
+			for i := range snaps {
+				if i > 0 {
+					a.printf("---\n")
+				}
+				a.printInfo(&snaps[i], absolute)
+			}
 			return nil
 		},
-	})
+	}
+	absoluteTimes(c, &absolute)
+	return a.readable(c)
 }
 
-func describe(s *client.Service) string {
-	if s.Daemon == "" {
-		return ""
+func (a *app) printInfo(snap *client.Snap, absolute bool) {
+	field := func(name, value string) { a.printf("%-13s %s\n", name+":", value) }
+	field("name", snap.Name)
+	field("summary", snap.Summary)
+	field("publisher", "-")
+	field("license", cmp.Or(snap.License, "unset"))
+	if snap.Contact != "" {
+		field("contact", snap.Contact)
 	}
-	state := "disabled"
+	if snap.Base != "" {
+		field("base", snap.Base)
+	}
+	if snap.Description != "" {
+		a.printf("description: |\n  %s\n", strings.ReplaceAll(strings.TrimSpace(snap.Description), "\n", "\n  "))
+	}
+	var commands, services []string
+	for i := range snap.Apps {
+		app := &snap.Apps[i]
+		if app.Daemon == "" {
+			commands = append(commands, "  - "+command(snap.Name, app.Name))
+		} else {
+			services = append(services, fmt.Sprintf("  %s.%s: %s, %s, %s", snap.Name, app.Name, app.Daemon, startup(app), app.State))
+		}
+	}
+	if len(commands) > 0 {
+		a.printf("commands:\n%s\n", strings.Join(commands, "\n"))
+	}
+	if len(services) > 0 {
+		a.printf("services:\n%s\n", strings.Join(services, "\n"))
+	}
+	field("refresh-date", a.moment(snap.InstallDate, absolute))
+	field("installed", fmt.Sprintf("%s (%s) %s %s", snap.Version, snap.Revision, size(snap.InstalledSize), notes(snap)))
+	field("sha256", snap.Digest)
+}
+
+func startup(s *client.Service) string {
 	if s.Enabled {
-		state = "enabled"
+		return "enabled"
 	}
-	return fmt.Sprintf(": %s, %s, %s", s.Daemon, state, s.State)
+	return "disabled"
 }
 
-// carryOut asks for an action, and waits for its change unless that was not
-// wanted; then it prints the id and returns nil.
-func (a *app) carryOut(ctx context.Context, action client.Action) (*client.Change, error) {
-	if err := existing(action.Files); err != nil {
-		return nil, err
+// size is n bytes in the units of storage, as snap writes them: 12kB, 3MB.
+func size(n int64) string {
+	const unit = 1000
+	value, suffixes := float64(n), []string{"B", "kB", "MB", "GB", "TB"}
+	for len(suffixes) > 1 && value >= unit {
+		value, suffixes = value/unit, suffixes[1:]
 	}
-	id, err := a.client().Do(ctx, action)
-	if err != nil {
-		return nil, err
-	}
-	if a.noWait {
-		a.printf("%s\n", id)
-		return nil, nil //nolint:nilnil // Nothing was waited for, and that is no error.
-	}
-	return a.wait(ctx, id)
+	return fmt.Sprintf("%.0f%s", value, suffixes[0])
 }
 
 // plan prints what an action would do.
@@ -263,7 +380,9 @@ func (a *app) plan(ctx context.Context, action client.Action) error {
 		return err
 	}
 	action.Dangerous = true // It only looks.
+	asking := a.progress("Ask tenured for the plan")
 	plans, err := a.client().Plan(ctx, action)
+	asking.end()
 	if err != nil {
 		return err
 	}
