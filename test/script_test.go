@@ -1,0 +1,206 @@
+package test
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"tenure/client"
+	"tenure/test/rig"
+)
+
+// TestScripts runs the sessions in scripts/, each with an instance of its own. They
+// are the documentation of the command line that runs.
+//
+// Beside the commands of testscript there are:
+//
+//	daemon start|stop|kill        what is done to tenured
+//	await CHANGE STATUS           wait until a change has a status
+//	status N PROGRAM ARGUMENT...  the program ends with this exit status
+//	fields NAME...                the JSON on stdout (the first of a list) has these fields
+//	follow SERVICE BEFORE AFTER   follow a log, restart the service in between, and see both
+//
+// $HELLO1 and $HELLO2 are the files of the example hello, in versions 1 and 2, $TALKER1
+// and $TALKER2 those of scripts/talker.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("scripts/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no scripts: %v", err)
+	}
+	vars := map[string]string{"HELLO1": snap(t, "hello", "1"), "HELLO2": snap(t, "hello", "2"), "TZ": "UTC"}
+	for _, version := range []string{"1", "2"} {
+		vars["TALKER"+version] = talker(t, version)
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			t.Parallel()
+			s := &session{Instance: rig.New(t, rig.Config{})}
+			testscript.Run(t, testscript.Params{
+				Files:               []string{file},
+				RequireExplicitExec: true,
+				RequireUniqueNames:  true,
+				Setup: func(env *testscript.Env) error {
+					env.Setenv("TENURE_ROOT", s.Root)
+					env.Setenv("PATH", s.Bin+":"+env.Getenv("PATH"))
+					for name, value := range vars {
+						env.Setenv(name, value)
+					}
+					return nil
+				},
+				Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+					"daemon": s.daemon, "await": s.await, "fields": fields, "follow": s.follow, "status": status,
+				},
+			})
+		})
+	}
+}
+
+// talker is the file of the package in scripts/talker in a version.
+func talker(t *testing.T, version string) string {
+	t.Helper()
+	bin, err := rig.Build(t.Context(), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(t.TempDir(), "talker")
+	if err := os.CopyFS(dir, os.DirFS("scripts/talker")); err != nil {
+		t.Fatal(err)
+	}
+	yaml := filepath.Join(dir, "meta", "snap.yaml")
+	text, err := os.ReadFile(yaml)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(yaml, bytes.ReplaceAll(text, []byte("@VERSION@"), []byte(version)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), filepath.Join(bin, "tenure"), "pack", dir, dir+".snap").CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return dir + ".snap"
+}
+
+// session is a script that runs, and its instance.
+type session struct{ *rig.Instance }
+
+func (s *session) daemon(ts *testscript.TestScript, _ bool, args []string) {
+	switch strings.Join(args, " ") {
+	case "start":
+		ts.Check(s.TryStart())
+	case "stop":
+		s.Stop()
+	case "kill":
+		s.Kill()
+	default:
+		ts.Fatalf("usage: daemon start|stop|kill")
+	}
+}
+
+func (s *session) await(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 2 {
+		ts.Fatalf("usage: await CHANGE STATUS")
+	}
+	ctx, done := context.WithTimeout(context.Background(), rig.Patience)
+	defer done()
+	var seen client.Change
+	for seen.Status != args[1] {
+		if seen.Ready {
+			ts.Fatalf("change %s has ended (%s)", seen.ID, seen.Status)
+		}
+		next, err := s.Client().Follow(ctx, args[0], seen.Revision)
+		var failed *client.Error
+		if errors.As(err, &failed) && seen.ID == "" {
+			// It is about to be made.
+			_, err = s.Client().Units(ctx)
+		}
+		ts.Check(err)
+		seen = next
+	}
+}
+
+// status runs a program that should end with an exit status.
+func status(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 2 {
+		ts.Fatalf("usage: status N PROGRAM ARGUMENT...")
+	}
+	err := ts.Exec(args[1], args[2:]...)
+	got := 0
+	if failed, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = failed.ExitCode()
+	}
+	if strconv.Itoa(got) != args[0] {
+		ts.Fatalf("exit status %d: %v", got, err)
+	}
+}
+
+// fields looks for names in the JSON on stdout.
+func fields(ts *testscript.TestScript, _ bool, args []string) {
+	var document any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &document))
+	if list, ok := document.([]any); ok {
+		if len(list) == 0 {
+			ts.Fatalf("the list is empty")
+		}
+		document = list[0]
+	}
+	object, ok := document.(map[string]any)
+	if !ok {
+		ts.Fatalf("there is no object: %v", document)
+	}
+	for _, name := range args {
+		if _, found := object[name]; !found {
+			ts.Fatalf("there is no %q in %v", name, object)
+		}
+	}
+}
+
+// follow sees a line that was there, and one that comes after it has been seen.
+func (s *session) follow(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: follow SERVICE BEFORE AFTER")
+	}
+	cmd := exec.CommandContext(context.Background(), filepath.Join(s.Bin, "tenure"), "logs", "-f", args[0])
+	cmd.Env = append(os.Environ(), "TENURE_ROOT="+s.Root)
+	stdout, err := cmd.StdoutPipe()
+	ts.Check(err)
+	ts.Check(cmd.Start())
+	lines := bufio.NewScanner(stdout)
+	err = until(lines, args[1])
+	if err == nil {
+		_, err = s.Client().Do(context.Background(), client.Action{Action: "restart", Names: args[:1]})
+	}
+	if err == nil {
+		err = until(lines, args[2])
+	}
+	err = errors.Join(err, cmd.Process.Signal(os.Interrupt))
+	_, _ = io.Copy(io.Discard, stdout) // To its end, so that Wait can close it.
+	ts.Check(errors.Join(err, cmd.Wait()))
+}
+
+func until(lines *bufio.Scanner, pattern string) error {
+	wanted, err := regexp.Compile(pattern)
+	if err != nil {
+		return err
+	}
+	for lines.Scan() {
+		if wanted.MatchString(lines.Text()) {
+			return nil
+		}
+	}
+	return fmt.Errorf("the log ended before %q: %w", pattern, lines.Err())
+}
