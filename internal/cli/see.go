@@ -29,8 +29,8 @@ and which revisions would be kept for it. Nothing is changed.
 
 The actions are install, refresh, revert, remove, enable, disable, start, stop and
 restart.`,
-		Example:   "  tenure plan refresh ./virt_2.snap\n  tenure plan remove virt",
-		Args: takes(2, -1, "an action and what to do it to"), ValidArgsFunction: a.completePlan,
+		Example: "  tenure plan refresh ./virt_2.snap\n  tenure plan remove virt",
+		Args:    takes(2, -1, "an action and what to do it to"), ValidArgsFunction: a.completePlan,
 		RunE: func(c *cobra.Command, args []string) error {
 			if !slices.Contains(planned(), args[0]) {
 				return misused(c, "cannot plan %q: the actions are %s", args[0], strings.Join(planned(), ", "))
