@@ -43,7 +43,7 @@ func TestScripts(t *testing.T) {
 	}
 	vars := map[string]string{"HELLO1": snap(t, "hello", "1"), "HELLO2": snap(t, "hello", "2"), "TZ": "UTC"}
 	for _, version := range []string{"1", "2"} {
-		vars["TALKER"+version] = talker(t, version)
+		vars["TALKER"+version] = talkerSnap(t, version)
 	}
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
@@ -69,8 +69,8 @@ func TestScripts(t *testing.T) {
 	}
 }
 
-// talker is the file of the package in scripts/talker in a version.
-func talker(t *testing.T, version string) string {
+// talkerSnap is the file of the package in scripts/talker in a version.
+func talkerSnap(t *testing.T, version string) string {
 	t.Helper()
 	bin, err := rig.Build(t.Context(), false)
 	if err != nil {
