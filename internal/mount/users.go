@@ -76,6 +76,26 @@ func Users(ctx context.Context, m Info) ([]Use, error) {
 	return uses[m.Dev], err
 }
 
+// UsedBy is how one process uses mounts. One that has ended uses none.
+func UsedBy(p tenure.Process, mounts ...Info) (map[Dev][]What, error) {
+	c, err := newCensus(mounts)
+	if err == nil {
+		err = ignoreGone(c.process(p.PID))
+	}
+	if err != nil {
+		return nil, fmt.Errorf("see what process %d uses: %w", p.PID, err)
+	}
+	used := map[Dev][]What{}
+	for dev, uses := range c.uses {
+		for _, use := range uses {
+			if use.Process == p {
+				used[dev] = append(used[dev], use.What)
+			}
+		}
+	}
+	return used, nil
+}
+
 // gone tells whether an error about a file of a process means that the process,
 // the thread, the descriptor or the mapping has ended, or that the kernel hides
 // the process from us, as it does with what runs the container we are in.

@@ -142,7 +142,7 @@ func (m *Manager) Collect(ctx context.Context) error {
 func (m *Manager) watchUnits(ctx context.Context) {
 	for event := range m.cfg.Supervisor.Events(ctx) {
 		switch event.Kind {
-		case supervise.EventEmpty, supervise.EventState, supervise.EventLost:
+		case supervise.EventEmpty, supervise.EventState, supervise.EventMain, supervise.EventLost:
 			m.Wake()
 		case supervise.EventSplit, supervise.EventSignal:
 		}

@@ -26,6 +26,10 @@ const (
 	taskCommit  = "commit-snap"
 	taskCollect = "collect-revisions"
 
+	// Following another revision by a reload, and what its undo goes by.
+	taskRemember = "remember-snap-services"
+	taskFollow   = "move-snap-services"
+
 	taskConfigure = "configure-system"
 )
 
@@ -77,6 +81,8 @@ type switching struct {
 	End []tenure.UnitID
 	// Start are the services that are started.
 	Start []supervise.Spec
+	// Follow are the services that are told of the new revision and go on.
+	Follow []following
 	// Old are the workloads on the revision of those services, of an earlier time.
 	Old []tenure.UnitID
 }
@@ -86,6 +92,10 @@ func (m *Manager) switchTasks(j *job, sw switching) []change.TaskSpec {
 	snap := j.snap()
 	var tasks []change.TaskSpec
 	add := func(kind change.TaskSpec) { tasks = append(tasks, kind) }
+	follow := followParams{Change: j.change(), Services: sw.Follow}
+	if len(sw.Follow) > 0 {
+		add(change.NewTask(taskRemember, fmt.Sprintf("Remember services of %q that go on", snap), follow).InGap())
+	}
 	if len(sw.Stop)+len(sw.End) > 0 || j.ends() {
 		add(change.NewTask(taskStop, fmt.Sprintf("Stop services of %q", snap), stopParams{
 			Change: j.change(), Stop: sw.Stop, End: sw.End, Hold: names(sw.Start), Kill: j.Options.Kill,
@@ -99,6 +109,9 @@ func (m *Manager) switchTasks(j *job, sw switching) []change.TaskSpec {
 	}
 	if link := m.linkOf(j); link.From != link.To || !slices.Equal(link.FromApps, link.ToApps) {
 		add(change.NewTask(taskLink, linkSummary(link), link).InGap())
+	}
+	if len(sw.Follow) > 0 {
+		add(change.NewTask(taskFollow, fmt.Sprintf("Reload services of %q", snap), follow).InGap())
 	}
 	if len(sw.Start) > 0 {
 		add(change.NewTask(taskStart, fmt.Sprintf("Start services of %q", snap), startParams{
@@ -156,7 +169,14 @@ func (m *Manager) compile(ctx context.Context, j *job, plan policy.Plan) (switch
 			})
 		case tenure.Endure:
 			stays[item.Unit] = true
-		case tenure.Reload, tenure.HandOver, tenure.Defer, tenure.Refuse:
+		case tenure.Reload:
+			f, err := m.follow(j, known)
+			if err != nil {
+				return sw, err
+			}
+			stays[item.Unit] = true
+			sw.Follow = append(sw.Follow, f)
+		case tenure.HandOver, tenure.Defer, tenure.Refuse:
 			return sw, fmt.Errorf("the verdict %q on %s cannot be carried out", item.Verdict, item.Unit)
 		}
 	}

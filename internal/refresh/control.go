@@ -308,7 +308,7 @@ func (s reloadStep) Do(ctx context.Context, p reloadParams) (nothing, error) {
 	for i := range p.Specs {
 		spec := &p.Specs[i]
 		if spec.Reload != nil {
-			if err := s.m.cfg.Supervisor.Reload(ctx, spec.Unit); err != nil {
+			if err := s.m.cfg.Supervisor.Reload(ctx, supervise.ReloadRequest{Spec: *spec}); err != nil {
 				return nothing{}, fmt.Errorf("reload: %w", err)
 			}
 			continue

@@ -82,6 +82,8 @@ func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskLink, linkStep{m})
 	change.Register(reg, taskStart, startStep{m})
 	change.Register(reg, taskReload, reloadStep{m})
+	change.Register(reg, taskRemember, rememberStep{m})
+	change.Register(reg, taskFollow, followStep{m})
 	change.Register(reg, taskCommit, commitStep{m})
 	change.Register(reg, taskCollect, collectStep{m})
 	change.Register(reg, taskConfigure, configureStep{m})

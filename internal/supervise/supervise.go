@@ -48,8 +48,13 @@ type Supervisor interface {
 	// that was told to stop stays told; the error is then ctx's cause.
 	Stop(ctx context.Context, req StopRequest) (Ended, error)
 
-	// Reload runs the unit's reload command, or sends SIGHUP to its main process.
-	Reload(ctx context.Context, unit tenure.UnitID) error
+	// Reload tells a running unit to go on with a Spec without ending: by the
+	// Spec's reload command, whose processes may name another main process
+	// (MAINPID of sd_notify(3)), or by SIGHUP to the main process. It returns when
+	// the command has ended well or the signal is sent. From the beginning on the
+	// unit has the Spec, also when that fails: it is restarted from it. Whether the
+	// main process now runs from there is for the caller to see.
+	Reload(ctx context.Context, req ReloadRequest) error
 
 	// Units are all units that the supervisor knows, also those that were
 	// stopped or failed since the machine booted, ordered by name.
@@ -150,6 +155,18 @@ type StopRequest struct {
 	Kill bool
 }
 
+// ReloadRequest asks a unit to go on without ending.
+type ReloadRequest struct {
+	// Spec is what the unit is from now on; its Unit says which one.
+	Spec Spec
+	// Reason, From and To are what the reload command, and a main process that
+	// asks, are told; none where nothing but the configuration has changed.
+	Reason   tenure.Reason
+	From, To tenure.Revision
+	// Quiet tells nobody: only the Spec is another from now on.
+	Quiet bool
+}
+
 // Ended is what a stop came to.
 type Ended struct {
 	// Left are the units that came out of the stopped ones and live on, of this
@@ -233,6 +250,8 @@ const (
 	EventSplit EventKind = "split"
 	// EventSignal is that a signal was sent (Event.Signal, Event.Processes).
 	EventSignal EventKind = "signal"
+	// EventMain is that another process is the main one now.
+	EventMain EventKind = "main"
 	// EventLost is that the consumer was too slow and missed some.
 	EventLost EventKind = "lost"
 )

@@ -82,11 +82,20 @@ func (u *unit) auxEnv() []string {
 		pids = append(pids, strconv.Itoa(info.PID))
 	}
 	env = append(env, "SNAP_LIFECYCLE_PIDS="+strings.Join(pids, " "))
-	if e := u.rec.Ending; e != nil && e.Reason != "" {
-		env = append(env, "SNAP_LIFECYCLE_REASON="+string(e.Reason),
-			"SNAP_LIFECYCLE_FROM="+revisionText(e.From), "SNAP_LIFECYCLE_TO="+revisionText(e.To))
+	switch e, r := u.rec.Ending, u.rec.Reloading; {
+	case e != nil && e.Reason != "":
+		env = append(env, reasonEnv(e.Reason, e.From, e.To)...)
+	case e == nil && r != nil && r.Reason != "":
+		env = append(env, reasonEnv(r.Reason, r.From, r.To)...)
 	}
 	return env
+}
+
+func reasonEnv(reason tenure.Reason, from, to tenure.Revision) []string {
+	return []string{
+		"SNAP_LIFECYCLE_REASON=" + string(reason),
+		"SNAP_LIFECYCLE_FROM=" + revisionText(from), "SNAP_LIFECYCLE_TO=" + revisionText(to),
+	}
 }
 
 // revisionText is empty for no revision.
@@ -168,48 +177,4 @@ func (u *unit) dropAux(ctx context.Context) {
 // mayKill reports whether the unit's protocol, or an order, allows SIGKILL.
 func (u *unit) mayKill() bool {
 	return u.rec.Spec.Stop.Kill != supervise.KillNever || (u.rec.Ending != nil && u.rec.Ending.Kill)
-}
-
-// reload is a request to take over a new configuration.
-func (u *unit) reload(ctx context.Context, reply chan<- error) {
-	switch {
-	case u.rec.State == supervise.Reloading:
-		u.reloading = append(u.reloading, reply)
-		return
-	case u.rec.State != supervise.Running:
-		reply <- fmt.Errorf("%w: it is %s", supervise.ErrNotReady, u.rec.State)
-		return
-	case u.rec.Spec.Reload == nil:
-		reply <- u.signalMain(syscall.SIGHUP, tenure.Reason(""))
-		return
-	}
-	u.reloading = append(u.reloading, reply)
-	u.state(supervise.Reloading)
-	if err := u.runAux(ctx, auxReload, *u.rec.Spec.Reload, u.rec.Spec.StartTimeout); err != nil {
-		u.endReload(err)
-	}
-}
-
-// reloaded is told when the reload command has ended.
-func (u *unit) reloaded(exit proc.Exit) {
-	var err error
-	if !exit.Success() {
-		err = fmt.Errorf("reload command: %s", exit)
-	}
-	u.endReload(err)
-}
-
-// endReload makes the unit Running again, unless it has ended meanwhile.
-func (u *unit) endReload(err error) {
-	if u.rec.State == supervise.Reloading {
-		u.state(supervise.Running)
-	}
-	u.answerReload(err)
-}
-
-func (u *unit) answerReload(err error) {
-	for _, reply := range u.reloading {
-		reply <- err
-	}
-	u.reloading = nil
 }

@@ -248,12 +248,16 @@ func await[T any](ctx context.Context, u *unit, reply <-chan T) (answer T, err e
 }
 
 // Reload implements supervise.Supervisor.
-func (s *Supervisor) Reload(ctx context.Context, id tenure.UnitID) error {
+func (s *Supervisor) Reload(ctx context.Context, req supervise.ReloadRequest) error {
+	id := req.Spec.Unit
 	err := s.await(ctx)
+	if err == nil {
+		err = check(&req.Spec)
+	}
 	if err == nil {
 		var failure error
 		var known bool
-		failure, known, err = request(ctx, s, id, (*unit).reload)
+		failure, known, err = request(ctx, s, id, func(u *unit, ctx context.Context, reply chan<- error) { u.reload(ctx, req, reply) })
 		if err == nil && !known {
 			err = supervise.ErrUnknown
 		}

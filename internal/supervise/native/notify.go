@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tenure"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
 	"tenure/internal/supervise/fdstore"
@@ -38,7 +39,7 @@ const maxSunPath = 107
 
 // notifies reports whether the unit is given a socket to speak to.
 func (u *unit) notifies() bool {
-	return u.rec.Spec.Type == supervise.Notify || u.rec.Spec.Watchdog > 0
+	return u.rec.Spec.Type == supervise.Notify || u.rec.Spec.Watchdog > 0 || u.rec.Spec.Reload != nil
 }
 
 // notifyAddress is NOTIFY_SOCKET as the unit needs it. Where the host's path is
@@ -275,11 +276,15 @@ func (u *unit) notified(ctx context.Context, heard datagram) {
 		u.passBarrier(ctx, heard.Word)
 		return
 	}
+	n := heard.notification
 	// The main process may have ended meanwhile, and nobody else has its pid yet.
 	if heard.pid != u.rec.Main.PID && !u.owns(heard.pid) {
+		if n.MainPID != 0 && u.reloadedBy(heard.pid) && u.owns(n.MainPID) {
+			u.changeMain(n.MainPID)
+			u.save()
+		}
 		return
 	}
-	n := heard.notification
 	u.store(ctx, n, heard.files)
 	if n.HasStatus {
 		u.rec.Text = n.Status
@@ -314,6 +319,16 @@ func (u *unit) notified(ctx context.Context, heard datagram) {
 	u.save()
 }
 
+// reloadedBy reports whether a process is the unit's reload command: it may say
+// which process is the main one now.
+func (u *unit) reloadedBy(pid int) bool {
+	if u.rec.Aux == "" || u.rec.AuxKind != auxReload || pid <= 0 {
+		return false
+	}
+	group, err := u.s.cfg.Hierarchy.GroupOf(pid)
+	return err == nil && group.Path() == u.rec.Aux
+}
+
 // owns reports whether a process is in one of the unit's groups.
 func (u *unit) owns(pid int) bool {
 	if pid <= 0 {
@@ -337,6 +352,7 @@ func (u *unit) changeMain(pid int) {
 		return
 	}
 	u.holdMain(handle)
+	u.event(supervise.Event{Kind: supervise.EventMain, Processes: []tenure.Process{info.Process}})
 }
 
 // extend moves the end of what the unit is doing, as EXTEND_TIMEOUT_USEC asks.

@@ -70,6 +70,8 @@ type record struct {
 	// Holding is set while sockets and descriptors are kept for a start to come.
 	Holding bool    `json:"holding,omitempty"`
 	Ending  *ending `json:"ending,omitempty"`
+	// Reloading is why the unit was last told to go on with another Spec.
+	Reloading *reloading `json:"reloading,omitempty"`
 	// Aux is the control group of a command that runs for the unit.
 	Aux     string         `json:"aux,omitempty"`
 	AuxMain tenure.Process `json:"aux_main,omitzero"`

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -174,7 +173,7 @@ func (u *unit) end(ctx context.Context, e ending) {
 	u.rec.Ending = &e
 	u.dropAux(ctx)
 	u.answerReload(fmt.Errorf("%w: it is ending", supervise.ErrNotReady))
-	u.writeReason()
+	u.writeReason(e.Reason)
 	u.state(supervise.Stopping)
 	u.watchGroups(ctx)
 	command := u.rec.Spec.Stop.Command
@@ -198,21 +197,6 @@ func (u *unit) endByItself() {
 		u.setAlarm(alarmStop, timeout)
 	}
 	u.state(supervise.Stopping)
-}
-
-// writeReason puts the reason where SNAP_LIFECYCLE_REASON_FILE points.
-func (u *unit) writeReason() {
-	reason := u.rec.Ending.Reason
-	if reason == "" {
-		return
-	}
-	err := os.MkdirAll(u.dir(), 0o755)
-	if err == nil {
-		err = replaceFile(filepath.Join(u.dir(), reasonName), []byte(string(reason)+"\n"), 0o644)
-	}
-	if err != nil {
-		u.warn("reason cannot be written", err)
-	}
 }
 
 // progress goes on with an ending as far as it can without waiting.

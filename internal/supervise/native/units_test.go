@@ -63,7 +63,7 @@ func TestNotifyFromOutside(t *testing.T) {
 		t.Fatal(err)
 	}
 	before := statusOf(t, s, spec.Unit)
-	if err := s.Reload(t.Context(), spec.Unit); err != nil { // SIGHUP ends it, after the forgery was read.
+	if err := s.Reload(t.Context(), supervise.ReloadRequest{Spec: spec}); err != nil { // SIGHUP ends it, after the forgery was read.
 		t.Fatal(err)
 	}
 	after := until(t, s, spec.Unit, func(s supervise.Status) bool { return !s.State.Alive() })

@@ -44,6 +44,7 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		{"units that wait for each other", orderedCircle},
 		{"reload sends SIGHUP", reloadSignal},
 		{"reload runs the command", reloadCommand},
+		{"reload follows another Spec", reloadFollows},
 		{"the stop command comes before the signal", stopCommand},
 		{"the post-stop command runs after every end", postStop},
 		{"a stop outlives who asked for it", stopOutlives},
@@ -319,7 +320,7 @@ func unknownUnits(l *law) {
 	if _, err := l.Supervisor.Processes(l.ctx, id); !errors.Is(err, supervise.ErrUnknown) {
 		l.t.Errorf("processes: %v, want ErrUnknown", err)
 	}
-	if err := l.Supervisor.Reload(l.ctx, id); !errors.Is(err, supervise.ErrUnknown) {
+	if err := l.Supervisor.Reload(l.ctx, supervise.ReloadRequest{Spec: l.spec("unknown", Program{})}); !errors.Is(err, supervise.ErrUnknown) {
 		l.t.Errorf("reload: %v, want ErrUnknown", err)
 	}
 	l.stop(id)

@@ -108,9 +108,10 @@ func orderedCircle(l *law) {
 
 func reloadSignal(l *law) {
 	id := unit("reload")
-	l.start(l.spec("reload", Program{Notify: true, Reload: "new configuration"}))
+	spec := l.spec("reload", Program{Notify: true, Reload: "new configuration"})
+	l.start(spec)
 	main := l.status(id).Main
-	if err := l.Supervisor.Reload(l.ctx, id); err != nil {
+	if err := l.Supervisor.Reload(l.ctx, supervise.ReloadRequest{Spec: spec}); err != nil {
 		l.t.Fatal(err)
 	}
 	signal := l.event("SIGHUP", func(e supervise.Event) bool { return e.Kind == supervise.EventSignal })
@@ -121,7 +122,7 @@ func reloadSignal(l *law) {
 		l.t.Errorf("main %+v, want %+v", status.Main, main)
 	}
 	l.stop(id)
-	if err := l.Supervisor.Reload(l.ctx, id); err == nil {
+	if err := l.Supervisor.Reload(l.ctx, supervise.ReloadRequest{Spec: spec}); err == nil {
 		l.t.Error("a stopped unit was reloaded")
 	}
 }
@@ -131,19 +132,64 @@ func reloadCommand(l *law) {
 	withReload := func(p Program) func(*supervise.Spec) {
 		return func(s *supervise.Spec) { c := p.Command(l.Exe); s.Reload = &c }
 	}
-	l.start(l.spec("reload", Program{}, withReload(Program{Name: "reloader", Exits: true})))
-	if err := l.Supervisor.Reload(l.ctx, id); err != nil {
+	good := l.spec("reload", Program{}, withReload(Program{Name: "reloader", Exits: true}))
+	l.start(good)
+	if err := l.Supervisor.Reload(l.ctx, supervise.ReloadRequest{Spec: good}); err != nil {
 		l.t.Error(err)
 	}
 	l.becomes(id, supervise.Reloading)
 	l.becomes(id, supervise.Running)
 	l.stop(id)
-	l.start(l.spec("reload", Program{}, withReload(Program{Name: "reloader", Exits: true, Code: 9})))
-	if err := l.Supervisor.Reload(l.ctx, id); err == nil {
+	bad := l.spec("reload", Program{}, withReload(Program{Name: "reloader", Exits: true, Code: 9}))
+	l.start(bad)
+	if err := l.Supervisor.Reload(l.ctx, supervise.ReloadRequest{Spec: bad}); err == nil {
 		l.t.Error("a reload command that failed is no error")
 	}
 	l.inState(id, supervise.Running)
 	l.stop(id)
+}
+
+// reloadFollows gives a running unit another revision: the process stays, and
+// what is started later is the new one.
+func reloadFollows(l *law) {
+	id := unit("follower")
+	revision := func(n int) supervise.Spec {
+		return l.spec("follower", Program{Notify: true, Reload: "told"}, func(s *supervise.Spec) {
+			s.Revision = tenure.LocalRevision(n)
+			s.Restart = supervise.RestartPolicy{Condition: supervise.RestartAlways, Delay: time.Millisecond}
+		})
+	}
+	l.start(revision(1))
+	main := l.status(id).Main
+	req := supervise.ReloadRequest{
+		Spec: revision(2), Reason: tenure.ReasonRefresh, From: tenure.LocalRevision(1), To: tenure.LocalRevision(2),
+	}
+	if err := l.Supervisor.Reload(l.ctx, req); err != nil {
+		l.t.Fatal(err)
+	}
+	signal := l.event("SIGHUP", func(e supervise.Event) bool { return e.Kind == supervise.EventSignal })
+	if signal.Reason != tenure.ReasonRefresh {
+		l.t.Errorf("event %+v, want the reason refresh", signal)
+	}
+	if status := l.inState(id, supervise.Running); status.Main != main || status.Revision != tenure.LocalRevision(2) {
+		l.t.Errorf("status %+v, want the same process on x2", status)
+	}
+	l.start(revision(2))
+	if err := l.Supervisor.Start(l.ctx, revision(1)); !errors.Is(err, supervise.ErrRunning) {
+		l.t.Errorf("start with the Spec before: %v, want ErrRunning", err)
+	}
+	if err := l.Supervisor.Reload(l.ctx, supervise.ReloadRequest{Spec: revision(1), Quiet: true}); err != nil {
+		l.t.Fatal(err)
+	}
+	if status := l.inState(id, supervise.Running); status.Main != main || status.Revision != tenure.LocalRevision(1) {
+		l.t.Errorf("status %+v, want the same process on x1", status)
+	}
+	l.stop(id)
+	for _, e := range l.seen {
+		if e.Signal == "SIGHUP" && e.Reason != tenure.ReasonRefresh {
+			l.t.Errorf("a quiet reload told it: %+v", e)
+		}
+	}
 }
 
 func stopCommand(l *law) {

@@ -207,11 +207,11 @@ func (t *Twin) left(units []tenure.UnitID) []tenure.UnitID {
 func compareNames(a, b tenure.UnitID) int { return strings.Compare(a.String(), b.String()) }
 
 // Reload implements supervise.Supervisor.
-func (t *Twin) Reload(ctx context.Context, id tenure.UnitID) error {
-	reply := make(chan error, 1)
+func (t *Twin) Reload(ctx context.Context, req supervise.ReloadRequest) error {
+	reply, id := make(chan error, 1), req.Spec.Unit
 	t.do(func() {
 		if u := t.units[id]; u != nil {
-			u.reload(reply)
+			u.reload(req, reply)
 		} else {
 			reply <- supervise.ErrUnknown
 		}

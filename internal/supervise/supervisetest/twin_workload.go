@@ -62,14 +62,20 @@ func (t *Twin) adopt(spec supervise.Spec, leader *process, family []*process) *t
 	return u
 }
 
-// reload is a request to take over a new configuration.
-func (u *twinUnit) reload(reply chan<- error) {
-	switch {
-	case u.status.State != supervise.Running:
+// reload is a request to go on with a Spec.
+func (u *twinUnit) reload(req supervise.ReloadRequest, reply chan<- error) {
+	if u.status.State != supervise.Running {
 		reply <- fmt.Errorf("%w: it is %s", supervise.ErrNotReady, u.status.State)
+		return
+	}
+	u.status.Spec, u.status.Revision = &req.Spec, req.Spec.Revision
+	u.openSockets()
+	switch {
+	case req.Quiet:
+		reply <- nil
 	case u.spec().Reload == nil:
 		u.t.send(supervise.Event{
-			Kind: supervise.EventSignal, Unit: u.status.Unit, Signal: "SIGHUP", Processes: []tenure.Process{u.status.Main},
+			Kind: supervise.EventSignal, Unit: u.status.Unit, Signal: "SIGHUP", Reason: req.Reason, Processes: []tenure.Process{u.status.Main},
 		})
 		u.main.signal(syscall.SIGHUP)
 		reply <- nil
