@@ -76,9 +76,9 @@ func (m *Manager) tracked(ctx context.Context) (map[tenure.Process]bool, error) 
 	}
 	found := map[tenure.Process]bool{}
 	for _, status := range statuses {
-		processes, err := m.cfg.Supervisor.Processes(ctx, status.Unit)
+		processes, err := m.processes(ctx, status.Unit)
 		if err != nil {
-			return nil, fmt.Errorf("see processes of %s: %w", status.Unit, err)
+			return nil, err
 		}
 		for _, p := range processes {
 			found[p.Process] = true
