@@ -10,11 +10,7 @@ import (
 // conf answers with configuration options: with keys, each by its dotted name, else
 // all as one document.
 func (s *server) conf(r *http.Request) (*reply, error) {
-	snap, err := configured(r)
-	if err != nil {
-		return nil, err
-	}
-	values, err := s.cfg.Manager.Conf(snap, splitList(r.FormValue("keys")))
+	values, err := s.cfg.Manager.Conf(configured(r), splitList(r.FormValue("keys")))
 	if err != nil {
 		return nil, err
 	}
@@ -23,15 +19,11 @@ func (s *server) conf(r *http.Request) (*reply, error) {
 
 // setConf begins a change of configuration options.
 func (s *server) setConf(r *http.Request) (*reply, error) {
-	snap, err := configured(r)
-	if err != nil {
-		return nil, err
-	}
 	var patch map[string]json.RawMessage
 	if err := readJSON(r, &patch); err != nil {
 		return nil, err
 	}
-	id, err := s.cfg.Manager.Configure(r.Context(), snap, patch)
+	id, err := s.cfg.Manager.Configure(r.Context(), configured(r), patch)
 	if err != nil {
 		return nil, err
 	}
@@ -40,10 +32,10 @@ func (s *server) setConf(r *http.Request) (*reply, error) {
 
 // configured is the snap that a request is about. snapd's older name for the system
 // is "core".
-func configured(r *http.Request) (string, error) {
+func configured(r *http.Request) string {
 	name := r.PathValue("name")
 	if name == "core" {
-		return refresh.System, nil
+		return refresh.System
 	}
-	return name, nil
+	return name
 }

@@ -57,27 +57,32 @@ func (a *app) get() *cobra.Command {
 				_, err := a.show(values)
 				return err
 			}
-			if len(args) == 2 && !list {
-				if _, isDocument := values[args[1]].(map[string]any); !isDocument {
-					a.printf("%s\n", text(values[args[1]], typed))
-					return nil
-				}
-			}
-			if len(values) == 0 {
-				return fmt.Errorf("snap %q has no configuration", args[0])
-			}
-			a.table("Key\tValue", func(row func(string)) {
-				for _, s := range flatten("", values) {
-					row(s.key + "\t" + text(s.value, typed))
-				}
-			})
-			return nil
+			return a.printConf(args, values, list, typed)
 		},
 	}
 	c.Flags().BoolVarP(&document, "document", "d", false, "print a JSON document, also of a single option")
 	c.Flags().BoolVarP(&list, "list", "l", false, "print a table, also of a single option")
 	c.Flags().BoolVarP(&typed, "typed", "t", false, "print values as JSON, strings in quotes")
 	return a.readable(c)
+}
+
+// printConf prints the value of a single option, and several as a table.
+func (a *app) printConf(args []string, values map[string]any, list, typed bool) error {
+	if len(args) == 2 && !list {
+		if _, isDocument := values[args[1]].(map[string]any); !isDocument {
+			a.printf("%s\n", text(values[args[1]], typed))
+			return nil
+		}
+	}
+	if len(values) == 0 {
+		return fmt.Errorf("snap %q has no configuration", args[0])
+	}
+	a.table("Key\tValue", func(row func(string)) {
+		for _, s := range flatten("", values) {
+			row(s.key + "\t" + text(s.value, typed))
+		}
+	})
+	return nil
 }
 
 type setting struct {
@@ -145,7 +150,7 @@ func assignment(arg string, asJSON, asString bool) (key string, value any, err e
 	}
 	key, raw, found := strings.Cut(arg, "=")
 	if !found || key == "" {
-		return "", nil, fmt.Errorf("%q is not of the form OPTION=VALUE, nor OPTION!", arg)
+		return "", nil, fmt.Errorf("%q is neither OPTION=VALUE nor OPTION! in its form", arg)
 	}
 	if asString {
 		return key, raw, nil

@@ -133,17 +133,8 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 			return nil, err
 		}
 	}
-	if !state.Line.Active && (c.whole || len(wanted) > 0) {
-		return nil, &Error{Kind: KindBad, Op: op, Object: string(snap), Hint: "enable it with tenure enable " + string(snap), Err: fmt.Errorf("snap %q is disabled", snap)}
-	}
-	services := info.StartOrder()
-	if c.whole && len(services) == 0 {
-		return nil, &Error{Kind: KindApp, Op: op, Object: string(snap), Err: fmt.Errorf("snap %q has no services", snap)}
-	}
-	for _, app := range services {
-		if wanted[app.Name] || c.whole && c.concerns(req, app.Name) {
-			c.services = append(c.services, app)
-		}
+	if err := c.pick(req, info, wanted); err != nil {
+		return nil, err
 	}
 	if err := m.exist(ctx, op, c.others); err != nil {
 		return nil, err
@@ -174,6 +165,24 @@ func (c *controlled) found(op string) error {
 	for _, unit := range c.others {
 		if !slices.ContainsFunc(c.plan.Items, func(item policy.Item) bool { return item.Unit == unit }) {
 			return &Error{Kind: KindNotFound, Op: op, Object: unit.String(), Hint: "see tenure ps " + string(unit.Snap), Err: fmt.Errorf("there is no unit %s", unit)}
+		}
+	}
+	return nil
+}
+
+// pick notes the services that the request means, in start order.
+func (c *controlled) pick(req Request, info *snapfile.Snap, wanted map[tenure.App]bool) error {
+	op := string(req.Action)
+	if !c.state.Line.Active && (c.whole || len(wanted) > 0) {
+		return &Error{Kind: KindBad, Op: op, Object: string(c.state.Instance), Hint: "enable it with tenure enable " + string(c.state.Instance), Err: fmt.Errorf("snap %q is disabled", c.state.Instance)}
+	}
+	services := info.StartOrder()
+	if c.whole && len(services) == 0 {
+		return &Error{Kind: KindApp, Op: op, Object: string(c.state.Instance), Err: fmt.Errorf("snap %q has no services", c.state.Instance)}
+	}
+	for _, app := range services {
+		if wanted[app.Name] || c.whole && c.concerns(req, app.Name) {
+			c.services = append(c.services, app)
 		}
 	}
 	return nil

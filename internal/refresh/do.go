@@ -270,8 +270,8 @@ func (m *Manager) snapJob(ctx context.Context, req Request, snap tenure.Instance
 	}
 	line := before.Line
 	j := job{Before: before, Options: req.Options, Reason: tenure.ReasonRevert}
-	bad := func(kind Kind, err error) (job, error) {
-		return job{}, &Error{Kind: kind, Op: op, Object: string(snap), Err: err}
+	bad := func(err error) (job, error) {
+		return job{}, &Error{Kind: KindBad, Op: op, Object: string(snap), Err: err}
 	}
 	switch req.Action {
 	case ActionRevert:
@@ -285,21 +285,21 @@ func (m *Manager) snapJob(ctx context.Context, req Request, snap tenure.Instance
 	case ActionEnable:
 		j.Reason = tenure.ReasonRestart
 		if line.Active {
-			return bad(KindBad, fmt.Errorf("snap %q is already enabled", snap))
+			return bad(fmt.Errorf("snap %q is already enabled", snap))
 		}
 		if line, _, err = revision.Enable(line); err != nil {
-			return bad(KindBad, bare(err))
+			return bad(bare(err))
 		}
 	case ActionDisable:
 		j.Reason = tenure.ReasonDisable
 		if !line.Active {
-			return bad(KindBad, fmt.Errorf("snap %q is already disabled", snap))
+			return bad(fmt.Errorf("snap %q is already disabled", snap))
 		}
 		if err := m.unused(req, before); err != nil {
 			return job{}, err
 		}
 		if line, _, err = revision.Disable(line); err != nil {
-			return bad(KindBad, err)
+			return bad(err)
 		}
 	case ActionRemove:
 		j.Reason = tenure.ReasonRemove
@@ -307,7 +307,7 @@ func (m *Manager) snapJob(ctx context.Context, req Request, snap tenure.Instance
 			return job{}, err
 		}
 	case ActionInstall, ActionRefresh, ActionStart, ActionStop, ActionRestart:
-		return bad(KindBad, fmt.Errorf("there is no action %q on installed snaps", req.Action))
+		return bad(fmt.Errorf("there is no action %q on installed snaps", req.Action))
 	}
 	j.After = before.with(line)
 	if req.Action == ActionEnable {
