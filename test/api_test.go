@@ -263,7 +263,7 @@ func TestAPIRefusesBadRequests(t *testing.T) {
 	}
 
 	for name, fields := range map[string]map[string]string{
-		"unknown field": {"action": "install", "dangerus": "true"},
+		"unknown field": {"action": "install", "dangerous-": "true"},
 		"wrong value":   {"action": "install", "dangerous": "yes"},
 		"long field":    {"action": strings.Repeat("x", 1<<20)},
 	} {
