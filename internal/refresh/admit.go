@@ -102,6 +102,9 @@ func admit(c *candidate, before *snapState, options Options, bases func(string) 
 	refuse := func(kind Kind, hint, format string, args ...any) error {
 		return &Error{Kind: kind, Op: "install", Object: string(c.Name), Hint: hint, Err: fmt.Errorf(format, args...)}
 	}
+	if c.Name == "bin" {
+		return refuse(KindPackage, "give it another name: --name bin_KEY", "its directory would be that of all commands, snap/bin")
+	}
 	switch info.Type {
 	case snapfile.TypeApp, snapfile.TypeBase, snapfile.TypeOS:
 	case snapfile.TypeGadget, snapfile.TypeKernel, snapfile.TypeSnapd:
