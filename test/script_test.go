@@ -29,7 +29,7 @@ import (
 //
 //	daemon start|stop|kill        what is done to tenured
 //	await CHANGE STATUS           wait until a change has a status
-//	status N PROGRAM ARGUMENT...  the program ends in this way
+//	status N PROGRAM ARGUMENT...  the program ends with N
 //	fields NAME...                the JSON on stdout (the first of a list) has these fields
 //	follow SERVICE BEFORE AFTER   follow a log, restart the service in between, and see both
 //
