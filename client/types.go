@@ -185,6 +185,9 @@ type Action struct {
 	IgnoreRunning bool     `json:"ignore-running,omitempty"`
 	Purge         bool     `json:"purge,omitempty"`
 	Kill          bool     `json:"kill,omitempty"`
+	Force         bool     `json:"force,omitempty"`
+	Now           bool     `json:"now,omitempty"`
+	Leave         bool     `json:"leave,omitempty"`
 	Enable        bool     `json:"enable,omitempty"`
 	Disable       bool     `json:"disable,omitempty"`
 	Reload        bool     `json:"reload,omitempty"`
@@ -201,6 +204,7 @@ func (a Action) form() map[string]string {
 	for name, set := range map[string]bool{
 		"dangerous": a.Dangerous, "devmode": a.DevMode, "jailmode": a.JailMode, "classic": a.Classic,
 		"ignore-running": a.IgnoreRunning, "kill": a.Kill,
+		"force": a.Force, "now": a.Now,
 	} {
 		if set {
 			fields[name] = strconv.FormatBool(set)

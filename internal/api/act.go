@@ -135,6 +135,7 @@ func requestOf(action client.Action, files []refresh.File) (refresh.Request, err
 		Options: refresh.Options{
 			Dangerous: action.Dangerous, DevMode: action.DevMode, JailMode: action.JailMode, Classic: action.Classic,
 			IgnoreRunning: action.IgnoreRunning, Kill: action.Kill,
+			Force: action.Force, Now: action.Now, Leave: action.Leave,
 		},
 	}
 	switch request.Action {
@@ -247,7 +248,7 @@ func (u *upload) remove() {
 // known refuses fields that nothing would become of.
 func (u *upload) known() error {
 	fields := append(ignored(), "action", "name", "channel", "snap-path",
-		"dangerous", "devmode", "jailmode", "classic", "ignore-running", "kill")
+		"dangerous", "devmode", "jailmode", "classic", "ignore-running", "kill", "force", "now")
 	for name := range u.fields {
 		if !slices.Contains(fields, name) {
 			return bad(fmt.Sprintf("there is no field %q; the fields are %s", name, strings.Join(slices.Sorted(slices.Values(fields)), ", ")))
@@ -267,6 +268,7 @@ func (u *upload) action() (client.Action, error) {
 	for name, set := range map[string]*bool{
 		"dangerous": &action.Dangerous, "devmode": &action.DevMode, "jailmode": &action.JailMode, "classic": &action.Classic,
 		"ignore-running": &action.IgnoreRunning, "kill": &action.Kill,
+		"force": &action.Force, "now": &action.Now,
 	} {
 		switch value := u.fields[name]; value {
 		case "true":

@@ -28,6 +28,12 @@ The options of the system itself are those of the snap "system":
   refresh.retain   how many revisions of a snap are kept to be reverted to, the
                    current one among them: 2 to 20, and 2 where nothing is set.
                    What runs keeps its revision beyond that.
+  lifecycle.max-stop-timeout
+                   the longest time that a stop may take, whatever a package asks
+                   for: a time like 90s, 1h30m or 7d; no limit where nothing is set.
+  lifecycle.max-deferral
+                   how long a refresh waits at most for services that ask to be
+                   waited for; no limit where nothing is set.
 `
 
 func (a *app) completeOption(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {

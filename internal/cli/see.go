@@ -49,7 +49,7 @@ restart.`,
 	confinement(c, &action)
 	c.Flags().StringVar(&action.Revision, "revision", "", "the revision to revert to or to remove")
 	c.Flags().StringVar(&action.Name, "name", "", "the instance that a file becomes (SNAP_KEY)")
-	c.Flags().BoolVar(&action.IgnoreRunning, "ignore-running", false, "as for refresh")
+	overrides(c, &action, overrideIgnore, overrideForce, overrideNow, overrideLeave, overrideKill)
 	return a.readable(c)
 }
 

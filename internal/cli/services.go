@@ -87,7 +87,7 @@ that tenure ps shows can be. What was stopped starts again at the next boot, unl
 		},
 	}
 	c.Flags().BoolVar(&action.Disable, "disable", false, "also do not start them at boot from now on")
-	c.Flags().BoolVar(&action.Kill, "kill", false, "kill also what asks never to be killed")
+	overrides(c, &action, overrideForce, overrideKill)
 	return a.waiting(c)
 }
 
@@ -105,6 +105,7 @@ say how are reloaded instead, and keep their processes.`,
 		},
 	}
 	c.Flags().BoolVar(&action.Reload, "reload", false, "reload those that can instead")
+	overrides(c, &action, overrideForce, overrideKill)
 	return a.waiting(c)
 }
 

@@ -47,6 +47,36 @@ func confinement(c *cobra.Command, action *client.Action) {
 	flags.BoolVar(&action.JailMode, "jailmode", false, "confine the snap whatever it asks for")
 }
 
+// override is the name of a flag by which the administrator overrules a plan.
+type override string
+
+const (
+	overrideForce  override = "force"
+	overrideNow    override = "now"
+	overrideLeave  override = "leave"
+	overrideKill   override = "kill"
+	overrideIgnore override = "ignore-running"
+)
+
+// overrides give a command those flags by which the administrator overrules a plan.
+func overrides(c *cobra.Command, action *client.Action, names ...override) {
+	flags := c.Flags()
+	for _, name := range names {
+		switch name {
+		case overrideForce:
+			flags.BoolVar(&action.Force, string(name), false, "do it whatever it costs: end, or do not wait for, what stands in the way")
+		case overrideNow:
+			flags.BoolVar(&action.Now, string(name), false, "do not wait for what asks to be waited for")
+		case overrideLeave:
+			flags.BoolVar(&action.Leave, string(name), false, "leave running what the snap wants to outlive it")
+		case overrideKill:
+			flags.BoolVar(&action.Kill, string(name), false, "kill also what asks never to be killed")
+		case overrideIgnore:
+			flags.BoolVar(&action.IgnoreRunning, string(name), false, "go on although apps of the snap run; they keep their revision")
+		}
+	}
+}
+
 func (a *app) waiting(c *cobra.Command) *cobra.Command {
 	c.Flags().BoolVar(&a.noWait, "no-wait", false, "print the id of the change and do not wait for it")
 	return c
@@ -122,7 +152,7 @@ from it.`,
 	confinement(c, &action)
 	channels(c, &action)
 	c.Flags().StringVar(&action.Name, "name", "", "the instance to refresh (SNAP_KEY)")
-	c.Flags().BoolVar(&action.IgnoreRunning, "ignore-running", false, "refresh although apps of the snap run")
+	overrides(c, &action, overrideIgnore, overrideForce, overrideNow, overrideKill)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be done to each process, and why")
 	return a.readable(a.waiting(c))
 }
@@ -142,6 +172,7 @@ reverts go further back; tenure list --all shows what there is.`,
 		},
 	}
 	c.Flags().StringVar(&action.Revision, "revision", "", "go back to this revision")
+	overrides(c, &action, overrideIgnore, overrideForce, overrideNow, overrideKill)
 	return a.waiting(c)
 }
 
@@ -172,7 +203,7 @@ revisions and data. tenure plan remove says beforehand what would be ended. With
 	}
 	c.Flags().StringVar(&action.Revision, "revision", "", "remove only this revision")
 	c.Flags().BoolVar(&action.Purge, "purge", false, "keep no copy of the data, as remove never does")
-	c.Flags().BoolVar(&action.Kill, "kill", false, "kill also what asks never to be killed")
+	overrides(c, &action, overrideForce, overrideNow, overrideLeave, overrideKill)
 	return a.waiting(c)
 }
 
@@ -190,13 +221,16 @@ func (a *app) disable() *cobra.Command {
 		Long: `disable ends all that runs of the snap, each by its stop protocol, and takes its
 commands away. Its revisions and data stay.`,
 		Example: "  tenure disable hello",
-	}, "disable", "disabled")
+	}, "disable", "disabled", overrideForce, overrideNow, overrideLeave, overrideKill)
 }
 
-func (a *app) simple(c *cobra.Command, verb, done string) *cobra.Command {
+func (a *app) simple(c *cobra.Command, verb, done string, flags ...override) *cobra.Command {
+	action := client.Action{Action: verb}
+	overrides(c, &action, flags...)
 	c.Args, c.ValidArgsFunction = takes(1, -1, "snap"), a.complete(a.snapNames, -1)
 	c.RunE = func(c *cobra.Command, args []string) error {
-		return a.act(c.Context(), client.Action{Action: verb, Snaps: args}, done)
+		action.Snaps = args
+		return a.act(c.Context(), action, done)
 	}
 	return a.waiting(c)
 }

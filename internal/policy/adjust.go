@@ -94,13 +94,22 @@ func (d *decider) adjustToTarget(s subject, item *Item) {
 	}
 }
 
-// adjustToDeferral ends the patience of an automatic change.
+// adjustToDeferral ends the patience of a change. Hooks are waited for in any
+// case: their time is bounded.
 func (d *decider) adjustToDeferral(s subject, item *Item) {
-	limit := d.Limits.MaxInhibition
-	if item.Verdict != tenure.Defer || s.ID.Kind == tenure.HookRun || !d.Change.Auto || limit <= 0 || d.Change.Since.IsZero() {
+	if item.Verdict != tenure.Defer || s.ID.Kind == tenure.HookRun {
 		return
 	}
-	if d.Now.Sub(d.Change.Since) >= limit {
+	limit := d.Limits.MaxDeferral
+	if inhibition := d.Limits.MaxInhibition; d.Change.Auto && inhibition > 0 && (limit <= 0 || inhibition < limit) {
+		limit = inhibition
+	}
+	switch {
+	case slices.Contains(d.Lapsed, s.ID):
+		item.replace(d.undeferred(s), "what was waited for has ended, and was started again since")
+	case d.Change.Now:
+		item.replace(d.undeferred(s), "the administrator said now (--now)")
+	case limit > 0 && !d.Change.Since.IsZero() && d.Now.Sub(d.Change.Since) >= limit:
 		item.replace(d.undeferred(s), "the change has waited since %s, and %s is the limit", d.Change.Since.UTC().Format("2006-01-02"), formatDuration(limit))
 	}
 }

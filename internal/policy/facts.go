@@ -28,6 +28,9 @@ type Facts struct {
 	// Estimates are how long stopping a unit takes by the last measurement.
 	Estimates map[tenure.UnitID]time.Duration `json:"estimates,omitempty"`
 	Limits    Limits                          `json:"limits,omitzero"`
+	// Lapsed are units that were waited for, ended, and were started again before
+	// anything else could be done: they are not waited for once more.
+	Lapsed []tenure.UnitID `json:"lapsed,omitempty"`
 	// Supported are the verdicts that the engine can carry out; empty means all.
 	// Refuse is always supported.
 	Supported []tenure.Verdict `json:"supported,omitempty"`
@@ -48,14 +51,16 @@ type Change struct {
 	Units []tenure.UnitID `json:"units,omitempty"`
 	// Auto is that nobody asked for the change: it can wait for people.
 	Auto bool `json:"auto,omitempty"`
-	// Since is when an automatic change first wanted to happen; see
-	// Limits.MaxInhibition.
+	// Since is when the change first wanted to happen; see Limits.MaxDeferral and,
+	// for automatic ones, Limits.MaxInhibition.
 	Since time.Time `json:"since,omitzero"`
 	// IgnoreRunning lets apps that people run live on at the old revision.
 	IgnoreRunning bool `json:"ignore_running,omitempty"`
 	// Force is "now, whatever it costs": what would be deferred or refused is
 	// carried out.
 	Force bool `json:"force,omitempty"`
+	// Now is that what would be deferred is not: of the rest nothing is overruled.
+	Now bool `json:"now,omitempty"`
 	// Leave is the administrator's consent that what a package wants to live on
 	// after remove or disable does.
 	Leave bool `json:"leave,omitempty"`
@@ -182,4 +187,6 @@ type Limits struct {
 	// MaxInhibition is how long units may defer an automatic change, from
 	// Change.Since on (refresh.max-inhibition-days).
 	MaxInhibition time.Duration `json:"max_inhibition,omitempty"`
+	// MaxDeferral is how long units may defer any change, from Change.Since on.
+	MaxDeferral time.Duration `json:"max_deferral,omitempty"`
 }

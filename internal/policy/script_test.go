@@ -150,6 +150,8 @@ func changeWord(c *policy.Change, word string) error {
 		c.Force = true
 	case "--leave":
 		c.Leave = true
+	case "--now":
+		c.Now = true
 	case "--kill":
 		c.Kill = true
 	case "->", "everything":
@@ -214,6 +216,8 @@ func (s *script) limit(d *datadriven.TestData) (err error) {
 		switch key {
 		case "stop-timeout":
 			s.facts.Limits.MaxStopTimeout, err = parseDuration(value)
+		case "deferral":
+			s.facts.Limits.MaxDeferral, err = parseDuration(value)
 		case "inhibition":
 			s.facts.Limits.MaxInhibition, err = parseDuration(value)
 		default:

@@ -17,7 +17,6 @@ import (
 	"tenure/internal/mount"
 	"tenure/internal/policy"
 	"tenure/internal/proc"
-	"tenure/internal/revision"
 	"tenure/internal/supervise"
 )
 
@@ -180,15 +179,6 @@ func mentioned(c change.Change, snap tenure.Instance) []tenure.Revision {
 	return revs
 }
 
-// retain is refresh.retain.
-func (m *Manager) retain() int {
-	n, found, err := m.settings.Get(optionRetain)
-	if err != nil || !found {
-		return revision.DefaultRetain
-	}
-	return n
-}
-
 // Shutdown ends every unit, for the reason "shutdown", and takes every mount
 // back, as the end of the machine does. It is for private instances, and for
 // machines whose init system asks for it. The daemon's own end does none of
@@ -242,7 +232,9 @@ func (m *Manager) endAll(ctx context.Context) error {
 		if len(units) == 0 {
 			continue
 		}
-		if _, err := m.cfg.Supervisor.Stop(ctx, supervise.StopRequest{Units: units, Reason: tenure.ReasonShutdown}); err != nil {
+		if _, err := m.cfg.Supervisor.Stop(ctx, supervise.StopRequest{
+			Units: units, Reason: tenure.ReasonShutdown, Limit: m.limits().MaxStopTimeout,
+		}); err != nil {
 			return fmt.Errorf("end all units: %w", err)
 		}
 	}

@@ -154,10 +154,14 @@ func (m *Manager) compile(ctx context.Context, j *job, plan policy.Plan) (switch
 	}
 	stays := map[tenure.UnitID]bool{}
 	for _, item := range plan.Items {
+		known, exists := status[item.Unit]
 		if item.Unit.Snap != j.snap() {
+			// It uses this snap, and the administrator wants that to end.
+			if item.Verdict == tenure.Stop && exists {
+				sw.End = append(sw.End, item.Unit)
+			}
 			continue
 		}
-		known, exists := status[item.Unit]
 		switch item.Verdict {
 		case tenure.Restart, tenure.Stop:
 			if item.Unit.Kind != tenure.Service {

@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,24 +10,108 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/journal"
+	"tenure/internal/policy"
 	"tenure/internal/revision"
 )
 
 // System is the name under which people find the options of the system itself.
 const System = "system"
 
-// optionRetain is how many revisions of a snap are kept to be reverted to.
-const optionRetain = "refresh.retain"
+// The options of the system.
+const (
+	// optionRetain is how many revisions of a snap are kept to be reverted to.
+	optionRetain = "refresh.retain"
+	// optionStopTimeout is the longest grace period that any stop is given.
+	optionStopTimeout = "lifecycle.max-stop-timeout"
+	// optionDeferral is how long the packages may make a change wait.
+	optionDeferral = "lifecycle.max-deferral"
+)
 
 // The bounds of refresh.retain, which are snapd's.
 const minRetain, maxRetain = 2, 20
 
+// optionKind says what an option is.
+type optionKind struct {
+	// check gives what is stored for the text of a value.
+	check func(text string) (any, error)
+	// unset says what holds where it is not set.
+	unset string
+}
+
 // options are all options of the system, by their dotted names.
-func options() []string { return []string{optionRetain} }
+func options() map[string]optionKind {
+	return map[string]optionKind{
+		optionRetain:      {checkRetain, fmt.Sprintf("its default holds: %d", revision.DefaultRetain)},
+		optionStopTimeout: {checkLimit, "there is no limit"},
+		optionDeferral:    {checkLimit, "there is no limit"},
+	}
+}
+
+func optionNames() []string { return slices.Sorted(maps.Keys(options())) }
+
+func checkRetain(text string) (any, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < minRetain || n > maxRetain {
+		return nil, fmt.Errorf("retain must be a number between %d and %d, not %q", minRetain, maxRetain, text)
+	}
+	return n, nil
+}
+
+func checkLimit(text string) (any, error) {
+	if _, err := parseLimit(text); err != nil {
+		return nil, err
+	}
+	return text, nil
+}
+
+// parseLimit reads a duration as Go writes it, or a whole number of days: "90s", "1h30m", "7d".
+func parseLimit(text string) (time.Duration, error) {
+	const day, most = 24 * time.Hour, 3650
+	limit, err := time.ParseDuration(text)
+	if days, isDays := strings.CutSuffix(text, "d"); isDays {
+		var n int
+		n, err = strconv.Atoi(days)
+		limit = time.Duration(min(n, most+1)) * day
+	}
+	if err != nil || limit <= 0 || limit > most*day {
+		return 0, fmt.Errorf("a limit must be a time like 90s, 1h30m or 7d, not %q", text)
+	}
+	return limit, nil
+}
+
+// limits are what caps what packages and rules ask for.
+func (m *Manager) limits() policy.Limits {
+	return policy.Limits{MaxStopTimeout: m.limit(optionStopTimeout), MaxDeferral: m.limit(optionDeferral)}
+}
+
+// limit is an option that is a time; 0 is that there is none.
+func (m *Manager) limit(key string) time.Duration {
+	raw, found, err := m.settings.Get(key)
+	var text string
+	if err != nil || !found || json.Unmarshal(raw, &text) != nil {
+		return 0
+	}
+	limit, err := parseLimit(text)
+	if err != nil {
+		return 0
+	}
+	return limit
+}
+
+// retain is refresh.retain.
+func (m *Manager) retain() int {
+	raw, found, err := m.settings.Get(optionRetain)
+	n := 0
+	if err != nil || !found || json.Unmarshal(raw, &n) != nil {
+		return revision.DefaultRetain
+	}
+	return n
+}
 
 // Conf are options of a snap: those named by keys, each by its dotted name, or all as
 // one document. An option that is not set has no value.
@@ -39,7 +124,11 @@ func (m *Manager) Conf(snap string, keys []string) (map[string]any, error) {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
 	document := map[string]any{}
-	for key, value := range set {
+	for key, raw := range set {
+		var value any
+		if err := json.Unmarshal(raw, &value); err != nil {
+			return nil, fmt.Errorf("read the configuration: %s: %w", key, err)
+		}
 		nest(document, strings.Split(key, "."), value)
 	}
 	if len(keys) == 0 {
@@ -58,9 +147,8 @@ func (m *Manager) Conf(snap string, keys []string) (map[string]any, error) {
 
 func noOption(key string) error {
 	failed := &Error{Kind: KindOption, Op: "get", Object: key, Err: fmt.Errorf("snap %q has no %q configuration option", System, key)}
-	if slices.Contains(options(), key) {
-		failed.Err = errors.New("it is not set")
-		failed.Hint = fmt.Sprintf("its default holds: %d", revision.DefaultRetain)
+	if kind, known := options()[key]; known {
+		failed.Err, failed.Hint = errors.New("it is not set"), kind.unset
 	}
 	return failed
 }
@@ -115,7 +203,7 @@ func (m *Manager) Configure(ctx context.Context, snap string, patch map[string]j
 	if len(patch) == 0 {
 		return 0, &Error{Kind: KindBad, Op: "configure", Object: snap, Err: errors.New("no option was named")}
 	}
-	params := configureParams{Before: map[string]*int{}, Values: map[string]*int{}}
+	params := configureParams{Before: map[string]json.RawMessage{}, Values: map[string]json.RawMessage{}}
 	for _, key := range slices.Sorted(maps.Keys(patch)) {
 		value, err := option(key, patch[key])
 		if err != nil {
@@ -138,46 +226,52 @@ func (m *Manager) Configure(ctx context.Context, snap string, patch map[string]j
 	return id, nil
 }
 
-// option checks the value of one option; nil is that it is to be unset.
-func option(key string, raw json.RawMessage) (*int, error) {
-	if !slices.Contains(options(), key) {
-		return nil, fmt.Errorf("unsupported system option; there are: %s", strings.Join(options(), ", "))
+// none is that an option is not set.
+const none = "null"
+
+func isNone(value json.RawMessage) bool { return len(value) == 0 || string(value) == none }
+
+// option checks the value of one option, and gives what is stored.
+func option(key string, raw json.RawMessage) (json.RawMessage, error) {
+	kind, known := options()[key]
+	if !known {
+		return nil, fmt.Errorf("unsupported system option; there are: %s", strings.Join(optionNames(), ", "))
 	}
 	text := strings.TrimSpace(string(raw))
-	if text == "null" {
-		return nil, nil //nolint:nilnil // That is what null means.
+	if text == none {
+		return json.RawMessage(none), nil
 	}
 	var quoted string
 	if err := json.Unmarshal(raw, &quoted); err == nil {
 		text = quoted
 	}
-	n, err := strconv.Atoi(text)
-	if err != nil || n < minRetain || n > maxRetain {
-		return nil, fmt.Errorf("retain must be a number between %d and %d, not %q", minRetain, maxRetain, text)
+	value, err := kind.check(text)
+	if err != nil {
+		return nil, err
 	}
-	return &n, nil
+	return json.Marshal(value)
 }
 
-// setting is the value of one option; nil is that it is not set.
-func (m *Manager) setting(key string) (*int, error) {
+// setting is the value of one option, or null.
+func (m *Manager) setting(key string) (json.RawMessage, error) {
 	value, found, err := m.settings.Get(key)
 	if err != nil {
 		return nil, fmt.Errorf("read the configuration: %w", err)
 	}
 	if !found {
-		return nil, nil //nolint:nilnil // That it is not set is no error.
+		return json.RawMessage(none), nil
 	}
-	return &value, nil
+	return value, nil
 }
 
 // configureStep makes options durable. They hold from the next time that they are
 // looked at.
 type configureStep struct{ m *Manager }
 
-// configureParams are values of options; nil is none.
+// configureParams are values of options; null is none.
 type configureParams struct {
-	Before map[string]*int `json:"before"`
-	Values map[string]*int `json:"values"`
+	Before map[string]json.RawMessage `json:"before"`
+	Values map[string]json.RawMessage `json:"values"`
 }
 
 func (s configureStep) Do(_ context.Context, p configureParams) (nothing, error) {
@@ -186,7 +280,7 @@ func (s configureStep) Do(_ context.Context, p configureParams) (nothing, error)
 		if err != nil {
 			return nothing{}, err
 		}
-		if !sameSetting(now, p.Before[key]) && !sameSetting(now, value) {
+		if !bytes.Equal(now, p.Before[key]) && !bytes.Equal(now, value) {
 			return nothing{}, fmt.Errorf("configure: somebody else has changed %s meanwhile; try again", key)
 		}
 	}
@@ -197,20 +291,16 @@ func (s configureStep) Undo(_ context.Context, p configureParams, _ nothing) err
 	return s.m.putSettings(p.Before)
 }
 
-func sameSetting(a, b *int) bool {
-	return a == nil && b == nil || a != nil && b != nil && *a == *b
-}
-
 // putSettings makes all of values durable, or none.
-func (m *Manager) putSettings(values map[string]*int) error {
+func (m *Manager) putSettings(values map[string]json.RawMessage) error {
 	err := m.cfg.Journal.Update(func(tx *journal.Tx) error {
 		settings := m.settings.In(tx)
 		for key, value := range values {
 			var err error
-			if value == nil {
+			if isNone(value) {
 				err = settings.Delete(key)
 			} else {
-				err = settings.Put(key, *value)
+				err = settings.Put(key, value)
 			}
 			if err != nil {
 				return err

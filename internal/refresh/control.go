@@ -140,7 +140,8 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 		return nil, err
 	}
 	question := policy.Change{
-		Reason: tenure.ReasonRestart, Snap: snap, From: state.Line.Current, To: state.Line.Current, Kill: req.Options.Kill,
+		Reason: tenure.ReasonRestart, Snap: snap, From: state.Line.Current, To: state.Line.Current,
+		Kill: req.Options.Kill, Force: req.Options.Force,
 	}
 	if req.Action == ActionStop {
 		question.Reason = tenure.ReasonStop
@@ -323,7 +324,9 @@ func (s reloadStep) Do(ctx context.Context, p reloadParams) (nothing, error) {
 			continue
 		}
 		change.ReporterFrom(ctx).Logf("%s has no reload-command and is restarted", spec.Unit)
-		stop := supervise.StopRequest{Units: []tenure.UnitID{spec.Unit}, Reason: tenure.ReasonRestart, HoldSockets: true}
+		stop := supervise.StopRequest{
+			Units: []tenure.UnitID{spec.Unit}, Reason: tenure.ReasonRestart, HoldSockets: true, Limit: s.m.limits().MaxStopTimeout,
+		}
 		if _, err := s.m.cfg.Supervisor.Stop(ctx, stop); err != nil {
 			return nothing{}, fmt.Errorf("restart: %w", err)
 		}

@@ -73,6 +73,9 @@ func (j *job) change() policy.Change {
 		To:            j.to(),
 		Units:         j.Only,
 		IgnoreRunning: j.Options.IgnoreRunning,
+		Force:         j.Options.Force,
+		Now:           j.Options.Now,
+		Leave:         j.Options.Leave,
 		Kill:          j.Options.Kill,
 	}
 }

@@ -23,7 +23,7 @@ func supported() []tenure.Verdict {
 // facts gathers what a decision about change depends on. More are revisions
 // that are not installed yet, but that the change leads to.
 func (m *Manager) facts(ctx context.Context, change policy.Change, more ...installed) (policy.Facts, error) {
-	facts := policy.Facts{Now: m.cfg.Now(), Change: change, Supported: supported()}
+	facts := policy.Facts{Now: m.cfg.Now(), Change: change, Supported: supported(), Limits: m.limits()}
 	statuses, err := m.cfg.Supervisor.Units(ctx)
 	if err != nil {
 		return policy.Facts{}, fmt.Errorf("gather facts: %w", err)

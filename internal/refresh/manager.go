@@ -2,6 +2,7 @@ package refresh
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -39,7 +40,7 @@ type Manager struct {
 	cfg      Config
 	engine   *change.Engine
 	snaps    *states
-	settings *journal.Collection[int]
+	settings *journal.Collection[json.RawMessage]
 	launch   launcher
 	claims   claims
 	// copies are the data copies of changes that run, between their passes.
@@ -58,7 +59,7 @@ func New(cfg Config) *Manager {
 	return &Manager{
 		cfg:      cfg,
 		snaps:    newStates(cfg.Journal),
-		settings: journal.NewCollection[int](cfg.Journal, journal.Settings),
+		settings: journal.NewCollection[json.RawMessage](cfg.Journal, journal.Settings),
 		launch:   launcher{paths: cfg.Paths, usernames: filepath.Join(cfg.Paths.Run(), "etc")},
 		collect:  make(chan struct{}, 1),
 	}

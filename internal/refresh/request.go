@@ -23,6 +23,11 @@ type Options struct {
 	IgnoreRunning bool `json:"ignore_running,omitempty"`
 	// Kill allows SIGKILL where a stop protocol forbids it.
 	Kill bool `json:"kill,omitempty"`
+	// Force carries out what would be refused or waited for, Now what would be waited for.
+	Force bool `json:"force,omitempty"`
+	Now   bool `json:"now,omitempty"`
+	// Leave agrees to leave running what a package wants to outlive it.
+	Leave bool `json:"leave,omitempty"`
 }
 
 // File is a snap file that is to be installed.

@@ -124,7 +124,7 @@ func (m *Manager) stopUnits(ctx context.Context, p stopParams, units []tenure.Un
 	}
 	ended, err := m.cfg.Supervisor.Stop(ctx, supervise.StopRequest{
 		Units: units, Reason: p.Change.Reason, From: p.Change.From, To: p.Change.To,
-		HoldSockets: hold, Kill: p.Kill,
+		HoldSockets: hold, Kill: p.Kill, Limit: m.limits().MaxStopTimeout,
 	})
 	report := change.ReporterFrom(ctx)
 	for _, killed := range ended.Killed {
@@ -353,7 +353,7 @@ func (s startStep) Do(ctx context.Context, p startParams) (nothing, error) {
 func (s startStep) Undo(ctx context.Context, p startParams, _ nothing) error {
 	_, err := s.m.cfg.Supervisor.Stop(ctx, supervise.StopRequest{
 		Units: names(p.Specs), Reason: p.Change.Reason, From: p.Change.To, To: p.Change.From,
-		HoldSockets: !p.Change.From.IsZero(),
+		HoldSockets: !p.Change.From.IsZero(), Limit: s.m.limits().MaxStopTimeout,
 	})
 	if err == nil {
 		err = s.endOffspring(ctx, p)
@@ -384,7 +384,7 @@ func (s startStep) endOffspring(ctx context.Context, p startParams) error {
 		return nil
 	}
 	_, err = s.m.cfg.Supervisor.Stop(ctx, supervise.StopRequest{
-		Units: units, Reason: p.Change.Reason, From: p.Change.To, To: p.Change.From,
+		Units: units, Reason: p.Change.Reason, From: p.Change.To, To: p.Change.From, Limit: s.m.limits().MaxStopTimeout,
 	})
 	return err
 }

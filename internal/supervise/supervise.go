@@ -153,6 +153,8 @@ type StopRequest struct {
 	HoldSockets bool
 	// Kill allows SIGKILL where the protocol forbids it: an administrator's order.
 	Kill bool
+	// Limit is the longest grace period that is given, whatever the protocol says; 0 is none.
+	Limit time.Duration
 }
 
 // ReloadRequest asks a unit to go on without ending.

@@ -40,6 +40,7 @@ type ending struct {
 	To       tenure.Revision `json:"to,omitzero"`
 	Hold     bool            `json:"hold,omitempty"`
 	Kill     bool            `json:"kill,omitempty"`
+	Limit    time.Duration   `json:"limit,omitempty"`
 	Phase    phase           `json:"phase"`
 	Killed   bool            `json:"killed,omitempty"`
 	PostDone bool            `json:"post_done,omitempty"`
@@ -136,11 +137,11 @@ func (u *unit) stop(ctx context.Context, req supervise.StopRequest, reply chan<-
 		u.stopping = append(u.stopping, reply)
 		e := u.rec.Ending
 		e.Cause, e.Reason, e.From, e.To, e.Hold = causeRequest, req.Reason, req.From, req.To, req.HoldSockets
-		e.Kill = e.Kill || req.Kill
+		e.Kill, e.Limit = e.Kill || req.Kill, req.Limit
 		u.save()
 	case supervise.Starting, supervise.Running, supervise.Reloading:
 		u.stopping = append(u.stopping, reply)
-		u.end(ctx, ending{Cause: causeRequest, Reason: req.Reason, From: req.From, To: req.To, Hold: req.HoldSockets, Kill: req.Kill})
+		u.end(ctx, ending{Cause: causeRequest, Reason: req.Reason, From: req.From, To: req.To, Hold: req.HoldSockets, Kill: req.Kill, Limit: req.Limit})
 	}
 }
 
@@ -178,13 +179,22 @@ func (u *unit) end(ctx context.Context, e ending) {
 	u.watchGroups(ctx)
 	command := u.rec.Spec.Stop.Command
 	if e.Cause == causeRequest && command != nil && (u.rec.Ready || u.rec.Passive) {
-		err := u.runAux(ctx, auxStop, *command, u.rec.Spec.Stop.Timeout)
+		err := u.runAux(ctx, auxStop, *command, u.grace())
 		if err == nil {
 			return
 		}
 		u.warn("stop command cannot run", err)
 	}
 	u.progress(ctx)
+}
+
+// grace is how long the unit has to end; 0 is for ever.
+func (u *unit) grace() time.Duration {
+	timeout := u.rec.Spec.Stop.Timeout
+	if e := u.rec.Ending; e != nil && e.Limit > 0 && (timeout <= 0 || timeout > e.Limit) {
+		return e.Limit
+	}
+	return timeout
 }
 
 // endByItself notes that the unit is ending of its own accord (STOPPING=1 of
@@ -233,7 +243,7 @@ func (u *unit) runPost(ctx context.Context) bool {
 		return false
 	}
 	u.rec.Ending.PostDone = true
-	if err := u.runAux(ctx, auxPost, *post, u.rec.Spec.Stop.Timeout); err != nil {
+	if err := u.runAux(ctx, auxPost, *post, u.grace()); err != nil {
 		u.warn("post-stop command cannot run", err)
 		return false
 	}
@@ -246,7 +256,7 @@ func (u *unit) keeps() bool { return len(u.matchers) > 0 && !u.rec.Passive }
 // signal tells the unit to end: with everything standing still, so that what
 // must not be told has been set apart, and nobody forks away meanwhile.
 func (u *unit) signal(ctx context.Context) {
-	if timeout := u.rec.Spec.Stop.Timeout; timeout > 0 {
+	if timeout := u.grace(); timeout > 0 {
 		u.setAlarm(alarmStop, timeout)
 	}
 	number := u.stopSignal()
@@ -463,7 +473,7 @@ func (u *unit) giveUp(ctx context.Context) {
 	for _, info := range infos {
 		names = append(names, fmt.Sprintf("%d (%s)", info.PID, info.CommandLine()))
 	}
-	err := fmt.Errorf("%w within %s, and must not be killed: process %s", supervise.ErrStopTimeout, u.rec.Spec.Stop.Timeout, strings.Join(names, ", "))
+	err := fmt.Errorf("%w within %s, and must not be killed: process %s", supervise.ErrStopTimeout, u.grace(), strings.Join(names, ", "))
 	u.warn("stop timed out", err)
 	if u.main == nil {
 		if !u.rec.Passive {

@@ -31,6 +31,7 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		{"SIGKILL follows the grace period", killAfterTimeout},
 		{"SIGKILL is never sent where it is forbidden", killNever},
 		{"an administrator may order SIGKILL", killByOrder},
+		{"a limit cuts the grace period", graceLimit},
 		{"what main leaves behind is the leftover", leftover},
 		{"a stop of the group leaves nothing", groupLeavesNothing},
 		{"workloads live through a stop", workloads},
@@ -242,6 +243,15 @@ func killByOrder(l *law) {
 		l.t.Errorf("stop by order: %+v, %v", ended, err)
 	}
 	l.inState(id, supervise.Inactive)
+}
+
+func graceLimit(l *law) {
+	id := unit("patient")
+	l.start(l.spec("patient", Program{Notify: true, IgnoreTerm: true}, func(s *supervise.Spec) { s.Stop.Timeout = 2 * patience }))
+	ended, err := l.Supervisor.Stop(l.ctx, supervise.StopRequest{Units: []tenure.UnitID{id}, Limit: 30 * time.Millisecond})
+	if err != nil || !slices.Equal(ended.Killed, []tenure.UnitID{id}) {
+		l.t.Errorf("ended %+v, %v, want it killed", ended, err)
+	}
 }
 
 func stopOutlives(l *law) {

@@ -20,7 +20,7 @@ func (u *twinUnit) stop(req supervise.StopRequest, reply chan<- twinEnded) {
 		u.stopping = append(u.stopping, reply)
 		u.ending.requested = true
 		u.ending.HoldSockets, u.ending.Reason = req.HoldSockets, req.Reason
-		u.ending.Kill = u.ending.Kill || req.Kill
+		u.ending.Kill, u.ending.Limit = u.ending.Kill || req.Kill, req.Limit
 	case u.status.State.Alive():
 		u.stopping = append(u.stopping, reply)
 		u.end(twinEnding{StopRequest: req, requested: true})
@@ -95,11 +95,20 @@ func (u *twinUnit) progress() {
 
 // signal tells the unit to end, after what must not be told has been set apart.
 func (u *twinUnit) signal() {
-	if timeout := u.spec().Stop.Timeout; timeout > 0 {
+	if timeout := u.grace(); timeout > 0 {
 		u.clock(timeout, u.graceOver)
 	}
 	u.split()
 	u.tell(u.stopSignal(), u.targets())
+}
+
+// grace is how long the unit has to end; 0 is for ever.
+func (u *twinUnit) grace() time.Duration {
+	timeout := u.spec().Stop.Timeout
+	if limit := u.ending.Limit; limit > 0 && (timeout <= 0 || timeout > limit) {
+		return limit
+	}
+	return timeout
 }
 
 func (u *twinUnit) stopSignal() syscall.Signal {
@@ -172,7 +181,7 @@ func (u *twinUnit) graceOver() {
 		u.tell(syscall.SIGKILL, u.targets())
 		return
 	}
-	err := fmt.Errorf("%w within %s", supervise.ErrStopTimeout, u.spec().Stop.Timeout)
+	err := fmt.Errorf("%w within %s", supervise.ErrStopTimeout, u.grace())
 	if u.main == nil && !u.passive {
 		u.leaveBehind(u.living())
 		u.answerStop(twinEnded{exit: e.exit, err: err})
