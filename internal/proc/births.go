@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"iter"
 	"os"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -39,6 +40,7 @@ type Birth struct {
 const (
 	cnIdxProc, cnValProc = 1, 1
 	procCnMcastListen    = 1
+	procCnMcastIgnore    = 2
 
 	procEventAck  = 0
 	procEventFork = 1
@@ -58,17 +60,18 @@ const ackPatience = time.Second
 
 // Births are the forks and execs of all processes on the machine from now on, as
 // the kernel's process connector tells them: in order, within a fraction of a
-// millisecond. They end with ctx. New threads are none.
+// millisecond. They end with ctx. New threads are none. With kinds given the
+// others stay in the kernel, and nobody is woken for them.
 //
 // The connector is for root in the first pid and user namespace. Elsewhere the
 // error is of kind ErrNoConnector.
-func Births(ctx context.Context) (iter.Seq[Birth], error) {
-	conn, err := listenBirths()
+func Births(ctx context.Context, kinds ...BirthKind) (iter.Seq[Birth], error) {
+	conn, err := listenBirths(kinds)
 	if err != nil {
 		return nil, fmt.Errorf("listen to births of processes: %w", err)
 	}
 	return func(yield func(Birth) bool) {
-		defer func() { _ = conn.Close() }()
+		defer silence(conn)
 		stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
 		defer stop()
 		for {
@@ -87,7 +90,7 @@ func Births(ctx context.Context) (iter.Seq[Birth], error) {
 }
 
 // listenBirths subscribes to the connector, and waits for its word.
-func listenBirths() (conn *os.File, err error) {
+func listenBirths(kinds []BirthKind) (conn *os.File, err error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_CONNECTOR)
 	if err != nil {
 		return nil, errors.Join(ErrNoConnector, err)
@@ -101,9 +104,9 @@ func listenBirths() (conn *os.File, err error) {
 	}()
 	kernel := &unix.SockaddrNetlink{Family: unix.AF_NETLINK}
 	err = errors.Join(
-		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, birthFilter()),
+		unix.SetsockoptSockFprog(fd, unix.SOL_SOCKET, unix.SO_ATTACH_FILTER, birthFilter(kinds)),
 		unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Groups: cnIdxProc}),
-		unix.Sendto(fd, listenMessage(), 0, kernel),
+		unix.Sendto(fd, connectorMessage(procCnMcastListen), 0, kernel),
 	)
 	if err != nil {
 		return conn, errors.Join(ErrNoConnector, err)
@@ -126,8 +129,15 @@ func listenBirths() (conn *os.File, err error) {
 	}
 }
 
-// listenMessage asks the connector for its events.
-func listenMessage() []byte {
+// silence tells the connector that nobody listens any more, or older kernels go on
+// writing events, and closes the socket.
+func silence(conn *os.File) {
+	_, _ = conn.Write(connectorMessage(procCnMcastIgnore))
+	_ = conn.Close()
+}
+
+// connectorMessage asks the connector for its events, or for no more of them.
+func connectorMessage(op uint32) []byte {
 	const size = cnOffset + 20 + 4
 	native := binary.NativeEndian
 	message := make([]byte, size)
@@ -136,19 +146,25 @@ func listenMessage() []byte {
 	native.PutUint32(message[cnOffset:], cnIdxProc)
 	native.PutUint32(message[cnOffset+4:], cnValProc)
 	native.PutUint16(message[cnOffset+16:], 4)
-	native.PutUint32(message[cnOffset+20:], procCnMcastListen)
+	native.PutUint32(message[cnOffset+20:], op)
 	return message
 }
 
-// birthFilter keeps everything but forks, execs and the acknowledgement in the
-// kernel, so that nobody is woken for it.
-func birthFilter() *unix.SockFprog {
+// birthFilter keeps everything but the wanted kinds (all when there are none) and
+// the acknowledgement in the kernel, so that nobody is woken for it.
+func birthFilter(kinds []BirthKind) *unix.SockFprog {
 	var program []unix.SockFilter
 	add := func(code uint16, k uint32, yes uint8) {
 		program = append(program, unix.SockFilter{Code: code, Jt: yes, K: k})
 	}
 	add(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, whatOffset, 0)
-	wanted := []uint32{procEventAck, procEventFork, procEventExec}
+	wanted := []uint32{procEventAck}
+	if len(kinds) == 0 || slices.Contains(kinds, Forked) {
+		wanted = append(wanted, procEventFork)
+	}
+	if len(kinds) == 0 || slices.Contains(kinds, Executed) {
+		wanted = append(wanted, procEventExec)
+	}
 	for i, what := range wanted {
 		var bytes [4]byte
 		binary.NativeEndian.PutUint32(bytes[:], what)

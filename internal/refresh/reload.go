@@ -195,16 +195,14 @@ func (m *Manager) awaitFollowed(ctx context.Context, from tenure.Revision, spec 
 // watchExecs wakes whoever waits when any process becomes another program.
 // Where the kernel does not tell, only the supervisor's events do.
 func (m *Manager) watchExecs(ctx context.Context, wake func()) {
-	births, err := proc.Births(ctx)
+	births, err := proc.Births(ctx, proc.Executed)
 	if err != nil {
 		change.ReporterFrom(ctx).Logf("%v: a service that replaces itself is seen only when it says so", err)
 		return
 	}
 	go func() {
-		for birth := range births {
-			if birth.Kind != proc.Forked {
-				wake()
-			}
+		for range births {
+			wake()
 		}
 	}()
 }

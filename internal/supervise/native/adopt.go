@@ -202,8 +202,10 @@ func (u *unit) adopted(ctx context.Context) {
 	case u.rec.State == supervise.Starting && u.rec.Spec.Type == supervise.DBus:
 		u.awaitBusName(ctx)
 	}
-	// While nobody listened it may have said often enough that it lives.
+	// While nobody listened it may have said often enough that it lives, and have
+	// started workloads.
 	u.feedWatchdog()
+	u.setApartEarly(ctx)
 }
 
 // adoptMain waits for the main process again. One that ended while nobody

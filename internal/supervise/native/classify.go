@@ -34,6 +34,9 @@ func compileWorkloads(workloads []supervise.Workload) ([]matcher, error) {
 type pick struct {
 	Workload supervise.Workload
 	Leader   proc.Info
+	// Into is the unit that the workload is already, with the leader in it, and that
+	// what is found here joins; zero for a new one.
+	Into tenure.UnitID
 	// Members are the leader and what came out of it that is in the service's own
 	// group, and must move.
 	Members []proc.Info
@@ -60,9 +63,11 @@ type sorted struct {
 //
 // A group that the service made belongs as a whole to the first workload that
 // has a process in it: processes are not moved out of such groups.
-func classify(matchers []matcher, main tenure.Process, infos []proc.Info) sorted {
+//
+// What came out of a process of kin is part of that unit, wherever it is.
+func classify(matchers []matcher, main tenure.Process, infos []proc.Info, kin kinship) sorted {
 	c := classifier{
-		matchers: matchers, main: main,
+		matchers: matchers, main: main, kin: kin,
 		byPID:   make(map[int]proc.Info, len(infos)),
 		index:   make(map[tenure.Process]int),
 		claimed: make(map[string]bool),
@@ -118,9 +123,19 @@ func (c *classifier) sort(infos []proc.Info) (out sorted) {
 	return out
 }
 
+// kinship are the processes of units that came out of the service before, by pid.
+type kinship map[int]kinsman
+
+type kinsman struct {
+	proc.Info
+
+	unit tenure.UnitID
+}
+
 type classifier struct {
 	matchers []matcher
 	main     tenure.Process
+	kin      kinship
 	byPID    map[int]proc.Info
 	index    map[tenure.Process]int
 	claimed  map[string]bool
@@ -137,7 +152,11 @@ func (c *classifier) pick(info proc.Info) *pick {
 	if !known {
 		at = len(c.picks)
 		c.index[leader.Process] = at
-		c.picks = append(c.picks, &pick{Workload: workload, Leader: leader})
+		p := &pick{Workload: workload, Leader: leader}
+		if parent, ok := c.kin[leader.PID]; ok && parent.Process == leader.Process {
+			p.Into = parent.unit
+		}
+		c.picks = append(c.picks, p)
 	}
 	return c.picks[at]
 }
@@ -156,6 +175,9 @@ func (c *classifier) outermost(info proc.Info) (leader proc.Info, w supervise.Wo
 		}
 		if workload, matches := match(c.matchers, info); matches {
 			leader, w, ok = info, workload, true
+		}
+		if parent, ok := c.kin[info.PPID]; ok && parent.Start <= info.Start {
+			return parent.Info, supervise.Workload{Name: parent.unit.Name}, true
 		}
 		parent, listed := c.byPID[info.PPID]
 		if !listed || parent.Start > info.Start {

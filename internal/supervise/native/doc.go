@@ -18,6 +18,7 @@
 //	start.go    Start → armed or launched → ready          launch.go   one launch
 //	stop.go     command → signal → kill → post-stop        classify.go who is who
 //	split.go    workloads and leftovers become units       restart.go  whether, when
+//	nursery.go  workloads are heard of when they start     kin.go      what joins them
 //	adopt.go    what the last supervisor left              record.go   what it wrote
 //
 // # What a unit leaves behind
@@ -32,6 +33,14 @@
 // workload's pattern matches one of their processes or an ancestor of it: then
 // the whole group is that workload's ("claimed"). The service's empty
 // group remains as a directory around it until the workload ends.
+//
+// # Workloads that are known early
+//
+// While a service with patterns runs, the kernel's process connector tells which
+// processes become other programs. One that matches, and has lived for
+// Config.Settle, is set apart by the same split under freeze as at a stop. Where
+// there is no connector, and for what changes its command line by itself, the
+// split comes with the stop.
 //
 // # Ends that nobody saw
 //

@@ -38,13 +38,18 @@ func forker(exe string) int {
 }
 
 // A manager is stopped, many times, while it forks and executes machines: no
-// machine that had become one is signalled, and nothing is left but machines.
+// machine that had become one is signalled, and nothing is left but machines,
+// whether they become units while it runs or when it stops.
 func TestForkerIsStopped(t *testing.T) {
 	t.Parallel()
-	s := newRoot(t).supervisor(t)
-	for _, target := range []supervise.Target{supervise.TargetGroup, supervise.TargetMain} {
-		for round := range 4 {
-			stopForker(t, s, target, time.Duration(10+25*round)*time.Millisecond)
+	for _, settle := range []time.Duration{time.Hour, time.Millisecond} {
+		r := newRoot(t)
+		r.settle = settle
+		s := r.supervisor(t)
+		for _, target := range []supervise.Target{supervise.TargetGroup, supervise.TargetMain} {
+			for round := range 4 {
+				stopForker(t, s, target, time.Duration(10+25*round)*time.Millisecond)
+			}
 		}
 	}
 }

@@ -99,7 +99,7 @@ func (u *unit) dropGroup(ctx context.Context) (remove func()) {
 	if u.rec.Group != "" && len(u.rec.Ceded) == 0 {
 		groups = append(groups, proc.GroupAt(u.rec.Group))
 	}
-	hosts := u.rec.Claims
+	hosts, parent := u.rec.Claims, u.rec.Parent
 	u.rec.Group, u.rec.Claims, u.rec.Ceded, u.rec.Main = "", nil, nil, tenure.Process{}
 	work := func() {
 		for _, group := range groups {
@@ -114,6 +114,7 @@ func (u *unit) dropGroup(ctx context.Context) (remove func()) {
 				_ = os.Remove(filepath.Dir(host))
 			}
 		}
+		u.s.returnClaims(parent, hosts)
 		u.s.bus.send(event)
 	}
 	return func() { u.s.wg.Go(work) }

@@ -52,6 +52,9 @@ type root struct {
 	dir       string
 	hierarchy *proc.Hierarchy
 	holder    *fdstore.Client
+	// settle is Config.Settle: where it is not what a test is about nothing is set
+	// apart before its service stops.
+	settle time.Duration
 }
 
 var hierarchies atomic.Int64
@@ -72,7 +75,7 @@ func newRoot(t *testing.T) *root {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &root{dir: dir, hierarchy: h}
+	r := &root{dir: dir, hierarchy: h, settle: time.Hour}
 	t.Cleanup(func() { r.sweep(t) })
 	r.serve(t)
 	return r
@@ -146,7 +149,8 @@ func (r *root) config(t *testing.T) Config {
 	t.Helper()
 	return Config{
 		StateDir: r.path("units"), RuntimeDir: r.path("u"), Hierarchy: r.hierarchy, Holder: r.holder,
-		Logs: logfile.NewReader(r.path("logs")), Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
+		Settle: r.settle,
+		Logs:   logfile.NewReader(r.path("logs")), Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	}
 }
 

@@ -55,6 +55,11 @@ type Config struct {
 	// resolved in the unit's own namespace; the default, /proc/self/exe with
 	// the argument "exec-listen", is the caller's own program everywhere.
 	ExecHelper []string
+	// Settle is how old a process that matches a workload's pattern must be to become
+	// a unit while its service runs on, and ten times that where its parent is of the
+	// service: one that goes to the background is then known by the process that
+	// stays. The default is 200 ms.
+	Settle time.Duration
 	// Launch defaults to sandbox.Start. With another one nothing is prepared.
 	Launch Launch
 	Logger *slog.Logger
@@ -69,6 +74,7 @@ type Supervisor struct {
 	bus      *bus
 	boot     string
 	watcher  *proc.Watcher
+	nursery  nursery
 	// life is the context of Run: that of everything that lasts.
 	life context.Context //nolint:containedctx // Set once, before anything else runs.
 	// ready is closed when everything is adopted, ended when Run has returned.
@@ -86,6 +92,7 @@ var (
 	_ supervise.LogReader  = (*Supervisor)(nil)
 	_ supervise.LogKeeper  = (*Supervisor)(nil)
 	_ supervise.Preparer   = (*Supervisor)(nil)
+	_ supervise.Splitter   = (*Supervisor)(nil)
 )
 
 // ErrEnded is that the supervisor does not run any more; its units may.
@@ -103,6 +110,9 @@ func New(cfg Config) (*Supervisor, error) {
 	if prepares {
 		cfg.Launch = sandbox.Start
 	}
+	if cfg.Settle == 0 {
+		cfg.Settle = defaultSettle
+	}
 	if cfg.ExecHelper == nil {
 		cfg.ExecHelper = []string{"/proc/self/exe", "exec-listen"}
 	}
@@ -115,11 +125,13 @@ func New(cfg Config) (*Supervisor, error) {
 	if err != nil {
 		return nil, fmt.Errorf("new supervisor: %w", err)
 	}
-	return &Supervisor{
+	s := &Supervisor{
 		cfg: cfg, prepares: prepares, records: records{cfg.StateDir}, bus: newBus(), boot: boot,
 		ready: make(chan struct{}), ended: make(chan struct{}),
 		units: make(map[tenure.UnitID]*unit),
-	}, nil
+	}
+	s.nursery.s = s
+	return s, nil
 }
 
 // Run adopts everything that an earlier supervisor left, and supervises until

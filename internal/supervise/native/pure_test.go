@@ -122,7 +122,7 @@ func TestClassify(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			infos := tree(t, test.tree...)
-			out := classify(matchers, infos[0].Process, infos)
+			out := classify(matchers, infos[0].Process, infos, nil)
 			var got []string
 			for _, p := range out.Picks {
 				line := p.Workload.Name + " " + pids([]proc.Info{p.Leader}) + ": " + pids(p.Members)

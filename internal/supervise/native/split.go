@@ -51,13 +51,9 @@ func (u *unit) split(ctx context.Context) (rest []proc.Info) {
 	if !u.keeps() {
 		return infos
 	}
-	out := classify(u.matchers, u.rec.Main, infos)
+	out := classify(u.matchers, u.rec.Main, infos, u.kin(infos))
 	rest = out.Rest
-	for _, p := range out.Picks {
-		if err := u.giveAway(ctx, p); err != nil {
-			u.warn("workload cannot be set apart, and is left alone", err)
-		}
-	}
+	u.giveAll(ctx, out.Picks)
 	if u.rec.Main.PID == 0 {
 		// Nothing is spared for the main process any more.
 		rest = append(rest, out.Spared...)
@@ -65,8 +61,21 @@ func (u *unit) split(ctx context.Context) (rest []proc.Info) {
 	return rest
 }
 
-// giveAway makes a unit of one workload.
+// giveAll makes units of workloads. One that cannot be is left alone.
+func (u *unit) giveAll(ctx context.Context, picks []pick) {
+	for _, p := range picks {
+		if err := u.giveAway(ctx, p); err != nil {
+			u.warn("workload cannot be set apart, and is left alone", err)
+		}
+	}
+}
+
+// giveAway makes a unit of one workload, or makes it part of the unit that the
+// workload is already.
 func (u *unit) giveAway(ctx context.Context, p pick) error {
+	if !p.Into.IsZero() {
+		return u.giveMore(ctx, p)
+	}
 	spec := u.derived(p.Workload.Name, p.Leader)
 	spec.Stop = p.Workload.Stop
 	rec := record{

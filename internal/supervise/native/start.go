@@ -247,6 +247,9 @@ func (u *unit) becomeReady() {
 	u.stopAwaiting()
 	u.rec.Ready = true
 	u.feedWatchdog()
+	if u.keeps() {
+		u.setAlarm(alarmSplit, 0)
+	}
 	u.state(supervise.Running)
 	u.answerStart(nil)
 }

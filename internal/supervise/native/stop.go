@@ -168,7 +168,7 @@ func (u *unit) endBy(ctx context.Context, why cause) {
 // end begins an ending. The reason is where the unit can read it before anybody
 // is told.
 func (u *unit) end(ctx context.Context, e ending) {
-	u.clearAlarms(alarmStart, alarmWatchdog)
+	u.clearAlarms(alarmStart, alarmWatchdog, alarmSplit)
 	u.stopAwaiting()
 	e.Phase = phaseCommand
 	u.rec.Ending = &e
@@ -200,7 +200,7 @@ func (u *unit) grace() time.Duration {
 // endByItself notes that the unit is ending of its own accord (STOPPING=1 of
 // sd_notify(3)): nobody is told, but it has no longer than if it had been.
 func (u *unit) endByItself() {
-	u.clearAlarms(alarmWatchdog)
+	u.clearAlarms(alarmWatchdog, alarmSplit)
 	u.rec.Ending = &ending{Cause: causeExit, Phase: phaseSignal}
 	u.answerReload(fmt.Errorf("%w: it is ending", supervise.ErrNotReady))
 	if timeout := u.rec.Spec.Stop.Timeout; timeout > 0 {
@@ -303,17 +303,25 @@ func (u *unit) freeze(ctx context.Context) (thaw func()) {
 	if u.rec.Group == "" {
 		return func() {}
 	}
-	group := proc.GroupAt(u.rec.Group)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), freezePatience)
-	defer cancel()
-	if err := group.Freeze(ctx); err != nil {
+	thaw, err := u.stand(ctx, freezePatience)
+	if err != nil {
 		u.warn("group cannot be frozen", err)
 	}
+	return thaw
+}
+
+// stand makes the processes in the unit's group stand still, within a time, and
+// gives what lets them go on in any case.
+func (u *unit) stand(ctx context.Context, patience time.Duration) (thaw func(), err error) {
+	group := proc.GroupAt(u.rec.Group)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	err = group.Freeze(ctx)
 	return func() {
 		if err := group.Thaw(); err != nil && !errors.Is(err, proc.ErrNoGroup) {
 			u.warn("group cannot be thawed", err)
 		}
-	}
+	}, err
 }
 
 // signalAll sends a signal to those who have not been sent one in this ending. A

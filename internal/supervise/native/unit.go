@@ -31,6 +31,8 @@ const (
 	alarmBackoff alarm = "backoff"
 	// alarmTimer is when the unit's own timer starts it.
 	alarmTimer alarm = "timer"
+	// alarmSplit is when what may be a workload has lived long enough to be one.
+	alarmSplit alarm = "split"
 )
 
 // errForgotten is that a unit was forgotten before a message reached it.
@@ -60,7 +62,10 @@ type unit struct {
 	awaiting func()
 	unready  error
 	// barriers are what waits until all is heard that a process has said.
-	barriers  map[string]func(context.Context)
+	barriers map[string]func(context.Context)
+	// young are processes that may be workloads when they have settled, and whose
+	// ends are waited for until then.
+	young     map[tenure.Process]bool
 	timer     *time.Timer
 	prepared  *prepared
 	forgotten bool
@@ -88,6 +93,7 @@ func newUnit(s *Supervisor, rec record) *unit {
 		gone:  make(chan struct{}),
 
 		barriers: make(map[string]func(context.Context)),
+		young:    make(map[tenure.Process]bool),
 	}
 	u.publish()
 	return u
@@ -180,6 +186,8 @@ func (u *unit) ring(ctx context.Context) {
 			u.watchdogMissed(ctx)
 		case alarmBackoff, alarmTimer:
 			u.launchByItself(ctx)
+		case alarmSplit:
+			u.setApartEarly(ctx)
 		}
 	}
 }
@@ -232,6 +240,7 @@ func (u *unit) publish() {
 	}
 	u.groups.Store(&groups)
 	u.status.Store(status)
+	u.s.nursery.follow(u)
 }
 
 // ownGroups are the absolute paths of the unit's groups. Claims come first, for
@@ -373,19 +382,24 @@ func (u *unit) watchGroups(ctx context.Context) {
 		return
 	}
 	for _, claim := range u.rec.Claims {
-		watch, err := u.s.watcher.Add(proc.GroupAt(claim))
-		if err != nil {
-			continue
-		}
-		u.extra = append(u.extra, watch)
-		u.s.wg.Go(func() {
-			for range watch.C() {
-				if u.tell(ctx, u.groupChanged) != nil {
-					return
-				}
-			}
-		})
+		u.watchClaim(ctx, claim)
 	}
+}
+
+// watchClaim hears of the getting empty of one group that a service made.
+func (u *unit) watchClaim(ctx context.Context, claim string) {
+	watch, err := u.s.watcher.Add(proc.GroupAt(claim))
+	if err != nil {
+		return
+	}
+	u.extra = append(u.extra, watch)
+	u.s.wg.Go(func() {
+		for range watch.C() {
+			if u.tell(ctx, u.groupChanged) != nil {
+				return
+			}
+		}
+	})
 }
 
 func (u *unit) unwatch() {
