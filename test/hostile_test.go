@@ -178,7 +178,7 @@ func (r *hostileRun) clear(err error, made hostile.Case) error {
 		return fmt.Errorf("the error has no kind: %q", text)
 	case !strings.HasPrefix(text, "cannot "):
 		return fmt.Errorf("not in the words of errors: %q", text)
-	case !strings.Contains(text, made.File) && !strings.Contains(text, made.Name):
+	case !made.Renamed && !strings.Contains(text, made.File) && !strings.Contains(text, made.Name):
 		return fmt.Errorf("it names neither the file nor the snap: %q", text)
 	case strings.Contains(text, "meta/snap.yaml:") && !aboutYAML.MatchString(text):
 		return fmt.Errorf("it does not say what is wrong where: %q", text)

@@ -81,7 +81,7 @@ func check(t *testing.T, i *rig.Instance, helpers []helper) {
 		if !shown.MatchString(ps) {
 			t.Errorf("ps does not show %s as stale, with its age:\n%s", h.unit, ps)
 		}
-		if !regexp.MustCompile(`(?m)^careless\s+\S+\s+` + h.revision + `\s.*kept$`).MatchString(kept) {
+		if !regexp.MustCompile(`(?m)^careless\s+\S+\s+` + h.revision + `\s.*disabled$`).MatchString(kept) {
 			t.Errorf("revision %s is not kept:\n%s", h.revision, kept)
 		}
 		if why := i.Tenure("why", "careless@"+h.revision); !strings.Contains(why, "unit "+h.unit) {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -28,7 +29,7 @@ import (
 // Beside the commands of testscript there are:
 //
 //	daemon start|stop|kill        what is done to tenured
-//	await CHANGE STATUS           wait until a change has a status
+//	await CHANGE STATUS [TASK]    wait until a change, or its task of that kind, has a status
 //	status N PROGRAM ARGUMENT...  the program ends with N
 //	fields NAME...                the JSON on stdout (the first of a list) has these fields
 //	follow SERVICE BEFORE AFTER   follow a log, restart the service in between, and see both
@@ -112,13 +113,19 @@ func (s *session) daemon(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func (s *session) await(ts *testscript.TestScript, _ bool, args []string) {
-	if len(args) != 2 {
-		ts.Fatalf("usage: await CHANGE STATUS")
+	if len(args) != 2 && len(args) != 3 {
+		ts.Fatalf("usage: await CHANGE STATUS [TASK]")
 	}
 	ctx, done := context.WithTimeout(context.Background(), rig.Patience)
 	defer done()
 	var seen client.Change
-	for seen.Status != args[1] {
+	reached := func() bool {
+		if len(args) == 2 {
+			return seen.Status == args[1]
+		}
+		return slices.ContainsFunc(seen.Tasks, func(t client.Task) bool { return t.Kind == args[2] && t.Status == args[1] })
+	}
+	for !reached() {
 		if seen.Ready {
 			ts.Fatalf("change %s has ended (%s)", seen.ID, seen.Status)
 		}

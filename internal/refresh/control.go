@@ -136,9 +136,6 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 	if err := c.pick(req, info, wanted); err != nil {
 		return nil, err
 	}
-	if err := m.exist(ctx, op, c.others); err != nil {
-		return nil, err
-	}
 	question := policy.Change{
 		Reason: tenure.ReasonRestart, Snap: snap, From: state.Line.Current, To: state.Line.Current,
 		Kill: req.Options.Kill, Force: req.Options.Force,
@@ -165,7 +162,7 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 func (c *controlled) found(op string) error {
 	for _, unit := range c.others {
 		if !slices.ContainsFunc(c.plan.Items, func(item policy.Item) bool { return item.Unit == unit }) {
-			return &Error{Kind: KindNotFound, Op: op, Object: unit.String(), Hint: "see tenure ps " + string(unit.Snap), Err: fmt.Errorf("there is no unit %s", unit)}
+			return &Error{Kind: KindNotFound, Op: op, Object: unit.String(), Hint: "see tenure ps " + string(unit.Snap), Err: errors.New("there is no such unit")}
 		}
 	}
 	return nil
@@ -202,23 +199,6 @@ func (c *controlled) concerns(req Request, app tenure.App) bool {
 	case ActionInstall, ActionRefresh, ActionRevert, ActionRemove, ActionEnable, ActionDisable, ActionStop:
 	}
 	return true
-}
-
-// exist refuses units that are not there.
-func (m *Manager) exist(ctx context.Context, op string, units []tenure.UnitID) error {
-	if len(units) == 0 {
-		return nil
-	}
-	known, err := m.statuses(ctx)
-	if err != nil {
-		return err
-	}
-	for _, unit := range units {
-		if status, found := known[unit]; !found || idle(status) {
-			return &Error{Kind: KindApp, Op: op, Object: unit.String(), Hint: "see tenure ps " + string(unit.Snap), Err: errors.New("there is no such unit")}
-		}
-	}
-	return nil
 }
 
 // name notes one name of a request: the snap, a service, or another unit.
