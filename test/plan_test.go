@@ -73,6 +73,9 @@ func TestPlanIsWhatHappens(t *testing.T) {
 		}
 	}
 	i.Tenure("refresh", "--dangerous", file)
+	if tasks := i.Tenure("tasks", "--last=refresh"); !strings.Contains(tasks, "everything went as planned") {
+		t.Errorf("the change says that not everything went as planned:\n%s", tasks)
+	}
 	after := i.Units()
 	verdicts := map[string]tenure.Verdict{}
 	for _, item := range plan.Items {

@@ -42,7 +42,7 @@ func (i *Item) compare(p tenure.Process, unit tenure.UnitID, alive bool) (Differ
 		switch {
 		case !alive && (i.Verdict == tenure.Endure || i.Verdict == tenure.Refuse):
 			return Died, fmt.Sprintf("process %d was to live and is gone", p.PID)
-		case alive && unit != i.Unit && i.Verdict == tenure.Endure && !sameLeftover(unit, i.Unit):
+		case alive && i.Verdict == tenure.Endure && !i.is(unit):
 			return Moved, fmt.Sprintf("process %d is in %s", p.PID, unit)
 		}
 	case tenure.HandOver: // The old process may still drain.
@@ -59,6 +59,12 @@ func (i *Item) compare(p tenure.Process, unit tenure.UnitID, alive bool) (Differ
 func (i *Item) mayLeave(p tenure.Process, unit tenure.UnitID) bool {
 	return i.Stop != nil && i.Stop.Target == TargetMain && p != i.Main &&
 		unit.Kind == tenure.Workload && unit.Name == tenure.Leftover
+}
+
+// is reports whether a unit is that of the item. What lives on in a service that lives
+// on too need not have become a unit.
+func (i *Item) is(unit tenure.UnitID) bool {
+	return unit == i.Unit || sameLeftover(unit, i.Unit) || i.Unit.Kind == tenure.Workload && unit == i.Unit.Service()
 }
 
 // sameLeftover reports whether both are what one service left behind: which process is

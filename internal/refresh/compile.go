@@ -24,6 +24,7 @@ const (
 	taskStart   = "start-snap-services"
 	taskReload  = "reload-snap-services"
 	taskCommit  = "commit-snap"
+	taskCompare = "compare-plan"
 	taskCollect = "collect-revisions"
 
 	// Following another revision by a reload, and what its undo goes by.
@@ -124,13 +125,17 @@ func (m *Manager) switchTasks(j *job, sw switching) []change.TaskSpec {
 
 // collectTasks end a change: as long as it may be undone, nothing is collected.
 func collectTasks(plans []policy.Plan) []change.TaskSpec {
-	tasks := make([]change.TaskSpec, 0, len(plans))
+	tasks := append(make([]change.TaskSpec, 0, len(plans)+1), compareTask())
 	for i := range plans {
 		snap := plans[i].Change.Snap
 		tasks = append(tasks, change.NewTask(taskCollect,
 			fmt.Sprintf("Collect revisions of %q that nothing needs", snap), collectParams{Snap: snap}))
 	}
 	return tasks
+}
+
+func compareTask() change.TaskSpec {
+	return change.NewTask(taskCompare, "Compare what happened with the plan", nothing{})
 }
 
 // ends reports whether nothing of the snap is to run afterwards.

@@ -37,6 +37,7 @@ func (m *Manager) control(ctx context.Context, req Request) (change.ID, error) {
 		plans = append(plans, c.plan)
 		snaps = append(snaps, c.state.Instance)
 	}
+	tasks = append(tasks, compareTask())
 	raw, err := json.Marshal(plans)
 	if err != nil {
 		return 0, fmt.Errorf("%s: store the plan: %w", req.Action, err)

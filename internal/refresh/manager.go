@@ -86,6 +86,7 @@ func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskRemember, rememberStep{m})
 	change.Register(reg, taskFollow, followStep{m})
 	change.Register(reg, taskCommit, commitStep{m})
+	change.Register(reg, taskCompare, compareStep{m})
 	change.Register(reg, taskCollect, collectStep{m})
 	change.Register(reg, taskConfigure, configureStep{m})
 }

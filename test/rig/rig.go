@@ -102,6 +102,9 @@ func (i *Instance) end() {
 	}
 }
 
+// Said is what the daemon has written so far.
+func (i *Instance) Said() string { return i.daemon.said() }
+
 // Start starts the daemon and waits until it answers.
 func (i *Instance) Start() {
 	i.t.Helper()
