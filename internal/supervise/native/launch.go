@@ -149,13 +149,15 @@ func (u *unit) prepareDir() error {
 	return nil
 }
 
-// profile is that of spec, with the unit's runtime directory bound in.
+// profile is that of spec, with the unit's runtime directory bound in. It is
+// read-only: what the supervisor, with all rights, writes there by name is not for a
+// unit to put links in the way of. Sockets can be spoken to nevertheless.
 func (u *unit) profile(spec *supervise.Spec) sandbox.Profile {
 	profile := spec.Profile
 	if hostRoot(spec) {
 		return profile
 	}
-	bind := sandbox.Mount{Kind: sandbox.Bind, Source: u.dir(), Target: unitDir}
+	bind := sandbox.Mount{Kind: sandbox.Bind, Source: u.dir(), Target: unitDir, ReadOnly: true}
 	profile.Mounts = append(slices.Clip(profile.Mounts), bind)
 	return profile
 }
