@@ -131,10 +131,31 @@ func openSocketFile(socket supervise.Socket) (*os.File, error) {
 	if mode == 0 {
 		mode = 0o666
 	}
-	if err := unix.Fchmodat(fd, name, uint32(mode), 0); err != nil {
+	if err := chmodSocket(fd, name, mode); err != nil {
 		return nil, errors.Join(err, listener.Close())
 	}
 	return listenerFile(listener)
+}
+
+// chmodSocket changes the mode of a socket file, and of nothing that was put in its
+// place meanwhile.
+func chmodSocket(dir int, name string, mode fs.FileMode) error {
+	fd, err := unix.Openat(dir, name, unix.O_PATH|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("open socket file: %w", err)
+	}
+	defer unix.Close(fd) //nolint:errcheck // Only looked at.
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil {
+		return fmt.Errorf("stat socket file: %w", err)
+	}
+	if stat.Mode&unix.S_IFMT != unix.S_IFSOCK {
+		return fmt.Errorf("%s was replaced by something else: %w", name, fs.ErrInvalid)
+	}
+	if err := unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), uint32(mode.Perm())); err != nil {
+		return fmt.Errorf("change mode of socket file: %w", err)
+	}
+	return nil
 }
 
 // closeSockets closes the declared sockets and forgets what the service stored.
