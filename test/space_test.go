@@ -186,7 +186,8 @@ func TestServiceOnBare(t *testing.T) {
 		"/file": "read-only file system", "/snap/file": "read-only file system", "/snap/bare/x1/file": "read-only file system",
 		"/proc/sys/kernel/core_pattern": "read-only file system", "/sys/kernel/uevent_helper": "read-only file system",
 		"/etc/passwd": "read-only file system", "/var/file": "read-only file system",
-		"/tmp/file": "", "/var/tmp/file": "", "/var/snap/bare/x1/file": "", "/var/snap/bare/common/file": "",
+		"/run/tenure-unit/file": "read-only file system",
+		"/tmp/file":             "", "/var/tmp/file": "", "/var/snap/bare/x1/file": "", "/var/snap/bare/common/file": "",
 		"/root/snap/bare/x1/file": "", "/run/user/0/snap.bare/file": "", "/run/file": "",
 	} {
 		if got := one.ask("write", path, "x").Err; want == "" && got != "" || !strings.HasSuffix(got, want) {
@@ -235,6 +236,38 @@ func TestPrivateTmp(t *testing.T) {
 	if _, err := os.Stat(dir); !os.IsNotExist(err) {
 		t.Errorf("after remove: %v", err)
 	}
+}
+
+// TestLinkInTmp puts a link to elsewhere where the daemon makes directories for a snap,
+// as its services may: a refresh follows it nowhere.
+func TestLinkInTmp(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	i.Tenure("install", "--dangerous", packWitness(t, i, bareYAML, nil))
+	users, victim := i.Path("run/tenure/tmp/bare/run-user"), t.TempDir()
+	if err := os.Rename(filepath.Join(users, "0"), filepath.Join(users, "moved")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(victim, filepath.Join(users, "0")); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.Stat(victim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := i.Try("refresh", "--dangerous", packWitness(t, i, bareYAML, nil))
+	if got.Status == 0 || !strings.Contains(got.Stderr, "make temporary directories of bare") {
+		t.Errorf("exit status %d, %s", got.Status, got.Stderr)
+	}
+	after, err := os.Stat(victim)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "mode of what the link is to", after.Mode(), before.Mode())
+	if left, err := os.ReadDir(victim); err != nil || len(left) > 0 {
+		t.Errorf("made there: %v, %v", left, err)
+	}
+	equal(t, "revision that runs", served(t, i, "bare", "one").report().Args[0], "/snap/bare/x1/bin/witness")
 }
 
 // TestBases runs a snap on a base, on none, and without what it needs.

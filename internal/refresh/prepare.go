@@ -193,29 +193,44 @@ func isMissing(path string) bool {
 // common directory propagate to every unit (DESIGN.md section 9, 13).
 func (m *Manager) makeDataDirs(snap tenure.Instance) error {
 	common := m.cfg.Paths.Common(snap)
-	tmp := m.cfg.Paths.Tmp(snap)
-	runtime := filepath.Join(tmp, "run-user", "0", "snap."+string(snap))
 	// What is there already is the snap's, and the machine's.
 	if err := errors.Join(os.MkdirAll(common, 0o755), os.MkdirAll(m.cfg.Paths.at(rootHome), 0o700)); err != nil {
 		return err
 	}
+	if err := m.makeTmpDirs(snap); err != nil {
+		return err
+	}
+	return mount.Share(common)
+}
+
+// makeTmpDirs makes the private /tmp of a snap and its like. Units write to what is
+// there already, and may have put links in the way: none leads out.
+func (m *Manager) makeTmpDirs(snap tenure.Instance) error {
+	tmp := m.cfg.Paths.Tmp(snap)
+	// What is for all users of the snap is not for all of the machine.
+	if err := errors.Join(os.MkdirAll(tmp, 0o700), os.Chmod(tmp, 0o700)); err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(tmp)
+	if err != nil {
+		return err
+	}
+	defer root.Close() //nolint:errcheck // Only looked at.
 	for _, dir := range []struct {
 		path string
 		mode fs.FileMode
 	}{
-		// What is for all users of the snap is not for all of the machine.
-		{tmp, 0o700},
-		{filepath.Join(tmp, "tmp"), 0o777 | fs.ModeSticky},
-		{filepath.Join(tmp, "var-tmp"), 0o777 | fs.ModeSticky},
-		{filepath.Join(tmp, "run-user"), 0o755},
-		{filepath.Dir(runtime), 0o700},
-		{runtime, 0o700},
+		{"tmp", 0o777 | fs.ModeSticky},
+		{"var-tmp", 0o777 | fs.ModeSticky},
+		{"run-user", 0o755},
+		{"run-user/0", 0o700},
+		{"run-user/0/snap." + string(snap), 0o700},
 	} {
-		if err := errors.Join(os.MkdirAll(dir.path, dir.mode.Perm()), os.Chmod(dir.path, dir.mode)); err != nil {
-			return err
+		if err := errors.Join(root.MkdirAll(dir.path, dir.mode.Perm()), root.Chmod(dir.path, dir.mode)); err != nil {
+			return fmt.Errorf("make temporary directories of %s: %w", snap, err)
 		}
 	}
-	return mount.Share(common)
+	return nil
 }
 
 // makeUserDirs makes root's own data directories of a revision, which services and
