@@ -62,6 +62,14 @@ func (m *Manager) strays(ctx context.Context, state *snapState) ([]policy.Stray,
 			if err != nil || info.Process != use.Process {
 				continue // It has ended.
 			}
+			// Now that it is known to be this one: it could have got its pid while it was looked at.
+			again, err := mount.UsedBy(use.Process, infos...)
+			if err != nil {
+				return nil, fmt.Errorf("look for strays of %s: %w", state.Instance, err)
+			}
+			if !slices.Contains(again[dev], mount.Exe) {
+				continue
+			}
 			strays = append(strays, policy.Stray{Process: use.Process, Revision: byDev[dev], CommandLine: info.CommandLine()})
 		}
 	}
