@@ -140,7 +140,7 @@ func compareTask() change.TaskSpec {
 
 // ends reports whether nothing of the snap is to run afterwards.
 func (j *job) ends() bool {
-	return j.Reason == tenure.ReasonRemove && !j.removesRevision() || j.Reason == tenure.ReasonDisable
+	return j.Reason == tenure.ReasonRemove && !j.prunes() || j.Reason == tenure.ReasonDisable
 }
 
 // compile turns the verdicts of plan into who is stopped and what is started.

@@ -218,20 +218,12 @@ func (m *Manager) decide(ctx context.Context, j *job) (policy.Plan, error) {
 	if err != nil {
 		return policy.Plan{}, err
 	}
-	if j.removesRevision() {
-		facts.Units = nil // No unit is from it, or it could not be removed.
-	}
 	if j.ends() && j.Before != nil {
 		if facts.Strays, err = m.strays(ctx, j.Before); err != nil {
 			return policy.Plan{}, err
 		}
 	}
 	return policy.Decide(facts), nil
-}
-
-// removesRevision reports whether one revision goes and the snap stays.
-func (j *job) removesRevision() bool {
-	return j.Reason == tenure.ReasonRemove && j.After != nil && j.After.Line.Installed()
 }
 
 func refused(op string, plan policy.Plan) error {
