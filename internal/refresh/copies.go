@@ -47,8 +47,12 @@ func (m *Manager) places(snap tenure.Instance) ([]place, func()) {
 
 // homes are the home directories that there are.
 func (m *Manager) homes() []string {
-	homes, _ := filepath.Glob(m.cfg.Paths.at("home", "*")) // The pattern is well formed.
-	return append(homes, m.cfg.Paths.at(rootHome))
+	homes := []string{m.cfg.Paths.at(rootHome)}
+	entries, _ := os.ReadDir(m.cfg.Paths.at("home")) // Where there is none, nobody has any.
+	for _, entry := range entries {
+		homes = append(homes, m.cfg.Paths.at("home", entry.Name()))
+	}
+	return homes
 }
 
 // spoilt reports whether something failed because of what a user has made of their
