@@ -272,7 +272,7 @@ func TestReasonFile(t *testing.T) {
 
 // Two hundred services cost little: goroutines and memory per unit.
 func TestManyUnits(t *testing.T) { //nolint:paralleltest // It counts what all tests have.
-	const count, perUnit = 200, 40 << 10
+	const count, perUnit, passing = 200, 40 << 10, 20
 	r := newRoot(t)
 	s := r.supervisor(t)
 	before, goroutines := memory(), runtime.NumGoroutine()
@@ -288,8 +288,8 @@ func TestManyUnits(t *testing.T) { //nolint:paralleltest // It counts what all t
 		}
 	}
 	// The holder runs in this process too, and keeps a stream per log; it is
-	// counted among the units' goroutines here.
-	if grown := runtime.NumGoroutine() - goroutines; grown > 4*count {
+	// counted among the units' goroutines here. Some others are just about to end.
+	if grown := runtime.NumGoroutine() - goroutines; grown > 4*count+passing {
 		t.Errorf("%d goroutines for %d units", grown, count)
 	}
 	if grown := memory() - before; grown > count*perUnit {
