@@ -1,7 +1,7 @@
 // Command tenured is the package daemon of Tenure.
 //
 //	tenured [--root DIR]           run the daemon
-//	tenured shutdown [--root DIR]  end all that runs below the root, and its mounts
+//	tenured shutdown [--root DIR]  end the daemon, all that runs below the root, and its mounts
 //
 // The daemon ends with SIGTERM or SIGINT, and leaves all services running.
 package main
@@ -34,7 +34,7 @@ const usage = `Usage: tenured [--root DIR] [--verbose]
        tenured shutdown [--root DIR]
 
 tenured installs, runs and refreshes snaps. Its end leaves them running;
-"tenured shutdown" ends them, as the end of the machine does.
+"tenured shutdown" ends it and them, as the end of the machine does.
 
   --root DIR   run a private instance below DIR (or TENURE_ROOT)
   --verbose    say more

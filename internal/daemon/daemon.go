@@ -72,9 +72,12 @@ func Run(ctx context.Context, cfg Config) error {
 	return p.run(ctx, p.serve)
 }
 
-// Shutdown ends what runs below a root, as the end of the machine does, and
-// takes its mounts back. There must be no daemon.
+// Shutdown ends the daemon of a root, if there is one, and what runs below it, as
+// the end of the machine does, and takes its mounts back.
 func Shutdown(ctx context.Context, cfg Config) error {
+	if err := endDaemon(ctx, refresh.Paths{Root: cfg.Root}); err != nil {
+		return err
+	}
 	p, err := assemble(ctx, cfg)
 	if err != nil {
 		return err

@@ -1,13 +1,17 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
+	"tenure/internal/proc"
 	"tenure/internal/refresh"
 )
 
@@ -26,9 +30,7 @@ func lockRoot(paths refresh.Paths) (*os.File, error) {
 		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
-		pid := make([]byte, 16)
-		n, _ := lock.Read(pid)
-		return nil, fmt.Errorf("%w (process %s)", ErrRunning, strings.TrimSpace(string(pid[:n])))
+		return nil, fmt.Errorf("%w (process %d)", ErrRunning, owner(lock))
 	}
 	if err := lock.Truncate(0); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
@@ -37,4 +39,44 @@ func lockRoot(paths refresh.Paths) (*os.File, error) {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return lock, nil
+}
+
+// owner is the process that has written itself into a lock; 0 if none has.
+func owner(lock *os.File) int {
+	text := make([]byte, 16)
+	n, _ := lock.ReadAt(text, 0) // It may be shorter.
+	pid, _ := strconv.Atoi(strings.TrimSpace(string(text[:n])))
+	return pid
+}
+
+// endDaemon ends the daemon of a root, if there is one, and waits for its end.
+func endDaemon(ctx context.Context, paths refresh.Paths) error {
+	lock, err := os.Open(filepath.Join(paths.Run(), "lock"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("end the daemon: %w", err)
+	}
+	defer lock.Close() //nolint:errcheck // Only looked at.
+	info, err := proc.Read(owner(lock))
+	if err != nil {
+		return nil //nolint:nilerr // Its process has ended.
+	}
+	daemon, err := proc.Open(info.Process)
+	if err != nil {
+		return nil //nolint:nilerr // Its process has ended.
+	}
+	defer daemon.Close()
+	// Only now it is certain that the pid is still that of whoever has the lock.
+	if syscall.Flock(int(lock.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) == nil || owner(lock) != info.PID {
+		return nil
+	}
+	if err := daemon.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, proc.ErrGone) {
+		return fmt.Errorf("end the daemon: %w", err)
+	}
+	if _, err := daemon.Wait(ctx); err != nil {
+		return fmt.Errorf("wait for the end of the daemon: %w", err)
+	}
+	return nil
 }
