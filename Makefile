@@ -4,6 +4,8 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 export CGO_ENABLED := 0
+# sudo forgets where Go usually is.
+export PATH := $(PATH):/usr/local/go/bin
 
 BIN     := bin
 CACHE   := .cache
