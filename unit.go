@@ -34,7 +34,8 @@ type UnitID struct {
 	// Name is the instance of a service template, or the name of a workload.
 	Name string
 	// Serial tells units of one name apart: the pid that their first process
-	// had. It is 0 for services.
+	// had, and for a hook, which must be found again, the change that it runs for.
+	// It is 0 for services.
 	Serial int
 }
 

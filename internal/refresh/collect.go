@@ -170,6 +170,9 @@ func (m *Manager) collectIdle(ctx context.Context, snap tenure.Instance) error {
 			return nil
 		}
 	}
+	if err := m.forgetHooks(ctx, snap); err != nil {
+		return err
+	}
 	return m.collectSnap(ctx, snap)
 }
 

@@ -2,6 +2,7 @@ package refresh
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -32,13 +33,14 @@ const (
 	taskFollow   = "move-snap-services"
 
 	taskConfigure = "configure-system"
+	taskHook      = "run-hook"
 )
 
 // tasks prepare the first of jobs, up to the decision, which brings the tasks of
 // its switch and those of the other jobs. Plans are those of all jobs.
-func (m *Manager) tasks(jobs []job, plans []policy.Plan) []change.TaskSpec {
+func (m *Manager) tasks(jobs []job, plans []policy.Plan) ([]change.TaskSpec, error) {
 	if len(jobs) == 0 {
-		return nil
+		return nil, nil
 	}
 	j := jobs[0]
 	var tasks []change.TaskSpec
@@ -52,8 +54,13 @@ func (m *Manager) tasks(jobs []job, plans []policy.Plan) []change.TaskSpec {
 			}),
 		)
 	}
+	hooks, err := m.hooks(&j, beforeDecision)
+	if err != nil {
+		return nil, err
+	}
+	tasks = append(tasks, hooks...)
 	return append(tasks, change.NewTask(taskDecide, fmt.Sprintf("Decide what becomes of the processes of %q", j.snap()),
-		decideParams{Jobs: jobs, Plans: plans}))
+		decideParams{Jobs: jobs, Plans: plans})), nil
 }
 
 func copySummary(j *job) string {
@@ -89,10 +96,15 @@ type switching struct {
 }
 
 // switchTasks carry out a compiled plan for j, and record it.
-func (m *Manager) switchTasks(j *job, sw switching) []change.TaskSpec {
+func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 	snap := j.snap()
 	var tasks []change.TaskSpec
+	var failures []error
 	add := func(kind change.TaskSpec) { tasks = append(tasks, kind) }
+	hooks := func(at moment) {
+		more, err := m.hooks(j, at)
+		tasks, failures = append(tasks, more...), append(failures, err)
+	}
 	follow := followParams{Change: j.change(), Services: sw.Follow}
 	if len(sw.Follow) > 0 {
 		add(change.NewTask(taskRemember, fmt.Sprintf("Remember services of %q that go on", snap), follow).InGap())
@@ -103,6 +115,7 @@ func (m *Manager) switchTasks(j *job, sw switching) []change.TaskSpec {
 			Strays: j.ends(),
 		}).InGap())
 	}
+	hooks(stopped)
 	if j.Copy {
 		add(change.NewTask(taskUpdate, fmt.Sprintf("Bring data of %s up to date", j.target()), copyParams{
 			From: j.ref(j.from()), To: j.target(), Copy: true,
@@ -111,6 +124,7 @@ func (m *Manager) switchTasks(j *job, sw switching) []change.TaskSpec {
 	if link := m.linkOf(j); link.From != link.To || !slices.Equal(link.FromApps, link.ToApps) {
 		add(change.NewTask(taskLink, linkSummary(link), link).InGap())
 	}
+	hooks(linked)
 	if len(sw.Follow) > 0 {
 		add(change.NewTask(taskFollow, fmt.Sprintf("Reload services of %q", snap), follow).InGap())
 	}
@@ -120,7 +134,8 @@ func (m *Manager) switchTasks(j *job, sw switching) []change.TaskSpec {
 		}).InGap())
 	}
 	add(change.NewTask(taskCommit, fmt.Sprintf("Record %q", snap), commitParams{Snap: snap, Before: j.Before, After: j.After}))
-	return tasks
+	hooks(committed)
+	return tasks, errors.Join(failures...)
 }
 
 // collectTasks end a change: as long as it may be undone, nothing is collected.

@@ -106,12 +106,17 @@ func (m *Manager) Do(ctx context.Context, req Request) (change.ID, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%s: store the plan: %w", op, err)
 	}
+	tasks, err := m.tasks(prepared.jobs, prepared.plans)
+	if err != nil {
+		m.unstage(prepared.jobs)
+		return 0, err
+	}
 	snaps := jobSnaps(prepared.jobs)
 	id, err := m.engine.Start(ctx, change.NewChange{
 		Kind:    kindOf(prepared.jobs[0]),
 		Summary: summary(prepared.jobs),
 		Snaps:   snaps,
-		Tasks:   m.tasks(prepared.jobs, prepared.plans),
+		Tasks:   tasks,
 		Plan:    plans,
 	})
 	if err != nil {

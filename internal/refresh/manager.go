@@ -88,6 +88,7 @@ func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskCommit, commitStep{m})
 	change.Register(reg, taskCompare, compareStep{m})
 	change.Register(reg, taskCollect, collectStep{m})
+	change.Register(reg, taskHook, hookStep{m})
 	change.Register(reg, taskConfigure, configureStep{m})
 }
 

@@ -280,7 +280,15 @@ func (s decideStep) Do(ctx context.Context, p decideParams) (nothing, error) {
 	if err != nil {
 		return nothing{}, err
 	}
-	tasks := append(s.m.switchTasks(j, sw), s.m.tasks(p.Jobs[1:], p.Plans)...)
+	tasks, err := s.m.switchTasks(j, sw)
+	if err != nil {
+		return nothing{}, err
+	}
+	rest, err := s.m.tasks(p.Jobs[1:], p.Plans)
+	if err != nil {
+		return nothing{}, err
+	}
+	tasks = append(tasks, rest...)
 	if len(p.Jobs) == 1 {
 		tasks = append(tasks, collectTasks(p.Plans)...)
 	}

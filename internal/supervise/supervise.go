@@ -70,8 +70,8 @@ type Supervisor interface {
 	Events(ctx context.Context) iter.Seq[Event]
 
 	// Forget drops what is known of units that have no process, and removes
-	// their groups, run-time directories and kept descriptors. A unit with a living
-	// process is an error of kind ErrRunning.
+	// their groups, run-time directories and kept descriptors, and what runs of hooks
+	// wrote. A unit with a living process is an error of kind ErrRunning.
 	Forget(ctx context.Context, units ...tenure.UnitID) error
 }
 

@@ -130,6 +130,17 @@ func (c *Client) DropLogs(ctx context.Context, snap tenure.Instance) error {
 	return nil
 }
 
+// DropLog deletes the log of one unit.
+func (c *Client) DropLog(ctx context.Context, unit tenure.UnitID) error {
+	if unit.IsZero() {
+		return fmt.Errorf("drop log: %w: no unit", ErrName)
+	}
+	if _, err := c.call(ctx, frame{Op: opDropLogs, Meta: meta{Unit: unit}}, none); err != nil {
+		return fmt.Errorf("drop log of %s: %w", unit, err)
+	}
+	return nil
+}
+
 // List names everything that is held, including open logs (of kind Log).
 func (c *Client) List(ctx context.Context) ([]Item, error) {
 	frames, err := c.call(ctx, frame{Op: opList}, none)

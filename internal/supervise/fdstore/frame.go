@@ -84,7 +84,7 @@ type meta struct {
 	// reported in its log.
 	Dropped int    `json:"dropped,omitempty"`
 	Store   string `json:"store,omitempty"`
-	// Snap is whose logs are dropped.
+	// Snap is whose logs are dropped; without one it is the Unit.
 	Snap  tenure.Instance `json:"snap,omitempty"`
 	Error string          `json:"error,omitempty"`
 }

@@ -353,4 +353,13 @@ func TestDroppedLogs(t *testing.T) {
 	if err != nil || len(entries) != 2 {
 		t.Errorf("directories of logs: %v, %v", entries, err)
 	}
+	if err := c.DropLog(t.Context(), unit(t, "b.a")); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.texts(t, "b.a"); len(got) > 0 {
+		t.Errorf("log of b.a after it was dropped: %q", got)
+	}
+	if got := r.texts(t, "a.a"); len(got) != 1 {
+		t.Errorf("log of a.a after that of b.a was dropped: %q", got)
+	}
 }

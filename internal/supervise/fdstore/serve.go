@@ -6,7 +6,6 @@ import (
 	"net"
 	"slices"
 
-	"tenure"
 	"tenure/internal/supervise/fdstore/logfile"
 )
 
@@ -127,7 +126,7 @@ func (h *holder) answer(r request) (handedOver bool) {
 	case opRemove:
 		h.store.remove(r.frame.Meta.Unit, r.frame.Meta.Kind, r.frame.Meta.Names)
 	case opDropLogs:
-		err = h.dropLogs(r.frame.Meta.Snap)
+		err = h.dropLogs(r.frame.Meta)
 	case opGet:
 		frames, err = h.items(func(k keptItem) bool { return k.Unit == r.frame.Meta.Unit }, true)
 	case opList:
@@ -176,16 +175,19 @@ func (h *holder) log(m meta, fd descriptor) error {
 	return nil
 }
 
-// dropLogs deletes the logs of a snap's units. What is still written to them is read
+// dropLogs deletes the logs of a snap's units, or of one unit. What is still written to them is read
 // and goes nowhere; a unit that is started again has a new log.
-func (h *holder) dropLogs(snap tenure.Instance) error {
+func (h *holder) dropLogs(m meta) error {
 	for unit, log := range h.writers {
-		if unit.Snap == snap {
+		if unit.Snap == m.Snap || unit == m.Unit {
 			log.Abandon()
 			delete(h.writers, unit)
 		}
 	}
-	return logfile.RemoveAll(h.cfg.Logs, snap)
+	if m.Snap == "" {
+		return logfile.Remove(h.cfg.Logs, m.Unit)
+	}
+	return logfile.RemoveAll(h.cfg.Logs, m.Snap)
 }
 
 var errNoDescriptor = errors.New("no descriptor was passed")

@@ -28,6 +28,7 @@ type Holder interface {
 	Remove(ctx context.Context, unit tenure.UnitID, kind fdstore.Kind, names ...string) error
 	Log(ctx context.Context, unit tenure.UnitID) (*os.File, error)
 	DropLogs(ctx context.Context, snap tenure.Instance) error
+	DropLog(ctx context.Context, unit tenure.UnitID) error
 }
 
 // BusNames tells when a name is owned on the system bus; sysbus.Names is one.

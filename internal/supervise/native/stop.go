@@ -580,6 +580,10 @@ func (u *unit) forget(ctx context.Context) error {
 		os.RemoveAll(u.dir()),
 		u.s.records.remove(u.id),
 	)
+	if u.id.Kind == tenure.HookRun {
+		// Nobody can name it any more, and the next run has another log.
+		err = errors.Join(err, u.s.cfg.Holder.DropLog(ctx, u.id))
+	}
 	u.rec.Deadline = maps.Clone(map[alarm]moment{})
 	u.forgotten = true
 	u.s.drop(u)
