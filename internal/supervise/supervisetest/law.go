@@ -15,10 +15,23 @@ import (
 // supervisor of its own, which must have no units.
 func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 	t.Helper()
-	parts := []struct {
-		name string
-		test func(*law)
-	}{
+	for _, part := range append(lives(), words()...) {
+		t.Run(part.name, func(t *testing.T) {
+			t.Parallel()
+			part.test(begin(t, newHarness(t)))
+		})
+	}
+}
+
+// part is one part of the law.
+type part struct {
+	name string
+	test func(*law)
+}
+
+// lives are how units begin, end and wait for each other.
+func lives() []part {
+	return []part{
 		{"a simple service runs until it is stopped", simpleService},
 		{"starting what runs does nothing", startTwice},
 		{"notify is ready when it says so", notifyReady},
@@ -58,11 +71,24 @@ func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 		{"a timer waits", timerWaits},
 		{"a process from elsewhere is tracked", tracked},
 	}
-	for _, part := range parts {
-		t.Run(part.name, func(t *testing.T) {
-			t.Parallel()
-			part.test(begin(t, newHarness(t)))
-		})
+}
+
+// words are what services say of themselves, what becomes of it, and how they end.
+func words() []part {
+	return []part{
+		{"every end under every restart condition", restartTable},
+		{"the back-off grows", growingBackoff},
+		{"STATUS is what a service says of itself", saysStatus},
+		{"STOPPING is an end of its own accord", saysStopping},
+		{"STOPPING is bounded by the grace period", saysStoppingAndStays},
+		{"MAINPID makes another process the main one", saysMain},
+		{"EXTEND_TIMEOUT_USEC extends a start", extendsItsStart},
+		{"EXTEND_TIMEOUT_USEC extends a stop", extendsItsStop},
+		{"FDSTORE keeps descriptors, FDSTOREREMOVE drops them", storedDescriptors},
+		{"a missed watchdog aborts", watchdogMissed},
+		{"a fed watchdog does not", watchdogFed},
+		{"workloads are split off while the service goes on", splitEarly},
+		{"what is printed can be read and followed", printed},
 	}
 }
 

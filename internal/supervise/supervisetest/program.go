@@ -27,15 +27,32 @@ type Program struct {
 	Notify     bool          `json:"notify,omitempty"`
 	ReadyAfter time.Duration `json:"ready_after,omitempty"`
 	Status     string        `json:"status,omitempty"`
-	// Exits makes it end by itself, with Code, when RunFor is over.
+	// Say are words of sd_notify(3) that it says before READY=1, each in a datagram of
+	// its own, and Add those after it; CHILD is the pid of its last child.
+	Say []string `json:"say,omitempty"`
+	Add []string `json:"add,omitempty"`
+	// Passed makes it say, as its status and before all else, the names of the
+	// descriptors that it was passed.
+	Passed bool `json:"passed,omitempty"`
+	// Store are names under which it stores a descriptor each, before READY=1.
+	Store []string `json:"store,omitempty"`
+	// Alive is how often it says WATCHDOG=1 when it is ready, with the time Every before
+	// each.
+	Alive int           `json:"alive,omitempty"`
+	Every time.Duration `json:"every,omitempty"`
+	// Exits makes it end by itself when RunFor is over: with Code, or by the signal Die
+	// ("SIGUSR1").
 	Exits  bool          `json:"exits,omitempty"`
 	RunFor time.Duration `json:"run_for,omitempty"`
 	Code   int           `json:"code,omitempty"`
+	Die    string        `json:"die,omitempty"`
 	// IgnoreTerm makes SIGTERM do nothing. Otherwise it ends it: at once by the
 	// signal, or after TermAfter with the exit status TermCode.
 	IgnoreTerm bool          `json:"ignore_term,omitempty"`
 	TermAfter  time.Duration `json:"term_after,omitempty"`
 	TermCode   int           `json:"term_code,omitempty"`
+	// TermSay is what it says first when it is told to end.
+	TermSay string `json:"term_say,omitempty"`
 	// Reload is the status that SIGHUP makes it say, if it says any; without, SIGHUP ends it.
 	Reload string `json:"reload,omitempty"`
 	// Serve answers every connection on its passed sockets with the pid and a newline.
@@ -46,6 +63,16 @@ type Program struct {
 	// Env are names of environment variables that it prints as NAME=value.
 	Env []string `json:"env,omitempty"`
 }
+
+// gentle reports whether SIGTERM does not end it at once.
+func (p Program) gentle() bool { return p.TermAfter > 0 || p.TermCode != 0 || p.TermSay != "" }
+
+// childWord stands for the pid of a program's last child.
+const childWord = "CHILD"
+
+// passedText is the status that tells which descriptors were passed, by their names
+// with a colon between them.
+func passedText(names string) string { return "passed:" + names }
 
 // programMark is the argument that stands before a program in a command line.
 const programMark = "supervisetest-program"

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -36,7 +37,8 @@ func (p Program) run(exe string) (int, error) {
 		if _, told := os.LookupEnv(begunMark); told {
 			syscall.CloseOnExec(begunFD)
 		}
-		return 0, spawnProgram(exe, p)
+		_, err := spawnProgram(exe, p)
+		return 0, err
 	}
 	signals := make(chan os.Signal, 8)
 	p.hear(signals)
@@ -51,31 +53,70 @@ func (p Program) run(exe string) (int, error) {
 	if err != nil {
 		return broken, err
 	}
-	var done, term <-chan time.Time
+	return p.live(signals)
+}
+
+// live goes on until something ends the program.
+func (p Program) live(signals <-chan os.Signal) (int, error) {
+	var done, term, alive <-chan time.Time
 	if p.Exits {
 		done = time.After(p.RunFor)
 	}
+	if p.Alive > 0 {
+		alive = time.Tick(p.Every)
+	}
 	for {
+		var err error
 		select {
 		case <-done:
-			return p.Code, nil
+			return p.end()
 		case <-term:
 			return p.TermCode, nil
+		case <-alive:
+			if p.Alive--; p.Alive == 0 {
+				alive = nil
+			}
+			err = notify("WATCHDOG=1")
 		case s := <-signals:
 			switch {
 			case s == syscall.SIGHUP:
-				if err := notify("STATUS=" + p.Reload); err != nil {
-					return broken, err
-				}
+				err = notify("STATUS=" + p.Reload)
 			case !p.IgnoreTerm:
 				term = time.After(p.TermAfter)
+				err = sayAll(0, p.TermSay)
 			}
+		}
+		if err != nil {
+			return broken, err
 		}
 	}
 }
 
+// end ends the program by itself. By which signal it ends is up to a shell, for Go
+// does not let it end by all.
+func (p Program) end() (int, error) {
+	if p.Die == "" {
+		return p.Code, nil
+	}
+	script := "kill -" + strings.TrimPrefix(p.Die, "SIG") + " $$"
+	return broken, syscall.Exec("/bin/sh", []string{"sh", "-c", script}, os.Environ())
+}
+
+// sayAll says words of sd_notify(3), one datagram after another.
+func sayAll(child int, all ...string) error {
+	for _, words := range all {
+		if words == "" {
+			continue
+		}
+		if err := notify(strings.ReplaceAll(words, childWord, strconv.Itoa(child))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (p Program) hear(signals chan os.Signal) {
-	if p.IgnoreTerm || p.TermAfter > 0 || p.TermCode != 0 {
+	if p.IgnoreTerm || p.gentle() {
 		signal.Notify(signals, syscall.SIGTERM)
 	}
 	if p.Reload != "" {
@@ -106,8 +147,22 @@ func (p Program) begin(exe string) error { //nolint:gocognit // The behaviours o
 			return err
 		}
 	}
-	for _, child := range p.Children {
-		if err := spawnProgram(exe, child); err != nil {
+	child := 0
+	for _, c := range p.Children {
+		pid, err := spawnProgram(exe, c)
+		if err != nil {
+			return err
+		}
+		child = pid
+	}
+	if p.Passed {
+		names, _ := os.LookupEnv("LISTEN_FDNAMES")
+		if err := notify("STATUS=" + passedText(names)); err != nil {
+			return err
+		}
+	}
+	for _, name := range p.Store {
+		if err := storeFile(name); err != nil {
 			return err
 		}
 	}
@@ -124,8 +179,27 @@ func (p Program) begin(exe string) error { //nolint:gocognit // The behaviours o
 			return err
 		}
 	}
+	if err := sayAll(child, p.Say...); err != nil {
+		return err
+	}
 	<-time.After(p.ReadyAfter)
-	return notify("READY=1")
+	return sayAll(child, append([]string{"READY=1"}, p.Add...)...)
+}
+
+// storeFile has the supervisor keep a descriptor.
+func storeFile(name string) error {
+	address, _ := os.LookupEnv("NOTIFY_SOCKET")
+	socket, err := syscall.Socket(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	null, err := os.Open(os.DevNull)
+	if err == nil {
+		rights := syscall.UnixRights(int(null.Fd())) //nolint:gosec // A small number.
+		err = syscall.Sendmsg(socket, []byte("FDSTORE=1\nFDNAME="+name), rights, &syscall.SockaddrUnix{Name: address}, 0)
+		_ = null.Close()
+	}
+	return errors.Join(err, syscall.Close(socket))
 }
 
 // begunMark is the environment variable that tells a program to close begunFD
@@ -137,14 +211,14 @@ const (
 
 // spawnProgram starts a program in a session of its own, and returns when it,
 // and what it starts itself, has begun. One that daemonizes is waited for.
-func spawnProgram(exe string, p Program) error {
+func spawnProgram(exe string, p Program) (pid int, err error) {
 	argv := p.Command(exe).Argv
 	cmd := exec.Command(argv[0], argv[1:]...) //nolint:noctx // It outlives its parent.
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	begun, begins, err := os.Pipe()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer begun.Close() //nolint:errcheck // Only read from.
 	cmd.ExtraFiles = []*os.File{begins}
@@ -152,16 +226,16 @@ func spawnProgram(exe string, p Program) error {
 	err = cmd.Start()
 	_ = begins.Close()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if _, err := io.Copy(io.Discard, begun); err != nil {
-		return err
+		return 0, err
 	}
 	if p.Daemonize {
-		return cmd.Wait()
+		return cmd.Process.Pid, cmd.Wait()
 	}
 	go func() { _ = cmd.Wait() }() // Reaped, however it ends.
-	return nil
+	return cmd.Process.Pid, nil
 }
 
 func notify(message string) error {

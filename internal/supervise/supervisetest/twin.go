@@ -29,14 +29,17 @@ type Twin struct {
 	units     map[tenure.UnitID]*twinUnit
 	sockets   map[string]*twinSocket
 	readers   map[*reader]struct{}
-	lastPID   int
+	lines     []supervise.LogLine
+	// printed is closed, and replaced, when lines grows.
+	printed chan struct{}
+	lastPID int
 }
 
 // NewTwin is a supervisor that knows no unit.
 func NewTwin() *Twin {
 	return &Twin{
 		processes: make(map[int]*process), units: make(map[tenure.UnitID]*twinUnit),
-		sockets: make(map[string]*twinSocket), readers: make(map[*reader]struct{}), lastPID: 1000,
+		sockets: make(map[string]*twinSocket), readers: make(map[*reader]struct{}), printed: make(chan struct{}), lastPID: 1000,
 	}
 }
 
@@ -221,6 +224,19 @@ func (t *Twin) Reload(ctx context.Context, req supervise.ReloadRequest) error {
 		return fmt.Errorf("reload %s: %w", id, err)
 	}
 	return nil
+}
+
+// Split implements supervise.Splitter.
+func (t *Twin) Split(_ context.Context, service tenure.UnitID) (err error) {
+	t.do(func() {
+		switch u := t.units[service]; {
+		case u == nil:
+			err = fmt.Errorf("split %s: %w", service, supervise.ErrUnknown)
+		case u.status.State == supervise.Running || u.status.State == supervise.Reloading:
+			u.split()
+		}
+	})
+	return err
 }
 
 // Units implements supervise.Supervisor.

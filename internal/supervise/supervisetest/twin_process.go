@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -28,6 +29,8 @@ type process struct {
 	env  map[string]string
 	// stops end what waits for a time.
 	stops []func()
+	// child is the pid of the last process that it has forked.
+	child int
 	// term is set when it has been told to end and takes its time.
 	term bool
 }
@@ -62,7 +65,7 @@ func (p *process) begin() {
 		return
 	}
 	if p.unit != nil {
-		p.unit.log = append(p.unit.log, p.program.Print...)
+		p.print()
 	}
 	if p.program.Kill != "" {
 		if pid, err := strconv.Atoi(p.env[p.program.Kill]); err == nil {
@@ -74,7 +77,13 @@ func (p *process) begin() {
 		}
 	}
 	for _, child := range p.program.Children {
-		p.t.spawn(p.unit, child, p.PID, nil)
+		p.child = p.t.spawn(p.unit, child, p.PID, nil).PID
+	}
+	if p.program.Passed && p.unit != nil {
+		p.say("STATUS=" + passedText(strings.Join(p.unit.passed, ":")))
+	}
+	for _, name := range p.program.Store {
+		p.notify(func(u *twinUnit) { u.stored = append(u.stored, name) })
 	}
 	if p.program.Serve && p.unit != nil {
 		p.serve()
@@ -83,10 +92,18 @@ func (p *process) begin() {
 		if p.program.Status != "" {
 			p.notify(func(u *twinUnit) { u.status.Text = p.program.Status })
 		}
-		p.put(p.program.ReadyAfter, func() { p.notify((*twinUnit).saidReady) })
+		p.put(0, func() {
+			p.say(p.program.Say...)
+			p.put(p.program.ReadyAfter, func() { p.say(append([]string{"READY=1"}, p.program.Add...)...) })
+		})
+	}
+	for n := range p.program.Alive {
+		p.put(time.Duration(n+1)*p.program.Every, func() { p.say("WATCHDOG=1") })
 	}
 	if p.program.Exits {
-		p.put(p.program.RunFor, func() { p.exit(proc.Exit{Known: true, Code: p.program.Code}) })
+		p.put(p.program.RunFor, func() {
+			p.put(0, func() { p.exit(proc.Exit{Known: true, Code: p.program.Code, Signal: p.program.Die}) })
+		})
 	}
 }
 
@@ -121,9 +138,10 @@ func (p *process) signal(number syscall.Signal) {
 	killed := proc.Exit{Known: true, Signal: proc.SignalName(number)}
 	switch {
 	case number == syscall.SIGTERM && p.program.IgnoreTerm:
-	case number == syscall.SIGTERM && (p.program.TermAfter > 0 || p.program.TermCode != 0):
+	case number == syscall.SIGTERM && p.program.gentle():
 		if !p.term {
 			p.term = true
+			p.put(0, func() { p.say(p.program.TermSay) })
 			p.put(p.program.TermAfter, func() { p.exit(proc.Exit{Known: true, Code: p.program.TermCode}) })
 		}
 	case number == syscall.SIGHUP && p.program.Reload != "":

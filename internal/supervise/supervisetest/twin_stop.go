@@ -112,6 +112,9 @@ func (u *twinUnit) grace() time.Duration {
 }
 
 func (u *twinUnit) stopSignal() syscall.Signal {
+	if u.ending.silent && u.main != nil {
+		return syscall.SIGABRT
+	}
 	for number := syscall.Signal(1); number < 32; number++ {
 		if proc.SignalName(number) == u.spec().Stop.Signal {
 			return number
@@ -121,7 +124,8 @@ func (u *twinUnit) stopSignal() syscall.Signal {
 }
 
 func (u *twinUnit) targets() []*process {
-	if u.spec().Stop.Target == supervise.TargetGroup {
+	aborts := u.ending.silent && u.main != nil && !u.ending.killing
+	if u.spec().Stop.Target == supervise.TargetGroup && !aborts {
 		return u.living()
 	}
 	return slices.DeleteFunc(u.living(), func(p *process) bool { return p != u.main })
@@ -248,7 +252,7 @@ func (u *twinUnit) outcome(e *twinEnding) error {
 
 // ended decides what follows when a unit has ended by itself.
 func (u *twinUnit) ended(e *twinEnding) {
-	good := !e.late && e.exit != nil && u.clean(*e.exit)
+	good := !e.late && !e.silent && e.exit != nil && u.clean(*e.exit)
 	policy := u.spec().Restart
 	if u.restarts(e, good) {
 		delay := policy.Delay
@@ -270,7 +274,7 @@ func (u *twinUnit) ended(e *twinEnding) {
 }
 
 func (u *twinUnit) restarts(e *twinEnding, good bool) bool {
-	signalled := !e.late && e.exit != nil && e.exit.Signal != "" && !good
+	signalled := !e.late && !e.silent && e.exit != nil && e.exit.Signal != "" && !good
 	if good && u.spec().Type == supervise.Oneshot {
 		return false
 	}
@@ -282,10 +286,12 @@ func (u *twinUnit) restarts(e *twinEnding, good bool) bool {
 	case supervise.RestartOnFailure:
 		return !good
 	case supervise.RestartOnAbnormal:
-		return e.late || e.exit == nil || signalled
+		return e.late || e.silent || e.exit == nil || signalled
 	case supervise.RestartOnAbort:
 		return signalled
-	case supervise.RestartOnWatchdog, supervise.RestartNever:
+	case supervise.RestartOnWatchdog:
+		return e.silent
+	case supervise.RestartNever:
 	}
 	return false
 }
@@ -295,6 +301,8 @@ func (u *twinUnit) clean(exit proc.Exit) bool {
 	switch {
 	case exit.Signal == "":
 		return exit.Code == 0 || slices.Contains(u.spec().Restart.SuccessExit, exit.Code)
+	case slices.Contains(u.spec().Restart.SuccessSignals, exit.Signal):
+		return true
 	case u.spec().Type == supervise.Oneshot:
 		return false
 	}

@@ -26,6 +26,14 @@ type twinUnit struct {
 	queued   []func()
 	timers   []func()
 	log      []string
+	// stored are the names of kept descriptors, passed those that the current
+	// generation was given.
+	stored, passed []string
+	// due is what the time that now runs is for, watchdog what ends the wait for the
+	// next sign of life, and every the time between two that the service chose itself.
+	due      func()
+	watchdog func()
+	every    time.Duration
 }
 
 // twinEnding is the ending of a unit, in progress.
@@ -33,7 +41,8 @@ type twinEnding struct {
 	supervise.StopRequest
 
 	// requested is that somebody asked for it, late that the unit was not ready in time.
-	requested, late bool
+	// silent that it gave no sign of life.
+	requested, late, silent bool
 	// commanded is that the stop command runs; posts and posted that the post-stop
 	// command has begun and ended.
 	commanded, posts, posted bool
@@ -86,13 +95,17 @@ func (u *twinUnit) setMain(p *process) {
 }
 
 // clock does something later, unless the phase of the unit's life ends before.
-func (u *twinUnit) clock(d time.Duration, f func()) { u.timers = append(u.timers, u.t.after(d, f)) }
+func (u *twinUnit) clock(d time.Duration, f func()) {
+	u.due = f
+	u.timers = append(u.timers, u.t.after(d, f))
+}
 
 func (u *twinUnit) disarm() {
 	for _, stop := range u.timers {
 		stop()
 	}
-	u.timers = nil
+	u.timers, u.due = nil, nil
+	u.muzzle()
 }
 
 // start is a request to run with spec.
@@ -157,6 +170,7 @@ func (u *twinUnit) openSockets() {
 }
 
 func (u *twinUnit) closeSockets() {
+	u.stored = nil
 	for _, declared := range u.spec().Sockets {
 		socket := u.t.sockets[declared.Address]
 		delete(u.t.sockets, declared.Address)
@@ -172,7 +186,12 @@ func (u *twinUnit) closeSockets() {
 // launch starts the next generation.
 func (u *twinUnit) launch() {
 	u.disarm()
-	u.ready, u.log, u.status.Text = false, nil, ""
+	u.ready, u.log, u.status.Text, u.every = false, nil, "", 0
+	u.passed = nil
+	for _, socket := range u.spec().Sockets {
+		u.passed = append(u.passed, socket.Name)
+	}
+	u.passed = append(u.passed, u.stored...)
 	u.status.Generation++
 	u.status.Started = time.Now()
 	u.state(supervise.Starting)
@@ -199,6 +218,7 @@ func (u *twinUnit) launch() {
 func (u *twinUnit) becomeReady() {
 	u.disarm()
 	u.ready = true
+	u.feed()
 	u.state(supervise.Running)
 	u.answerStart(nil)
 }
