@@ -32,7 +32,7 @@ import (
 //	await CHANGE STATUS [TASK]    wait until a change, or its task of that kind, has a status
 //	status N PROGRAM ARGUMENT...  the program ends with N
 //	fields NAME...                the JSON on stdout (the first of a list) has these fields
-//	follow SERVICE BEFORE AFTER   follow a log, restart the service in between, and see both
+//	follow SERVICE BEFORE [AFTER] follow a log until it has a line, and then, after a restart, another
 //
 // $HELLO1 and $HELLO2 are the files of the example hello, in versions 1 and 2, $TALKER1
 // and $TALKER2 those of scripts/talker.
@@ -178,8 +178,8 @@ func fields(ts *testscript.TestScript, _ bool, args []string) {
 
 // follow sees a line that was there, and one that comes after it has been seen.
 func (s *session) follow(ts *testscript.TestScript, _ bool, args []string) {
-	if len(args) != 3 {
-		ts.Fatalf("usage: follow SERVICE BEFORE AFTER")
+	if len(args) != 2 && len(args) != 3 {
+		ts.Fatalf("usage: follow SERVICE BEFORE [AFTER]")
 	}
 	cmd := exec.CommandContext(context.Background(), filepath.Join(s.Bin, "tenure"), "logs", "-f", args[0])
 	cmd.Env = append(os.Environ(), "TENURE_ROOT="+s.Root)
@@ -188,10 +188,10 @@ func (s *session) follow(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(cmd.Start())
 	lines := bufio.NewScanner(stdout)
 	err = until(lines, args[1])
-	if err == nil {
+	if err == nil && len(args) == 3 {
 		_, err = s.Client().Do(context.Background(), client.Action{Action: "restart", Names: args[:1]})
 	}
-	if err == nil {
+	if err == nil && len(args) == 3 {
 		err = until(lines, args[2])
 	}
 	err = errors.Join(err, cmd.Process.Signal(os.Interrupt))

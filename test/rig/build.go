@@ -6,13 +6,39 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 
 	"tenure/examples/clients/snaps"
 )
 
-// Build builds tenured, tenure and snapctl as "make build" does, and returns the
-// directory that they are in. Go's own cache makes a second call cheap.
+// Build builds tenured, tenure and snapctl as "make build" does, once in the life
+// of a test binary, and returns the directory that they are in.
 func Build(ctx context.Context, failPoints bool) (string, error) {
+	if failPoints {
+		return buildFailing(ctx)
+	}
+	return buildPlain(ctx)
+}
+
+//nolint:gochecknoglobals // Each is set once, before anybody can look.
+var (
+	buildPlain   = once(func(ctx context.Context) (string, error) { return build(ctx, false) })
+	buildFailing = once(func(ctx context.Context) (string, error) { return build(ctx, true) })
+)
+
+// once calls f for the first caller, whose end does not end it, and gives all of
+// them what it returned.
+func once(f func(context.Context) (string, error)) func(context.Context) (string, error) {
+	var first sync.Once
+	var dir string
+	var err error
+	return func(ctx context.Context) (string, error) {
+		first.Do(func() { dir, err = f(context.WithoutCancel(ctx)) })
+		return dir, err
+	}
+}
+
+func build(ctx context.Context, failPoints bool) (string, error) {
 	root, err := snaps.Checkout()
 	if err != nil {
 		return "", err

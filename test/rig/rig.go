@@ -25,8 +25,11 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"tenure"
 	"tenure/client"
+	"tenure/internal/mount"
 )
 
 // Patience is how long a test waits for what takes a moment, before it calls it lost.
@@ -40,6 +43,9 @@ type Config struct {
 	// Dir is the directory that the root is made in; by default a short one, for
 	// sockets have short paths.
 	Dir string
+	// Disk keeps everything on the disk. By default the root is in memory: what
+	// tests kill are processes, and a machine's disk is what they wait for most.
+	Disk bool
 	// Env is added to the environment of the daemon, NAME=value.
 	Env []string
 	// Wrap is a command with arguments that becomes the daemon; what it is to
@@ -58,6 +64,8 @@ type Instance struct {
 	env    []string
 	wrap   []string
 	daemon *server
+	// inMemory is that the root is a mount of our own.
+	inMemory bool
 }
 
 // New makes an instance and starts its daemon.
@@ -76,6 +84,12 @@ func New(tb testing.TB, cfg Config) *Instance {
 	}
 	i := &Instance{Root: root, Bin: bin, t: tb, env: cfg.Env, wrap: cfg.Wrap}
 	tb.Cleanup(i.end)
+	if !cfg.Disk {
+		if err := unix.Mount("tenure-test", root, "tmpfs", 0, "mode=0755,size=2g"); err != nil {
+			tb.Fatalf("mount %s: %v", root, err)
+		}
+		i.inMemory = true
+	}
 	i.Start()
 	return i
 }
@@ -97,7 +111,11 @@ func (i *Instance) end() {
 	for _, left := range Leftovers(i.Root) {
 		i.t.Errorf("left behind: %s", left)
 	}
-	if err := errors.Join(sweep(ctx, i.Root), os.RemoveAll(i.Root)); err != nil {
+	err = sweep(ctx, i.Root)
+	if i.inMemory {
+		err = errors.Join(err, mount.Unmount(ctx, i.Root))
+	}
+	if err := errors.Join(err, os.RemoveAll(i.Root)); err != nil {
 		i.t.Error(err)
 	}
 }
