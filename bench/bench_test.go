@@ -65,7 +65,7 @@ func timed(i *rig.Instance, args ...string) time.Duration {
 // benchInstall is a first install of hello as a whole, from the command to its
 // end; it is removed in between.
 func benchInstall(b *testing.B, t *table, n int) {
-	i := rig.New(b, rig.Config{})
+	i := rig.New(b, rig.Config{Disk: true})
 	file := snap(b, 1)
 	var installs, removes series
 	for range n {

@@ -34,7 +34,7 @@ const (
 // benchMany runs 200 services in 20 snaps, and looks at what the daemon and its
 // holder need for that, and how long what people do all day takes.
 func benchMany(b *testing.B, t *table, n int) {
-	i := rig.New(b, rig.Config{})
+	i := rig.New(b, rig.Config{Disk: true})
 	t.size("tenured, nothing installed", residents(b, i.PID()))
 	files := packMany(b, i, b.TempDir())
 	for _, file := range files {

@@ -19,7 +19,7 @@ const (
 // benchRefresh is the gap of a refresh of hello: from the last answer of the old
 // process to the first of the new, against the same by hand, in turns.
 func benchRefresh(b *testing.B, t *table, n int) {
-	i := rig.New(b, rig.Config{})
+	i := rig.New(b, rig.Config{Disk: true})
 	files := []string{snap(b, 1), snap(b, 2)}
 	i.Tenure("install", "--dangerous", files[0])
 	served := poll(b, i.Path("var/snap/hello/common/hello.sock"))
