@@ -48,7 +48,9 @@ type Snap struct {
 	Apps             []Service `json:"apps,omitempty"`
 	Contact          string    `json:"contact"`
 	Digest           string    `json:"sha256,omitempty"`
-	Current          bool      `json:"current"`
+	// StagedBy is the change that waits to make this revision current.
+	StagedBy string `json:"staged-by,omitempty"`
+	Current  bool   `json:"current"`
 }
 
 // Service is an app of a snap; Daemon is empty where it is not a service.
@@ -83,6 +85,9 @@ type Change struct {
 	Data    map[string]json.RawMessage `json:"data,omitempty"`
 	// Waiting says what a change in status Wait waits for.
 	Waiting string `json:"waiting-for,omitempty"`
+	// Holds is that the change, while it waits, keeps others from its snaps: it has
+	// stopped, or told to stop, what runs.
+	Holds bool `json:"holds,omitempty"`
 	// Revision grows whenever anything of the change does; see Client.Follow.
 	Revision uint64 `json:"revision"`
 }
@@ -125,7 +130,9 @@ type Unit struct {
 	State    string `json:"state"`
 	// Stale is that the unit runs on another revision than the current one, of its
 	// snap or of its base; StaleBase that it does of its base.
-	Stale     bool      `json:"stale"`
+	Stale bool `json:"stale"`
+	// Staged is the revision that waits to take the place of the current one.
+	Staged    string    `json:"staged,omitempty"`
 	StaleBase bool      `json:"stale-base,omitempty"`
 	Since     time.Time `json:"since,omitzero"`
 	Restarts  int       `json:"restarts,omitempty"`

@@ -116,6 +116,9 @@ func snapOf(found *refresh.Snap) client.Snap {
 	if found.Active {
 		snap.Status = "active"
 	}
+	if found.Staged != 0 {
+		snap.StagedBy = found.Staged.String()
+	}
 	if contact := info.Links["contact"]; len(contact) > 0 {
 		snap.Contact = contact[0]
 	}
@@ -275,7 +278,7 @@ func (s *server) changeOf(r *http.Request, c change.Change) client.Change {
 		result.Data["snap-name"] = json.RawMessage(strconv.Quote(names[0]))
 	}
 	if c.WaitingFor != nil {
-		result.Waiting = c.WaitingFor.For
+		result.Waiting, result.Holds = c.WaitingFor.For, c.Holds
 	}
 	admin := s.admin(r)
 	if admin && len(c.Plan) > 0 {
@@ -315,6 +318,9 @@ func unitOf(found *refresh.UnitInfo) client.Unit {
 	}
 	if found.Spec != nil && !found.Spec.Base.IsZero() {
 		unit.Base = found.Spec.Base.String()
+	}
+	if !found.Staged.IsZero() {
+		unit.Staged = found.Staged.String()
 	}
 	for _, p := range found.Processes {
 		unit.Processes = append(unit.Processes, client.Process{

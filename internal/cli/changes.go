@@ -45,7 +45,7 @@ the oldest first.`,
 			a.table("ID\tStatus\tSpawn\tReady\tSummary", func(row func(string)) {
 				for i := range changes {
 					c := &changes[i]
-					row(strings.Join([]string{c.ID, c.Status, a.moment(c.Spawned, absolute), a.moment(c.ReadyAt, absolute), c.Summary}, "\t"))
+					row(strings.Join([]string{c.ID, c.Status, a.moment(c.Spawned, absolute), a.moment(c.ReadyAt, absolute), aboutChange(c)}, "\t"))
 				}
 			})
 			a.printf("\n")
@@ -54,6 +54,14 @@ the oldest first.`,
 	}
 	absoluteTimes(c, &absolute)
 	return a.readable(c)
+}
+
+// aboutChange is the summary of a change, with what it waits for.
+func aboutChange(c *client.Change) string {
+	if c.Waiting == "" {
+		return c.Summary
+	}
+	return c.Summary + ", waiting for " + c.Waiting
 }
 
 func absoluteTimes(c *cobra.Command, absolute *bool) {
@@ -182,7 +190,7 @@ leaves the change alone.`,
 		Example: "  tenure watch 12\n  tenure watch --last=refresh",
 	})
 	c.RunE = ch.on(func(c *cobra.Command, id string) error {
-		_, err := a.wait(c.Context(), id)
+		_, err := a.wait(c.Context(), id, false)
 		return err
 	})
 	return c

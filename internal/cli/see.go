@@ -141,6 +141,8 @@ func psRows(u *client.Unit, row func(string)) {
 		rev += " (stale, on " + u.Base + ")"
 	case u.Stale:
 		rev += " (stale)"
+	case u.Staged != "":
+		rev += " (" + u.Staged + " staged)"
 	}
 	row(strings.Join([]string{"  " + u.ID, u.Kind, rev, u.State, age(u.Since), ""}, "\t"))
 	for i := range u.Processes {

@@ -111,10 +111,14 @@ say how are reloaded instead, and keep their processes.`,
 
 func (a *app) control(ctx context.Context, action client.Action, done string) error {
 	change, err := a.carryOut(ctx, action)
-	if err == nil && change != nil {
-		a.printf("%s\n", done)
+	if err != nil || change == nil {
+		return err
 	}
-	return err
+	if change.Status == statusWait {
+		return a.sayWaiting(change)
+	}
+	a.printf("%s\n", done)
+	return nil
 }
 
 func (a *app) logs() *cobra.Command {

@@ -127,13 +127,18 @@ func (a *app) refresh() *cobra.Command {
 	action := client.Action{Action: "refresh"}
 	dryRun := false
 	c := &cobra.Command{
-		Use: "refresh FILE...", Short: "Refresh installed snaps to the revisions in files", Args: takes(1, -1, "snap file"),
+		Use: "refresh FILE...|--now SNAP", Short: "Refresh installed snaps to the revisions in files", Args: takes(1, -1, "snap file"),
 		Long: `refresh brings installed snaps to the revisions in files, all of them or none. What
 becomes of each running process is decided by the rules that tenure plan, or --dry-run,
 shows. The old revision is kept for tenure revert, and for as long as anything runs
-from it.`,
+from it.
+
+A service may ask to be waited for. The revision is then staged, and the command
+returns: the change goes on when the service ends, is restarted or the machine starts,
+or when --now is given, with the files or later with the name of the snap.`,
 		Example: `  tenure refresh --dry-run ./virt_2.snap
-  tenure refresh --dangerous ./virt_2.snap`,
+  tenure refresh --dangerous ./virt_2.snap
+  tenure refresh --now postgres`,
 		ValidArgsFunction: snapFiles,
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := confined(c, &action); err != nil {
@@ -241,6 +246,9 @@ func (a *app) act(ctx context.Context, action client.Action, done string) error 
 	if err != nil || change == nil {
 		return err
 	}
+	if change.Status == statusWait {
+		return a.sayWaiting(change)
+	}
 	snaps, err := a.client().Snaps(ctx, false)
 	if err != nil {
 		return err
@@ -309,7 +317,10 @@ func notes(s *client.Snap) string {
 			notes = append(notes, name)
 		}
 	}
-	if s.Status != "active" {
+	switch {
+	case s.StagedBy != "":
+		notes = append(notes, "staged")
+	case s.Status != "active":
 		notes = append(notes, "disabled")
 	}
 	slices.Sort(notes)

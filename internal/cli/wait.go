@@ -45,7 +45,7 @@ func (a *app) finish(ctx context.Context, id string) (*client.Change, error) {
 		}
 	})
 	defer restore()
-	return a.wait(ctx, id)
+	return a.wait(ctx, id, true)
 }
 
 const (
@@ -55,9 +55,13 @@ const (
 	knock = 100 * time.Millisecond
 )
 
-// wait follows a change to its end, across restarts of the daemon. It fails when
-// the change did.
-func (a *app) wait(ctx context.Context, id string) (*client.Change, error) {
+// statusWait is that of a change that waits for people or workloads.
+const statusWait = "Wait"
+
+// wait follows a change to its end, or until it waits for people or workloads if that
+// is as far as it is to be followed, across restarts of the daemon. It fails when the
+// change did.
+func (a *app) wait(ctx context.Context, id string, untilWaiting bool) (*client.Change, error) {
 	daemon := a.client()
 	line := a.progress("Wait for change " + id)
 	defer line.end()
@@ -69,6 +73,9 @@ func (a *app) wait(ctx context.Context, id string) (*client.Change, error) {
 		case err == nil && change.Ready:
 			line.end()
 			return &change, failure(&change)
+		case err == nil && untilWaiting && change.Status == statusWait:
+			line.end()
+			return &change, nil
 		case err == nil:
 			seen, away = change.Revision, time.Time{}
 			line.say(doing(&change))
@@ -87,6 +94,22 @@ func (a *app) wait(ctx context.Context, id string) (*client.Change, error) {
 			pause(ctx, knock)
 		}
 	}
+}
+
+// sayWaiting says what a change waits for, and how to hurry it. A change that waits
+// inside its switch has not done what was asked, which is an error; one that waits
+// before it has staged what is to come.
+func (a *app) sayWaiting(change *client.Change) error {
+	id := change.ID
+	if change.Holds {
+		return fmt.Errorf("change %s is not done: it waits for %s\n"+
+			"It goes on by itself then. tenure watch %s waits for it; tenure abort %s turns it round; tenure stop --kill ends what it waits for", id, change.Waiting, id, id)
+	}
+	snaps := strings.Join(change.Snaps(), " ")
+	a.printf("Change %s waits for %s.\n", id, change.Waiting)
+	a.printf("It goes on by itself then, when that is restarted, and when the machine starts; at once with\n"+
+		"\"tenure refresh --now %s\". \"tenure abort %s\" gives it up.\n", snaps, id)
+	return nil
 }
 
 // gone reports whether err is that the daemon has ended or is about to.

@@ -248,10 +248,15 @@ func (p *parts) serve(ctx context.Context) error {
 	if err := p.manager.Settle(ctx); err != nil {
 		return err
 	}
-	return api.Serve(ctx, api.Config{
-		Socket:  filepath.Join(p.paths.Run(), "tenured.sock"),
-		Manager: p.manager, Logs: p.supervisor, Version: Version, Logger: p.cfg.Logger, Ready: p.cfg.Ready,
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.manager.Attend(ctx) })
+	group.Go(func() error {
+		return api.Serve(ctx, api.Config{
+			Socket:  filepath.Join(p.paths.Run(), "tenured.sock"),
+			Manager: p.manager, Logs: p.supervisor, Version: Version, Logger: p.cfg.Logger, Ready: p.cfg.Ready,
+		})
 	})
+	return group.Wait()
 }
 
 // close gives back what open has taken, as far as it came.

@@ -126,6 +126,17 @@ func (p Plan) WriteTo(w io.Writer) (int64, error) {
 	return int64(n), err
 }
 
+// WaitText names whom the plan waits for: "db.server (200 203 postgres)".
+func (p Plan) WaitText() string {
+	var names []string
+	for i := range p.Items {
+		if item := &p.Items[i]; item.Verdict == tenure.Defer {
+			names = append(names, fmt.Sprintf("%s (%s)", item.Unit, item.processText()))
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
 func (p Plan) table(b *strings.Builder) {
 	if len(p.Items) == 0 {
 		return

@@ -2,7 +2,6 @@ package refresh
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -15,7 +14,6 @@ import (
 	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/mount"
-	"tenure/internal/policy"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
 )
@@ -89,15 +87,20 @@ func (m *Manager) freshBoot() (bool, error) {
 
 // Settle runs when changes have been resumed: it starts the enabled services
 // that the supervisor does not know, as after a start of the machine, drops
-// what an interrupted request left behind, and wakes the collector.
+// what an interrupted request left behind, and wakes the collector. Of snaps of
+// which a change waits Attend starts them: a revision that is staged comes first.
 func (m *Manager) Settle(ctx context.Context) error {
 	m.sweepStaging()
 	// Nobody can ask for anything yet: a snap that no change works on now stays as it
 	// is, so what is read of it after this look is one picture.
 	busy := map[tenure.Instance]bool{}
 	for _, running := range m.engine.List(change.Filter{Select: change.All}) {
+		_, attended, err := m.waits.Get(running.ID.String())
+		if err != nil {
+			return fmt.Errorf("see what waits: %w", err)
+		}
+		works := !running.Status.Ready() && (running.Status != change.Wait || running.Holds || attended)
 		for _, snap := range running.Snaps {
-			works := !running.Status.Ready() && (running.Status != change.Wait || running.Holds)
 			busy[snap] = busy[snap] || works
 		}
 	}
@@ -123,6 +126,30 @@ func (m *Manager) Settle(ctx context.Context) error {
 		m.cfg.Logger.ErrorContext(ctx, "not every service could be started", slog.Any("error", err))
 	}
 	return nil
+}
+
+// startMissing starts the services of one snap that should run and are not known,
+// unless a change works on it.
+func (m *Manager) startMissing(ctx context.Context, snap tenure.Instance) error {
+	release, err := m.claims.take(ctx, snap)
+	if err != nil {
+		return err
+	}
+	defer release()
+	for _, running := range m.engine.List(change.Filter{Select: change.All, Snap: snap}) {
+		if running.Holds {
+			return nil
+		}
+	}
+	state, err := m.snaps.Get(snap)
+	if err != nil || state == nil {
+		return err
+	}
+	known, err := m.statuses(ctx)
+	if err != nil {
+		return err
+	}
+	return m.cfg.Supervisor.Start(ctx, m.missing(ctx, state, known)...)
 }
 
 // missing are the services of a snap that should run and are not known.
@@ -166,14 +193,10 @@ func (m *Manager) sweepStaging() {
 
 // mentioned are the revisions of snap that a change leads from and to.
 func mentioned(c change.Change, snap tenure.Instance) []tenure.Revision {
-	var plans []policy.Plan
-	if err := json.Unmarshal(c.Plan, &plans); err != nil {
-		return nil
-	}
 	var revs []tenure.Revision
-	for i := range plans {
-		if plans[i].Change.Snap == snap {
-			revs = append(revs, plans[i].Change.From, plans[i].Change.To)
+	for _, plan := range plansOf(c) {
+		if plan.Change.Snap == snap {
+			revs = append(revs, plan.Change.From, plan.Change.To)
 		}
 	}
 	return revs
@@ -189,10 +212,11 @@ func (m *Manager) Shutdown(ctx context.Context) error {
 	}
 	// A change that was interrupted may start services again, to leave things whole.
 	for _, running := range m.engine.List(change.Filter{Select: change.All}) {
+		// One that waits goes on when the machine starts again.
 		if !running.Holds {
 			continue
 		}
-		if _, err := m.engine.WaitFor(ctx, running.ID); err != nil {
+		if _, err := m.settled(ctx, running.ID); err != nil {
 			return fmt.Errorf("end all units: %w", err)
 		}
 	}

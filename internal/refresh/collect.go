@@ -219,8 +219,14 @@ func (m *Manager) sweepSnap(ctx context.Context, snap tenure.Instance, state *sn
 	}
 	own := change.IDFrom(ctx)
 	for _, running := range m.engine.List(change.Filter{Select: change.All, Snap: snap}) {
-		if !running.Status.Ready() && running.ID != own {
+		if running.Status.Ready() || running.ID == own {
+			continue
+		}
+		if _, waits := deferral(running); !waits {
 			return nil
+		}
+		for _, rev := range mentioned(running, snap) {
+			spoken[rev] = true
 		}
 	}
 	failures := []error{m.sweepAside(ctx, snap)}
@@ -274,7 +280,8 @@ func (m *Manager) sweepRevision(ctx context.Context, ref tenure.Ref) error {
 	return m.removeData(ctx, ref)
 }
 
-// sweepAside removes data that was in the way of a change that is done.
+// sweepAside removes data that was in the way of a change that is done. That of a
+// revision which is staged is put back if its change is undone.
 func (m *Manager) sweepAside(ctx context.Context, snap tenure.Instance) error {
 	dir := m.cfg.Paths.DataDir(snap)
 	entries, err := os.ReadDir(dir)
@@ -282,9 +289,10 @@ func (m *Manager) sweepAside(ctx context.Context, snap tenure.Instance) error {
 		return nil
 	}
 	failures := []error{err}
+	waiting := m.staged()
 	for _, entry := range entries {
 		if name, aside := snapdata.AsideOf(entry.Name()); aside {
-			if _, err := tenure.ParseRevision(name); err == nil {
+			if rev, err := tenure.ParseRevision(name); err == nil && waiting[tenure.Ref{Snap: snap, Revision: rev}] == 0 {
 				failures = append(failures, snapdata.Remove(ctx, filepath.Join(dir, entry.Name())))
 			}
 		}

@@ -17,6 +17,9 @@ import (
 
 // control starts, stops and restarts services, and ends single units.
 func (m *Manager) control(ctx context.Context, req Request) (change.ID, error) {
+	if id, err := m.hurriedBy(ctx, req); err != nil || id != 0 {
+		return id, err
+	}
 	controls, release, err := m.controls(ctx, req)
 	if err != nil {
 		return 0, err
@@ -155,6 +158,7 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 	if err != nil {
 		return nil, err
 	}
+	facts.Supported = slices.DeleteFunc(supported(), func(v tenure.Verdict) bool { return v == tenure.Defer })
 	c.plan = policy.Decide(facts)
 	return c, c.found(op)
 }

@@ -84,19 +84,17 @@ func (j *job) change() policy.Change {
 // is refused has changed nothing.
 func (m *Manager) Do(ctx context.Context, req Request) (change.ID, error) {
 	if req.Action == ActionStart || req.Action == ActionStop || req.Action == ActionRestart {
-		return m.control(ctx, req)
+		return m.afterApplied(ctx, func() (change.ID, error) { return m.control(ctx, req) })
 	}
-	prepared, err := m.prepare(ctx, req)
+	if req.Action == ActionRefresh && len(req.Files) == 0 && req.Options.Now {
+		return m.hurrySnap(ctx, req)
+	}
+	prepared, err := m.prepareAlone(ctx, req)
 	if err != nil {
 		return 0, err
 	}
 	defer prepared.release()
 	op := string(req.Action)
-	for _, plan := range prepared.plans {
-		if plan.Refusal != nil {
-			return 0, refused(op, plan)
-		}
-	}
 	for i := range prepared.jobs {
 		if err := m.stage(ctx, &prepared.jobs[i], prepared.files); err != nil {
 			return 0, err
@@ -124,6 +122,48 @@ func (m *Manager) Do(ctx context.Context, req Request) (change.ID, error) {
 		return 0, conflict(op, join(snaps), err)
 	}
 	return id, nil
+}
+
+// prepareAlone is prepare for what is to be carried out: it refuses what the plans
+// refuse, and ends changes that wait for what the request makes pointless.
+func (m *Manager) prepareAlone(ctx context.Context, req Request) (*prepared, error) {
+	for {
+		p, err := m.prepare(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		var ended []change.ID
+		if err = acceptable(string(req.Action), p.plans); err == nil {
+			ended, err = m.supersede(ctx, req, p.jobs)
+		}
+		if err == nil && len(ended) == 0 {
+			return p, nil
+		}
+		p.release()
+		if err != nil {
+			return nil, err
+		}
+		for _, id := range ended {
+			if _, err := m.engine.WaitFor(ctx, id); err != nil {
+				return nil, err
+			}
+		}
+	}
+}
+
+// acceptable is nil if all plans can be carried out together.
+func acceptable(op string, plans []policy.Plan) error {
+	for _, plan := range plans {
+		if plan.Refusal != nil {
+			return refused(op, plan)
+		}
+	}
+	for _, plan := range plans {
+		if err := alone(plans, plan); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Plan decides a request without carrying it out.
@@ -202,7 +242,7 @@ func (m *Manager) jobs(ctx context.Context, req Request, candidates []candidate)
 func (m *Manager) decideAll(ctx context.Context, jobs []job) ([]policy.Plan, error) {
 	plans := make([]policy.Plan, 0, len(jobs))
 	for i := range jobs {
-		plan, err := m.decide(ctx, &jobs[i])
+		plan, err := m.decide(ctx, &jobs[i], nil)
 		if err != nil {
 			return nil, err
 		}
@@ -211,7 +251,8 @@ func (m *Manager) decideAll(ctx context.Context, jobs []job) ([]policy.Plan, err
 	return plans, nil
 }
 
-func (m *Manager) decide(ctx context.Context, j *job) (policy.Plan, error) {
+// decide is the plan of j, which has waited for w, if it has.
+func (m *Manager) decide(ctx context.Context, j *job, w *wait) (policy.Plan, error) {
 	if j.prunes() {
 		return policy.Plan{Change: j.change(), Summary: fmt.Sprintf("%s: no unit is touched", j.change())}, nil
 	}
@@ -219,8 +260,15 @@ func (m *Manager) decide(ctx context.Context, j *job) (policy.Plan, error) {
 	if !j.to().IsZero() && (j.Before == nil || j.Before.Kept[j.to()].Info == nil) {
 		more = append(more, j.After.revision(j.to()))
 	}
-	facts, err := m.facts(ctx, j.change(), more...)
+	question := j.change()
+	if running, err := m.engine.Get(change.IDFrom(ctx)); err == nil {
+		question.Since = running.Spawned
+	}
+	facts, err := m.facts(ctx, question, more...)
 	if err != nil {
+		return policy.Plan{}, err
+	}
+	if facts.Lapsed, err = m.lapsed(ctx, w); err != nil {
 		return policy.Plan{}, err
 	}
 	if j.ends() && j.Before != nil {

@@ -17,7 +17,7 @@ import (
 
 // supported are the verdicts that the steps of this package carry out.
 func supported() []tenure.Verdict {
-	return []tenure.Verdict{tenure.Restart, tenure.Reload, tenure.Stop, tenure.Endure, tenure.Refuse}
+	return []tenure.Verdict{tenure.Restart, tenure.Reload, tenure.Stop, tenure.Endure, tenure.Defer, tenure.Refuse}
 }
 
 // facts gathers what a decision about change depends on. More are revisions

@@ -41,6 +41,7 @@ type Manager struct {
 	engine   *change.Engine
 	snaps    *states
 	settings *journal.Collection[json.RawMessage]
+	waits    *journal.Collection[wait]
 	launch   launcher
 	claims   claims
 	// copies are the data copies of changes that run, between their passes.
@@ -60,6 +61,7 @@ func New(cfg Config) *Manager {
 		cfg:      cfg,
 		snaps:    newStates(cfg.Journal),
 		settings: journal.NewCollection[json.RawMessage](cfg.Journal, journal.Settings),
+		waits:    journal.NewCollection[wait](cfg.Journal, "waits"),
 		launch:   launcher{paths: cfg.Paths, usernames: filepath.Join(cfg.Paths.Run(), "etc")},
 		collect:  make(chan struct{}, 1),
 	}

@@ -56,8 +56,9 @@ func (s prepareStep) keep(ctx context.Context, p prepareParams) error {
 	return os.Remove(p.Staged)
 }
 
-func (s prepareStep) Undo(_ context.Context, p prepareParams, _ nothing) error {
+func (s prepareStep) Undo(ctx context.Context, p prepareParams, _ nothing) error {
 	return errors.Join(
+		s.m.dropStaged(ctx, p.Ref),
 		s.m.cfg.Mounts.Remove(p.Ref.Snap, p.Ref.Revision),
 		snapdata.Restore(s.m.cfg.Paths.Data(p.Ref)),
 	)
@@ -268,25 +269,46 @@ type decideParams struct {
 }
 
 func (s decideStep) Do(ctx context.Context, p decideParams) (nothing, error) {
+	before, err := s.m.waited(ctx)
+	if err != nil {
+		return nothing{}, err
+	}
+	if before != nil {
+		p.Jobs[0], err = s.m.rebase(p.Jobs[0], before)
+	}
+	if errors.Is(err, errPointless) {
+		return nothing{}, s.m.giveUp(ctx, err)
+	}
+	if err != nil {
+		return nothing{}, err
+	}
 	j := &p.Jobs[0]
-	plan, err := s.m.decide(ctx, j)
+	plan, err := s.m.decide(ctx, j, before)
 	if err != nil {
 		return nothing{}, err
 	}
 	if plan.Refusal != nil {
 		return nothing{}, refused(string(j.Reason), plan)
 	}
+	if len(plan.Waits) > 0 {
+		return nothing{}, s.wait(ctx, p, j, plan)
+	}
+	return nothing{}, s.goOn(ctx, p, j, plan)
+}
+
+// goOn compiles a decision into the tasks that carry it out.
+func (s decideStep) goOn(ctx context.Context, p decideParams, j *job, plan policy.Plan) error {
 	sw, err := s.m.compile(ctx, j, plan)
 	if err != nil {
-		return nothing{}, err
+		return err
 	}
 	tasks, err := s.m.switchTasks(j, sw)
 	if err != nil {
-		return nothing{}, err
+		return err
 	}
 	rest, err := s.m.tasks(p.Jobs[1:], p.Plans)
 	if err != nil {
-		return nothing{}, err
+		return err
 	}
 	tasks = append(tasks, rest...)
 	if len(p.Jobs) == 1 {
@@ -295,11 +317,11 @@ func (s decideStep) Do(ctx context.Context, p decideParams) (nothing, error) {
 	p.Plans[len(p.Plans)-len(p.Jobs)] = plan
 	raw, err := json.Marshal(p.Plans)
 	if err != nil {
-		return nothing{}, fmt.Errorf("store the plan: %w", err)
+		return fmt.Errorf("store the plan: %w", err)
 	}
 	change.ReporterFrom(ctx).Logf("%s", plan.Summary)
 	s.m.prepareStarts(ctx, sw)
-	return nothing{}, change.Replan(ctx, raw, tasks...)
+	return change.Replan(ctx, raw, tasks...)
 }
 
 func (s decideStep) Undo(ctx context.Context, p decideParams, _ nothing) error {

@@ -19,12 +19,15 @@ func (m *Manager) Snaps(_ context.Context, all bool) ([]Snap, error) {
 	if err != nil {
 		return nil, err
 	}
+	staged := m.staged()
 	var snaps []Snap
 	for i := range states {
 		for _, rev := range states[i].Line.Kept() {
 			current := rev == states[i].Line.Current
 			if current || all {
-				snaps = append(snaps, states[i].describe(rev))
+				described := states[i].describe(rev)
+				described.Staged = staged[described.Ref]
+				snaps = append(snaps, described)
 			}
 		}
 	}
@@ -114,6 +117,10 @@ func (m *Manager) Units(ctx context.Context) ([]UnitInfo, error) {
 	for i := range states {
 		current[states[i].Instance] = states[i].Line.Current
 	}
+	staged := map[tenure.Instance]tenure.Revision{}
+	for ref := range m.staged() {
+		staged[ref.Snap] = ref.Revision
+	}
 	var units []UnitInfo
 	for _, status := range list {
 		if idle(status) {
@@ -126,7 +133,7 @@ func (m *Manager) Units(ctx context.Context) ([]UnitInfo, error) {
 		if len(processes) == 0 && status.Unit.Kind != tenure.Service {
 			continue
 		}
-		unit := UnitInfo{Status: status, Processes: processes, Current: current[status.Unit.Snap]}
+		unit := UnitInfo{Status: status, Processes: processes, Current: current[status.Unit.Snap], Staged: staged[status.Unit.Snap]}
 		if status.Spec != nil && !status.Spec.Base.IsZero() {
 			unit.StaleBase = current[status.Spec.Base.Snap] != status.Spec.Base.Revision
 		}

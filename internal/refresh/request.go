@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/policy"
 	"tenure/internal/proc"
 	"tenure/internal/revision"
@@ -90,6 +91,8 @@ type Snap struct {
 	Installed time.Time
 	Digest    string
 	Pins      []revision.Pin
+	// Staged is the change that waits to make this revision current; zero if none does.
+	Staged change.ID
 }
 
 // ServiceInfo is a service of the current revision.
@@ -109,6 +112,8 @@ type UnitInfo struct {
 	// snap or of its base; StaleBase that it does of its base.
 	Stale, StaleBase bool
 	Current          tenure.Revision
+	// Staged is the revision that waits to become current; zero if none does.
+	Staged tenure.Revision
 }
 
 // Planned is a plan for each snap that a request touches.

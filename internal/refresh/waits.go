@@ -1,0 +1,359 @@
+package refresh
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"tenure"
+	"tenure/internal/change"
+	"tenure/internal/journal"
+	"tenure/internal/policy"
+	"tenure/internal/proc"
+	"tenure/internal/supervise"
+)
+
+// wait is what a change in status Wait waits for, and what people have said about
+// it since. It outlives the daemon, and is dropped when its change has ended.
+type wait struct {
+	Units []awaited `json:"units"`
+	// Now, Force and Kill are the administrator's word, given while the change waited.
+	Now   bool `json:"now,omitempty"`
+	Force bool `json:"force,omitempty"`
+	Kill  bool `json:"kill,omitempty"`
+}
+
+// awaited is a unit that is waited for, as it was when it had to be.
+type awaited struct {
+	Unit tenure.UnitID `json:"unit"`
+	// Generation is the launch that is waited for, of a service.
+	Generation int              `json:"generation,omitempty"`
+	Processes  []tenure.Process `json:"processes,omitempty"`
+	// Told is when the unit was told to stop; zero for one that is left alone.
+	Told time.Time `json:"told,omitzero"`
+}
+
+// over reports whether what was waited for of a unit is gone.
+func (a awaited) over(known map[tenure.UnitID]supervise.Status) bool {
+	if a.Unit.Kind == tenure.Service {
+		return a.lapsed(known) || !known[a.Unit].State.Alive()
+	}
+	return !slices.ContainsFunc(a.Processes, lives)
+}
+
+// lapsed reports whether a service was launched again since.
+func (a awaited) lapsed(known map[tenure.UnitID]supervise.Status) bool {
+	return a.Unit.Kind == tenure.Service && known[a.Unit].Generation > a.Generation
+}
+
+func lives(process tenure.Process) bool {
+	handle, err := proc.Open(process)
+	if err != nil {
+		return !errors.Is(err, proc.ErrGone)
+	}
+	handle.Close()
+	return true
+}
+
+// over reports whether nothing of w is left to wait for.
+func (w *wait) over(known map[tenure.UnitID]supervise.Status) bool {
+	return !slices.ContainsFunc(w.Units, func(a awaited) bool { return !a.over(known) })
+}
+
+// yields reports whether the administrator's word, or a limit, ends the wait: not
+// that for hooks alone.
+func (w *wait) yields() bool {
+	return slices.ContainsFunc(w.Units, func(a awaited) bool { return a.Unit.Kind != tenure.HookRun && a.Told.IsZero() })
+}
+
+func (w *wait) has(unit tenure.UnitID) bool {
+	return slices.ContainsFunc(w.Units, func(a awaited) bool { return a.Unit == unit })
+}
+
+// waited is the wait of the change whose step runs with ctx; nil if it has not waited.
+func (m *Manager) waited(ctx context.Context) (*wait, error) {
+	w, found, err := m.waits.Get(change.IDFrom(ctx).String())
+	if err != nil {
+		return nil, fmt.Errorf("see what was waited for: %w", err)
+	}
+	if !found {
+		return nil, nil //nolint:nilnil // Not to have waited is no error.
+	}
+	return &w, nil
+}
+
+// putWait notes what the change whose step runs with ctx waits for from now on. What
+// was said meanwhile holds.
+func (m *Manager) putWait(ctx context.Context, units []awaited) error {
+	return m.updateWait(change.IDFrom(ctx), func(w *wait) { w.Units = units })
+}
+
+func (m *Manager) updateWait(id change.ID, update func(*wait)) error {
+	err := m.cfg.Journal.Update(func(tx *journal.Tx) error {
+		waits := m.waits.In(tx)
+		w, _, err := waits.Get(id.String())
+		if err != nil {
+			return err
+		}
+		update(&w)
+		return waits.Put(id.String(), w)
+	})
+	if err != nil {
+		return fmt.Errorf("note what change %s waits for: %w", id, err)
+	}
+	return nil
+}
+
+// Attend wakes changes that wait as soon as what they wait for has happened: a unit
+// has ended, a limit has passed. It gives up those that a newer one has made
+// pointless. Nothing is polled: it hears of ends, and sets a timer for limits.
+//
+// It first has every change that waits look again, for nobody has watched until
+// now, and starts what runs no more of their snaps afterwards.
+func (m *Manager) Attend(ctx context.Context) error {
+	look := make(chan struct{}, 1)
+	a := &attendant{m: m, woken: map[change.ID]string{}, watched: map[tenure.Process]bool{}, wake: func() {
+		select {
+		case look <- struct{}{}:
+		default:
+		}
+	}}
+	a.listen(ctx)
+	go m.resumeWaits(ctx)
+	for {
+		next, err := a.look(ctx)
+		if err != nil && ctx.Err() == nil {
+			m.cfg.Logger.ErrorContext(ctx, "cannot see what changes wait for", slog.Any("error", err))
+		}
+		var over <-chan time.Time
+		if !next.IsZero() {
+			timer := time.NewTimer(max(next.Sub(m.cfg.Now()), 0))
+			defer timer.Stop()
+			over = timer.C
+		}
+		select {
+		case <-look:
+		case <-over:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// resumeWaits lets every change that waits look again, and starts services of its
+// snap that should run and do not, if it still waits then.
+func (m *Manager) resumeWaits(ctx context.Context) {
+	for _, c := range m.engine.List(change.Filter{Select: change.WaitingOnly}) {
+		if _, found, err := m.waits.Get(c.ID.String()); err != nil || !found {
+			continue
+		}
+		if err := m.engine.Wake(ctx, c.ID); err != nil {
+			continue // It has ended.
+		}
+		go func() {
+			if _, err := m.settled(ctx, c.ID); err != nil {
+				return
+			}
+			for _, snap := range c.Snaps {
+				if err := m.startMissing(ctx, snap); err != nil && ctx.Err() == nil {
+					m.cfg.Logger.ErrorContext(ctx, "not every service could be started", slog.Any("error", err))
+				}
+			}
+		}()
+	}
+}
+
+// settled waits until a change that was woken has ended or waits again.
+func (m *Manager) settled(ctx context.Context, id change.ID) (change.Change, error) {
+	var rev uint64
+	for {
+		c, err := m.engine.Watch(ctx, id, rev)
+		if err != nil || c.Status.Ready() || c.Status == change.Wait {
+			return c, err
+		}
+		rev = c.Rev
+	}
+}
+
+// attendant is what Attend knows.
+type attendant struct {
+	m *Manager
+	// wake makes it look.
+	wake func()
+	// woken is on what each change was last woken for: nobody is woken twice for one thing.
+	woken map[change.ID]string
+	// watched are the processes whose end it hears of, beside those of units.
+	watched map[tenure.Process]bool
+}
+
+func (a *attendant) listen(ctx context.Context) {
+	events := a.m.cfg.Supervisor.Events(ctx)
+	go func() {
+		for event := range events {
+			ended := event.Kind == supervise.EventState && !event.State.Alive()
+			if ended || event.Kind == supervise.EventEmpty || event.Kind == supervise.EventLost {
+				a.wake()
+			}
+		}
+	}()
+	changes := a.m.engine.Subscribe(ctx, a.m.engine.Revision())
+	go func() {
+		for c := range changes {
+			if c.Status == change.Wait || c.Status.Ready() {
+				a.wake()
+			}
+		}
+	}()
+}
+
+// look wakes what is due, gives up what is pointless, and gives the time of the
+// next limit; zero is none.
+func (a *attendant) look(ctx context.Context) (next time.Time, err error) {
+	waits, err := a.m.waits.All()
+	if err != nil || len(waits) == 0 {
+		return next, err
+	}
+	known, err := a.m.statuses(ctx)
+	if err != nil {
+		return next, err
+	}
+	limit := a.m.limits().MaxDeferral
+	for text, w := range waits {
+		id, err := change.ParseID(text)
+		if err != nil {
+			continue
+		}
+		c, err := a.m.engine.Get(id)
+		switch {
+		case err != nil || c.Status.Ready():
+			delete(a.woken, id)
+			if err := a.m.waits.Delete(text); err != nil {
+				return next, err
+			}
+		case c.Status != change.Wait:
+		default:
+			at, err := a.attend(ctx, c, &w, known, limit)
+			if err != nil {
+				return next, err
+			}
+			if !at.IsZero() && (next.IsZero() || at.Before(next)) {
+				next = at
+			}
+		}
+	}
+	return next, nil
+}
+
+// attend looks after one change that waits.
+func (a *attendant) attend(ctx context.Context, c change.Change, w *wait, known map[tenure.UnitID]supervise.Status, limit time.Duration) (at time.Time, err error) {
+	if why, err := a.m.pointless(c); err != nil || why != "" {
+		if err == nil {
+			a.m.cfg.Logger.InfoContext(ctx, "a staged revision is given up", slog.String("change", c.ID.String()), slog.String("reason", why))
+			err = a.m.engine.Abort(ctx, c.ID)
+		}
+		return at, err
+	}
+	due := w.over(known)
+	if w.yields() {
+		due = due || w.Now || w.Force
+		if limit > 0 {
+			at = c.Spawned.Add(limit)
+			due = due || !a.m.cfg.Now().Before(at)
+		}
+	}
+	if !due {
+		a.watch(ctx, w)
+		return at, nil
+	}
+	seen := []any{*w}
+	for _, unit := range w.Units {
+		seen = append(seen, known[unit.Unit].State, known[unit.Unit].Generation)
+	}
+	key := fmt.Sprint(seen...)
+	if a.woken[c.ID] == key {
+		return time.Time{}, nil
+	}
+	a.woken[c.ID] = key
+	return time.Time{}, a.m.engine.Wake(ctx, c.ID)
+}
+
+// watch hears of the ends of processes that are not yet units of their own.
+func (a *attendant) watch(ctx context.Context, w *wait) {
+	for _, unit := range w.Units {
+		if unit.Unit.Kind == tenure.Service {
+			continue
+		}
+		for _, process := range unit.Processes {
+			if a.watched[process] {
+				continue
+			}
+			a.watched[process] = true
+			go func() {
+				if handle, err := proc.Open(process); err == nil {
+					defer handle.Close()
+					if _, err := handle.Wait(ctx); err != nil && ctx.Err() != nil {
+						return
+					}
+				}
+				a.wake()
+			}()
+		}
+	}
+}
+
+// pointless says why a change that waits before its switch leads nowhere any more:
+// it is empty if it does.
+func (m *Manager) pointless(c change.Change) (string, error) {
+	plan, switches := deferral(c)
+	if !switches {
+		return "", nil
+	}
+	snap := plan.Change.Snap
+	for _, other := range m.deferred(snap) {
+		if other.ID > c.ID {
+			return "change " + other.ID.String() + " is newer", nil
+		}
+	}
+	state, err := m.snaps.Get(snap)
+	if err != nil {
+		return "", err
+	}
+	if state == nil || state.Line.Current != plan.Change.From {
+		return fmt.Sprintf("revision %s is no longer the current one", plan.Change.From), nil
+	}
+	return "", nil
+}
+
+// deferral is the plan of a change that waits before it switches a snap to another
+// revision.
+func deferral(c change.Change) (policy.Plan, bool) {
+	plans := plansOf(c)
+	if c.Status != change.Wait || c.Holds || len(plans) != 1 {
+		return policy.Plan{}, false
+	}
+	reason := plans[0].Change.Reason
+	return plans[0], reason == tenure.ReasonRefresh || reason == tenure.ReasonRevert
+}
+
+// deferred are the changes that wait to switch snap to another revision, oldest first.
+func (m *Manager) deferred(snap tenure.Instance) []change.Change {
+	found := m.engine.List(change.Filter{Select: change.WaitingOnly, Snap: snap})
+	return slices.DeleteFunc(found, func(c change.Change) bool {
+		_, is := deferral(c)
+		return !is
+	})
+}
+
+// staged are the revisions that wait to become current, with the changes that do.
+func (m *Manager) staged() map[tenure.Ref]change.ID {
+	found := map[tenure.Ref]change.ID{}
+	for _, c := range m.engine.List(change.Filter{Select: change.WaitingOnly}) {
+		if plan, is := deferral(c); is {
+			found[tenure.Ref{Snap: plan.Change.Snap, Revision: plan.Change.To}] = c.ID
+		}
+	}
+	return found
+}
