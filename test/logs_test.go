@@ -124,3 +124,62 @@ func TestLogsOfAService(t *testing.T) {
 		t.Errorf("logs %v are left, %v", left, err)
 	}
 }
+
+// chatty writes more than is kept, as fast as it can, in parts of which each is less.
+const chatty = `
+chatty:
+	daemon: notify
+	command: PROBE trap notify:READY:1 run lines:1-30000 run lines:30001-60000 run lines:60001-90000 run lines:90001-120000 run
+	stop-mode: sigint
+`
+
+// What a service writes takes no more than so much of the disk. A reader that is never
+// behind by more than that misses no line, and what is kept is the end without a hole.
+func TestLogsAreBounded(t *testing.T) {
+	t.Parallel()
+	const bound, slack, parts, lines = 8 << 20, 1 << 20, 4, 30000
+	i := rig.New(t, rig.Config{})
+	trace := listen(t, i)
+	i.Tenure("install", "--dangerous", probeSnap(t, i, probeYAML("1", chatty)))
+	f := follow(t, i, "-n", "all", "probe")
+	line := func(n int) string { return fmt.Sprintf("line %d of a service that has something to say", n) }
+	main, begun := i.Main("probe.chatty"), time.Now()
+	for part := range parts {
+		signalTo(t, main, "SIGUSR1")
+		for n := part*lines + 1; n <= (part+1)*lines; n++ {
+			if got := f.next(); got != line(n) {
+				t.Fatalf("followed %q, want %q", got, line(n))
+			}
+		}
+		trace.expect("chatty", "heard SIGUSR1", fmt.Sprintf("wrote %d-%d", part*lines+1, (part+1)*lines))
+	}
+	t.Logf("%d lines were followed in %s", parts*lines, time.Since(begun))
+	if size := sizeOf(t, i.Path("var/lib/tenure/logs")); size > bound+slack || size < bound/2 {
+		t.Errorf("the log takes %d bytes, want at most %d and not much less", size, bound)
+	}
+	kept := strings.Split(strings.TrimSpace(i.Tenure("logs", "-n", "all", "probe.chatty")), "\n")
+	for at, text := range kept {
+		if want := line(parts*lines - len(kept) + at + 1); !strings.HasSuffix(text, "]: "+want) {
+			t.Fatalf("line %d of %d that are kept is %q, want %q", at+1, len(kept), text, want)
+		}
+	}
+}
+
+// sizeOf is the size of all files below a directory.
+func sizeOf(t *testing.T, dir string) (size int64) {
+	t.Helper()
+	err := filepath.WalkDir(dir, func(_ string, entry os.DirEntry, err error) error {
+		if err != nil || entry.IsDir() {
+			return err
+		}
+		info, err := entry.Info()
+		if err == nil {
+			size += info.Size()
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return size
+}
