@@ -127,13 +127,17 @@ const maxReadAhead = 64 << 20
 // readAhead brings a program into memory. Only a file that can be executed is
 // read, and its content goes nowhere.
 func readAhead(program string) {
+	// Looked at before it is opened: a link may lead to a device that opening sets in motion.
+	var stat unix.Stat_t
+	if unix.Stat(program, &stat) != nil || !isProgram(&stat) {
+		return
+	}
 	fd, err := unix.Open(program, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return
 	}
 	defer unix.Close(fd) //nolint:errcheck // Only read.
-	var stat unix.Stat_t
-	if unix.Fstat(fd, &stat) != nil || stat.Mode&unix.S_IFMT != unix.S_IFREG || stat.Mode&0o111 == 0 {
+	if unix.Fstat(fd, &stat) != nil || !isProgram(&stat) {
 		return
 	}
 	buf := make([]byte, 256<<10)
@@ -144,4 +148,8 @@ func readAhead(program string) {
 		}
 		rest -= int64(n)
 	}
+}
+
+func isProgram(stat *unix.Stat_t) bool {
+	return stat.Mode&unix.S_IFMT == unix.S_IFREG && stat.Mode&0o111 != 0
 }
