@@ -78,20 +78,9 @@ func idle(status supervise.Status) bool {
 
 // users are the processes, whoever they belong to, that use the mounts of revs.
 func (m *Manager) users(ctx context.Context, snap tenure.Instance, revs []tenure.Revision) (map[tenure.Revision][]tenure.Process, error) {
-	byDev := map[mount.Dev]tenure.Revision{}
-	var infos []mount.Info
-	for _, rev := range revs {
-		info, mounted, err := mount.Mounted(m.cfg.Mounts.Dir(snap, rev))
-		if err != nil {
-			return nil, fmt.Errorf("see who uses %s: %w", tenure.Ref{Snap: snap, Revision: rev}, err)
-		}
-		if mounted {
-			byDev[info.Dev] = rev
-			infos = append(infos, info)
-		}
-	}
-	if len(infos) == 0 {
-		return nil, nil
+	byDev, infos, err := m.mounted(snap, revs)
+	if err != nil || len(infos) == 0 {
+		return nil, err
 	}
 	found, err := mount.UsersOf(ctx, infos...)
 	if err != nil {
@@ -104,6 +93,23 @@ func (m *Manager) users(ctx context.Context, snap tenure.Instance, revs []tenure
 		}
 	}
 	return users, nil
+}
+
+// mounted are the mounts of those of revs that are mounted, and whose each device is.
+func (m *Manager) mounted(snap tenure.Instance, revs []tenure.Revision) (map[mount.Dev]tenure.Revision, []mount.Info, error) {
+	byDev := map[mount.Dev]tenure.Revision{}
+	var infos []mount.Info
+	for _, rev := range revs {
+		info, mounted, err := mount.Mounted(m.cfg.Mounts.Dir(snap, rev))
+		if err != nil {
+			return nil, nil, fmt.Errorf("see who uses %s: %w", tenure.Ref{Snap: snap, Revision: rev}, err)
+		}
+		if mounted {
+			byDev[info.Dev] = rev
+			infos = append(infos, info)
+		}
+	}
+	return byDev, infos, nil
 }
 
 // Wake asks for a collection soon: something that may have pinned a revision is gone.

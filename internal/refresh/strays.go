@@ -28,20 +28,12 @@ const (
 // in no unit. What only reads its files, or works in its directories, belongs to
 // somebody else; so does what runs the programs of a base.
 func (m *Manager) strays(ctx context.Context, state *snapState) ([]policy.Stray, error) {
-	byDev := map[mount.Dev]tenure.Revision{}
-	var infos []mount.Info
-	for _, rev := range state.Line.Kept() {
-		info, mounted, err := mount.Mounted(m.cfg.Mounts.Dir(state.Instance, rev))
-		if err != nil {
-			return nil, fmt.Errorf("look for strays of %s: %w", state.Instance, err)
-		}
-		if mounted && state.Kept[rev].Info.Type == snapfile.TypeApp {
-			byDev[info.Dev] = rev
-			infos = append(infos, info)
-		}
-	}
-	if len(infos) == 0 {
-		return nil, nil
+	apps := slices.DeleteFunc(slices.Clone(state.Line.Kept()), func(rev tenure.Revision) bool {
+		return state.Kept[rev].Info.Type != snapfile.TypeApp
+	})
+	byDev, infos, err := m.mounted(state.Instance, apps)
+	if err != nil || len(infos) == 0 {
+		return nil, err
 	}
 	users, err := mount.UsersOf(ctx, infos...)
 	if err != nil {
@@ -58,22 +50,27 @@ func (m *Manager) strays(ctx context.Context, state *snapState) ([]policy.Stray,
 			if use.What != mount.Exe || tracked[use.Process] {
 				continue
 			}
-			info, err := proc.Read(use.Process.PID)
-			if err != nil || info.Process != use.Process {
-				continue // It has ended.
-			}
-			// Now that it is known to be this one: it could have got its pid while it was looked at.
-			again, err := mount.UsedBy(use.Process, infos...)
+			info, found, err := stillRuns(use.Process, dev, infos)
 			if err != nil {
 				return nil, fmt.Errorf("look for strays of %s: %w", state.Instance, err)
 			}
-			if !slices.Contains(again[dev], mount.Exe) {
-				continue
+			if found {
+				strays = append(strays, policy.Stray{Process: use.Process, Revision: byDev[dev], CommandLine: info.CommandLine()})
 			}
-			strays = append(strays, policy.Stray{Process: use.Process, Revision: byDev[dev], CommandLine: info.CommandLine()})
 		}
 	}
 	return strays, nil
+}
+
+// stillRuns looks again whether a process runs a program of the mount dev, now that
+// its start time is known: it could have got its pid while that was looked at.
+func stillRuns(process tenure.Process, dev mount.Dev, mounts []mount.Info) (info proc.Info, found bool, err error) {
+	info, err = proc.Read(process.PID)
+	if err != nil || info.Process != process {
+		return info, false, nil //nolint:nilerr // It has ended.
+	}
+	used, err := mount.UsedBy(process, mounts...)
+	return info, slices.Contains(used[dev], mount.Exe), err
 }
 
 // tracked are the processes of all units.
@@ -159,7 +156,8 @@ func awaitStray(ctx, deadline context.Context, stray policy.Stray, mayKill bool)
 		return err
 	}
 	if !mayKill {
-		return fmt.Errorf("process %d (%s) did not end within %s, and must not be killed", stray.PID, stray.CommandLine, strayGrace)
+		// Everybody may read an error of a change; command lines are for administrators.
+		return fmt.Errorf("process %d did not end within %s, and must not be killed", stray.PID, strayGrace)
 	}
 	if err := handle.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, proc.ErrGone) {
 		return err
