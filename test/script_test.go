@@ -29,7 +29,7 @@ import (
 // Beside the commands of testscript there are:
 //
 //	daemon start|stop|kill        what is done to tenured
-//	await CHANGE STATUS [TASK]    wait until a change, or its task of that kind, has a status
+//	await CHANGE STATUS [TASK]    wait until a change, or its task of that kind, has come to it
 //	status N PROGRAM ARGUMENT...  the program ends with N
 //	fields NAME...                the JSON on stdout (the first of a list) has these fields
 //	follow SERVICE BEFORE [AFTER] follow a log until it has a line, and then, after a restart, another

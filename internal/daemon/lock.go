@@ -61,11 +61,11 @@ func endDaemon(ctx context.Context, paths refresh.Paths) error {
 	defer lock.Close() //nolint:errcheck // Only looked at.
 	info, err := proc.Read(owner(lock))
 	if err != nil {
-		return nil //nolint:nilerr // Its process has ended.
+		return nil // Its process has ended.
 	}
 	daemon, err := proc.Open(info.Process)
 	if err != nil {
-		return nil //nolint:nilerr // Its process has ended.
+		return nil // Its process has ended.
 	}
 	defer daemon.Close()
 	// Only now it is certain that the pid is still that of whoever has the lock.
