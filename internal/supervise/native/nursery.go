@@ -94,7 +94,8 @@ func (n *nursery) listen(ctx context.Context) {
 	}
 }
 
-// executed wakes the unit that a process belongs to, if it looks like a workload.
+// executed wakes the unit that a process belongs to, if it looks like a workload, or is
+// in a group that was made below the unit's own: perhaps for a workload.
 func (n *nursery) executed(pid int) {
 	group, err := n.s.cfg.Hierarchy.GroupOf(pid)
 	if err != nil {
@@ -115,7 +116,8 @@ func (n *nursery) executed(pid int) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if service := n.followed[u]; service != nil {
-		if _, matches := match(service.matchers, info); matches {
+		_, matches := match(service.matchers, info)
+		if matches || group.Path() != u.status.Load().Group {
 			n.wake(u, service)
 		}
 	}

@@ -28,7 +28,12 @@ func manages(t *testing.T, change ...func(*supervise.Spec)) supervise.Spec {
 // would, and returns when it is ready.
 func fork(t *testing.T, s *Supervisor, id tenure.UnitID, p supervisetest.Program) {
 	t.Helper()
-	group, err := proc.GroupAt(statusOf(t, s, id).Group).Open()
+	forkInto(t, proc.GroupAt(statusOf(t, s, id).Group), p)
+}
+
+func forkInto(t *testing.T, where proc.Group, p supervisetest.Program) {
+	t.Helper()
+	group, err := where.Open()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -159,6 +164,7 @@ func TestGroupMadeForAWorkload(t *testing.T) {
 	if err := s.Start(t.Context(), spec); err != nil {
 		t.Fatal(err)
 	}
+	begun := time.Now()
 	fork(t, s, spec.Unit, supervisetest.Program{Name: "machine", Daemonize: true, Children: []supervisetest.Program{{Name: "guest"}}})
 	vm := next(t, found).Unit
 	infos, err := s.Processes(t.Context(), vm)
@@ -172,8 +178,9 @@ func TestGroupMadeForAWorkload(t *testing.T) {
 	if err := group.Move(infos[1].PID); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.Split(t.Context(), spec.Unit); err != nil {
-		t.Fatal(err)
+	forkInto(t, group, supervisetest.Program{Name: "shell", Exits: true}) // As a container begins its life.
+	for !slices.Contains(names(t, s, vm), "guest") && time.Since(begun) < 20*time.Second {
+		<-time.After(time.Millisecond) // Nobody tells what joins a unit.
 	}
 	if got := names(t, s, vm); !slices.Equal(got, []string{"machine", "guest"}) {
 		t.Errorf("%s has %v, want the machine and its guest", vm, got)
