@@ -25,11 +25,11 @@ func (a *app) snapCommands() []*cobra.Command {
 	return commands
 }
 
-// files sorts arguments into files and names: what has a slash, begins with a dot or
-// ends in .snap is a file.
+// files sorts arguments into files and names: what has a slash or a dot, which no
+// name has, is a file.
 func files(args []string) (paths, names []string) {
 	for _, arg := range args {
-		if strings.Contains(arg, "/") || strings.HasSuffix(arg, ".snap") || strings.HasPrefix(arg, ".") {
+		if strings.ContainsAny(arg, "/.") {
 			paths = append(paths, arg)
 		} else {
 			names = append(names, arg)
