@@ -117,6 +117,9 @@ func (a *app) control(ctx context.Context, action client.Action, done string) er
 	if change.Status == statusWait {
 		return a.sayWaiting(change)
 	}
+	if change.Kind != "service-control" {
+		done = fmt.Sprintf("Change %s is done: %s.", change.ID, change.Summary)
+	}
 	a.printf("%s\n", done)
 	return nil
 }

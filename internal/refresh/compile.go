@@ -20,6 +20,7 @@ const (
 	taskCopy    = "copy-snap-data"
 	taskDecide  = "decide"
 	taskStop    = "stop-snap-services"
+	taskAwait   = "await-snap-services"
 	taskUpdate  = "update-snap-data"
 	taskLink    = "link-snap"
 	taskStart   = "start-snap-services"
@@ -91,6 +92,9 @@ type switching struct {
 	Start []supervise.Spec
 	// Follow are the services that are told of the new revision and go on.
 	Follow []following
+	// Blocks is that a unit of the snap must not be killed, so that its stop may have to
+	// be waited for.
+	Blocks bool
 	// Old are the workloads on the revision of those services, of an earlier time.
 	Old []tenure.UnitID
 }
@@ -110,10 +114,10 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 		add(change.NewTask(taskRemember, fmt.Sprintf("Remember services of %q that go on", snap), follow).InGap())
 	}
 	if len(sw.Stop)+len(sw.End) > 0 || j.ends() {
-		add(change.NewTask(taskStop, fmt.Sprintf("Stop services of %q", snap), stopParams{
+		tasks = append(tasks, stopTasks(snap, stopParams{
 			Change: j.change(), Stop: sw.Stop, End: sw.End, Hold: names(sw.Start), Kill: j.Options.Kill,
-			Strays: j.ends(),
-		}).InGap())
+			Strays: j.ends(), Patient: sw.Blocks && !j.Options.Kill,
+		})...)
 	}
 	hooks(stopped)
 	if j.Copy {
@@ -136,6 +140,15 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 	add(change.NewTask(taskCommit, fmt.Sprintf("Record %q", snap), commitParams{Snap: snap, Before: j.Before, After: j.After}))
 	hooks(committed)
 	return tasks, errors.Join(failures...)
+}
+
+// stopTasks stop units, and wait for those that must not be killed.
+func stopTasks(snap tenure.Instance, p stopParams) []change.TaskSpec {
+	tasks := []change.TaskSpec{change.NewTask(taskStop, fmt.Sprintf("Stop services of %q", snap), p).InGap()}
+	if p.Patient {
+		tasks = append(tasks, change.NewTask(taskAwait, fmt.Sprintf("Wait for services of %q to end", snap), p).InGap())
+	}
+	return tasks
 }
 
 // collectTasks end a change: as long as it may be undone, nothing is collected.
@@ -165,6 +178,7 @@ func (m *Manager) compile(ctx context.Context, j *job, plan policy.Plan) (switch
 	if err != nil {
 		return sw, fmt.Errorf("compile the plan: %w", err)
 	}
+	sw.Blocks = mayBlock(j.snap(), statuses)
 	status := make(map[tenure.UnitID]supervise.Status, len(statuses))
 	for _, s := range statuses {
 		status[s.Unit] = s

@@ -20,6 +20,9 @@ func (m *Manager) control(ctx context.Context, req Request) (change.ID, error) {
 	if id, err := m.hurriedBy(ctx, req); err != nil || id != 0 {
 		return id, err
 	}
+	if id, err := m.killBlocker(ctx, req); err != nil || id != 0 {
+		return id, err
+	}
 	controls, release, err := m.controls(ctx, req)
 	if err != nil {
 		return 0, err
@@ -257,9 +260,10 @@ func (m *Manager) controlTasks(ctx context.Context, req Request, c *controlled) 
 		return []change.TaskSpec{change.NewTask(taskReload, fmt.Sprintf("Reload services of %q", snap), reloadParams{Specs: sw.Start})}, nil
 	}
 	if len(sw.Stop)+len(sw.End) > 0 {
-		tasks = append(tasks, change.NewTask(taskStop, fmt.Sprintf("Stop services of %q", snap), stopParams{
+		tasks = append(tasks, stopTasks(snap, stopParams{
 			Change: c.plan.Change, Split: sw.Split, Stop: sw.Stop, End: sw.End, Hold: names(sw.Start), Kill: req.Options.Kill,
-		}).InGap())
+			Patient: sw.Blocks && !req.Options.Kill,
+		})...)
 	}
 	if len(sw.Start) > 0 {
 		tasks = append(tasks, change.NewTask(taskStart, fmt.Sprintf("Start services of %q", snap), startParams{
@@ -313,6 +317,10 @@ func (s reloadStep) Do(ctx context.Context, p reloadParams) (nothing, error) {
 			Units: []tenure.UnitID{spec.Unit}, Reason: tenure.ReasonRestart, HoldSockets: true, Limit: s.m.limits().MaxStopTimeout,
 		}
 		if _, err := s.m.cfg.Supervisor.Stop(ctx, stop); err != nil {
+			if errors.Is(err, supervise.ErrStopTimeout) {
+				// It must not be killed, and cannot be un-told: it starts again when it has ended.
+				err = errors.Join(err, s.m.cfg.Supervisor.Start(ctx, *spec))
+			}
 			return nothing{}, fmt.Errorf("restart: %w", err)
 		}
 		if err := s.m.cfg.Supervisor.Start(ctx, *spec); err != nil {

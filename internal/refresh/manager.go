@@ -81,6 +81,7 @@ func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskCopy, copyStep{m})
 	change.Register(reg, taskDecide, decideStep{m})
 	change.Register(reg, taskStop, stopStep{m})
+	change.Register(reg, taskAwait, awaitStep{m})
 	change.Register(reg, taskUpdate, updateStep{m})
 	change.Register(reg, taskLink, linkStep{m})
 	change.Register(reg, taskStart, startStep{m})

@@ -93,9 +93,8 @@ func (m *Manager) followBack(ctx context.Context, c policy.Change, f *following)
 		change.ReporterFrom(ctx).Logf("%s is started again: %v", f.Old.Unit, err)
 		stop := supervise.StopRequest{
 			Units: []tenure.UnitID{f.Old.Unit}, Reason: c.Reason, From: c.To, To: c.From, HoldSockets: true,
-			Limit: m.limits().MaxStopTimeout,
 		}
-		if _, err := m.cfg.Supervisor.Stop(ctx, stop); err != nil {
+		if _, err := m.stopOrWait(ctx, stop); err != nil {
 			return fmt.Errorf("go back to %s: %w", c.From, err)
 		}
 	}

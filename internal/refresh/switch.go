@@ -32,6 +32,8 @@ type stopParams struct {
 	Kill bool            `json:"kill,omitempty"`
 	// Strays is that nothing of the snap is to be left, in a unit or not.
 	Strays bool `json:"strays,omitempty"`
+	// Patient is that a step follows which waits for what must not be killed.
+	Patient bool `json:"patient,omitempty"`
 }
 
 // stopping is a service as it was when the stop was decided.
@@ -50,10 +52,24 @@ func (w stopping) over(status supervise.Status, why policy.Change) bool {
 }
 
 func (s stopStep) Do(ctx context.Context, p stopParams) (nothing, error) {
-	if err := s.stop(ctx, p); err != nil {
+	if err := s.tell(ctx, p); err != nil {
 		return nothing{}, change.Partial(err)
 	}
 	return nothing{}, nil
+}
+
+// tell is stop, which may leave it to the next step to wait.
+func (s stopStep) tell(ctx context.Context, p stopParams) error {
+	err := s.stop(ctx, p)
+	waiting, waits := errors.AsType[*change.Waiting](err)
+	switch {
+	case !waits:
+		return err
+	case p.Patient:
+		change.ReporterFrom(ctx).Logf("%s", waiting)
+		return nil
+	}
+	return fmt.Errorf("stop services: %s", waiting.For) //nolint:err113 // It must not be taken for a wait.
 }
 
 func (s stopStep) stop(ctx context.Context, p stopParams) error {
@@ -122,9 +138,9 @@ func (m *Manager) stopUnits(ctx context.Context, p stopParams, units []tenure.Un
 	if len(units) == 0 {
 		return supervise.Ended{}, nil
 	}
-	ended, err := m.cfg.Supervisor.Stop(ctx, supervise.StopRequest{
+	ended, err := m.stopOrWait(ctx, supervise.StopRequest{
 		Units: units, Reason: p.Change.Reason, From: p.Change.From, To: p.Change.To,
-		HoldSockets: hold, Kill: p.Kill, Limit: m.limits().MaxStopTimeout,
+		HoldSockets: hold, Kill: p.Kill,
 	})
 	report := change.ReporterFrom(ctx)
 	for _, killed := range ended.Killed {
@@ -139,8 +155,8 @@ func (m *Manager) stopUnits(ctx context.Context, p stopParams, units []tenure.Un
 	return ended, nil
 }
 
-// Undo starts again what was running. What had ended by the plan beside services
-// cannot be brought back.
+// Undo starts again what was running; what was told to stop and still runs, as soon
+// as it has ended. What had ended by the plan beside services cannot be brought back.
 func (s stopStep) Undo(ctx context.Context, p stopParams, _ nothing) error {
 	var specs []supervise.Spec
 	for _, service := range p.Stop {
@@ -179,7 +195,7 @@ func (s stopStep) Probe(ctx context.Context, p stopParams) (nothing, bool, error
 		return nothing{}, false, nil
 	}
 	p.Stop = rest
-	return nothing{}, true, s.stop(ctx, p)
+	return nothing{}, true, s.tell(ctx, p)
 }
 
 // updateStep brings the copy of the data up to what the stopped services left.
@@ -351,9 +367,9 @@ func (s startStep) Do(ctx context.Context, p startParams) (nothing, error) {
 // Undo stops what was started; those that are to run again on the revision
 // before keep their sockets open meanwhile.
 func (s startStep) Undo(ctx context.Context, p startParams, _ nothing) error {
-	_, err := s.m.cfg.Supervisor.Stop(ctx, supervise.StopRequest{
+	_, err := s.m.stopOrWait(ctx, supervise.StopRequest{
 		Units: names(p.Specs), Reason: p.Change.Reason, From: p.Change.To, To: p.Change.From,
-		HoldSockets: !p.Change.From.IsZero(), Limit: s.m.limits().MaxStopTimeout,
+		HoldSockets: !p.Change.From.IsZero(),
 	})
 	if err == nil {
 		err = s.endOffspring(ctx, p)
@@ -383,8 +399,8 @@ func (s startStep) endOffspring(ctx context.Context, p startParams) error {
 	if len(units) == 0 {
 		return nil
 	}
-	_, err = s.m.cfg.Supervisor.Stop(ctx, supervise.StopRequest{
-		Units: units, Reason: p.Change.Reason, From: p.Change.To, To: p.Change.From, Limit: s.m.limits().MaxStopTimeout,
+	_, err = s.m.stopOrWait(ctx, supervise.StopRequest{
+		Units: units, Reason: p.Change.Reason, From: p.Change.To, To: p.Change.From,
 	})
 	return err
 }

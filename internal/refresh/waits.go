@@ -32,7 +32,10 @@ type awaited struct {
 	// Generation is the launch that is waited for, of a service.
 	Generation int              `json:"generation,omitempty"`
 	Processes  []tenure.Process `json:"processes,omitempty"`
-	// Told is when the unit was told to stop; zero for one that is left alone.
+	// Command is the command line of the first of them, for people.
+	Command string `json:"command,omitempty"`
+	// Told is when the unit had been told to stop and had not ended in its time; zero for one that is
+	// left alone.
 	Told time.Time `json:"told,omitzero"`
 }
 
