@@ -1,0 +1,241 @@
+package refresh
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"tenure"
+	"tenure/internal/change"
+	"tenure/internal/journal"
+	"tenure/internal/mount"
+	"tenure/internal/revision"
+	"tenure/internal/snapfile"
+	"tenure/internal/supervise"
+	"tenure/internal/supervise/supervisetest"
+)
+
+// house is a Manager with an engine and the twin of a supervisor, in which revision
+// x2 of the snap called db runs and is to be reverted to x1.
+type house struct {
+	*Manager
+	twin *supervisetest.Twin
+
+	mu      sync.Mutex
+	signals []string
+	// killed is closed after the first SIGKILL was noted.
+	killed chan struct{}
+}
+
+const houseYAML = `
+name: db
+version: '1'
+base: bare
+apps:
+  db:
+    command: bin/db
+    daemon: simple
+    stop-timeout: 30ms
+    lifecycle: {refresh: defer, kill: never}
+`
+
+func newHouse(t *testing.T, program supervisetest.Program) *house {
+	t.Helper()
+	info, err := snapfile.Parse([]byte(houseYAML), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	info.Apps[0].Command = snapfile.Command(program.Command("bin/db").Argv)
+	db, err := journal.Open(journal.Config{Path: filepath.Join(t.TempDir(), "state.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := t.TempDir()
+	h := &house{twin: supervisetest.NewTwin(), killed: make(chan struct{})}
+	h.Manager = New(Config{Paths: Paths{Root: root}, Journal: db, Supervisor: h.twin, Mounts: mount.New(mount.Config{Root: root})})
+	registry := change.NewRegistry()
+	h.Register(registry)
+	h.Use(change.New(change.Config{Store: db.Changes(), Registry: registry}))
+	for _, dir := range []string{h.cfg.Paths.SnapDir("db"), h.cfg.Paths.DataDir("db")} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old, current := tenure.LocalRevision(1), tenure.LocalRevision(2)
+	state := &snapState{
+		Instance: "db",
+		Line:     revision.State{Sequence: []tenure.Revision{old, current}, Current: current, Active: true, LastLocal: 2},
+		Kept:     map[tenure.Revision]kept{old: {Info: info}, current: {Info: info}},
+	}
+	r := state.revision(current)
+	if err := h.snaps.Put("db", state); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.twin.Start(t.Context(), h.launch.service(&r, &info.Apps[0])); err != nil {
+		t.Fatal(err)
+	}
+	h.run(t, db)
+	return h
+}
+
+// run runs the components until the test ends, and notes every signal.
+func (h *house) run(t *testing.T, db *journal.DB) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	events := h.twin.Events(ctx)
+	wg.Go(func() {
+		for event := range events {
+			if event.Kind == supervise.EventSignal {
+				h.mu.Lock()
+				h.signals = append(h.signals, event.Signal)
+				h.mu.Unlock()
+				if event.Signal == "SIGKILL" {
+					close(h.killed)
+				}
+			}
+		}
+	})
+	wg.Go(func() { _ = h.engine.Run(ctx) })
+	<-h.engine.Ready()
+	wg.Go(func() { _ = h.Attend(ctx) })
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func (h *house) sent() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.signals)
+}
+
+// revert begins to, and waits until the change has ended or waits.
+func (h *house) revert(t *testing.T) change.Change {
+	t.Helper()
+	id, err := h.Do(t.Context(), Request{Action: ActionRevert, Snaps: []tenure.Instance{"db"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return h.until(t, id, func(c change.Change) bool { return c.Status.Ready() || c.Status == change.Wait })
+}
+
+func (h *house) until(t *testing.T, id change.ID, done func(change.Change) bool) change.Change {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	var rev uint64
+	for {
+		c, err := h.engine.Watch(ctx, id, rev)
+		if err != nil {
+			t.Fatalf("change %s: %v", id, err)
+		}
+		if done(c) {
+			return c
+		}
+		rev = c.Rev
+	}
+}
+
+func (h *house) wantRevision(t *testing.T, want tenure.Revision) {
+	t.Helper()
+	status, err := h.statusOf(t.Context(), tenure.ServiceUnit("db", "db"))
+	if err != nil || status.Revision != want || status.State != supervise.Running {
+		t.Errorf("the service is %s from %s, want it to run from %s: %v", status.State, status.Revision, want, err)
+	}
+}
+
+// A change that waits sends no signal; when its limit has passed it goes on.
+func TestDeferralHasALimit(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, supervisetest.Program{})
+	c := h.revert(t)
+	if c.Status != change.Wait || c.Holds {
+		t.Fatalf("the change is %s, holds %t: %s", c.Status, c.Holds, c.Err)
+	}
+	if sent := h.sent(); len(sent) > 0 {
+		t.Errorf("signals %v while the change waits", sent)
+	}
+	h.wantRevision(t, tenure.LocalRevision(2))
+	patch := map[string]json.RawMessage{optionDeferral: json.RawMessage(`"1ms"`)}
+	if _, err := h.Configure(t.Context(), System, patch); err != nil {
+		t.Fatal(err)
+	}
+	if c = h.until(t, c.ID, func(c change.Change) bool { return c.Status.Ready() }); c.Status != change.Done {
+		t.Errorf("the change is %s: %s", c.Status, c.Err)
+	}
+	h.wantRevision(t, tenure.LocalRevision(1))
+}
+
+// A service that ignores its signal and must not be killed is told once, and never
+// killed; what has waited says so and holds the snap until it is turned round.
+func TestNoSignalButTheFirst(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, supervisetest.Program{IgnoreTerm: true})
+	c := h.revert(t)
+	if err := h.hurry(t.Context(), c.ID, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	c = h.until(t, c.ID, func(c change.Change) bool { return c.Status.Ready() || c.Status == change.Wait && c.Holds })
+	if c.Status != change.Wait {
+		t.Fatalf("the change is %s: %s", c.Status, c.Err)
+	}
+	// Woken in vain, it looks and waits on.
+	if err := h.engine.Wake(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	if again, err := h.settled(t.Context(), c.ID); err != nil || again.Status != change.Wait {
+		t.Errorf("woken in vain, the change is %s, %v", again.Status, err)
+	}
+	if err := h.engine.Abort(t.Context(), c.ID); err != nil {
+		t.Fatal(err)
+	}
+	if c = h.until(t, c.ID, func(c change.Change) bool { return c.Status.Ready() }); c.Status != change.Undone {
+		t.Errorf("the change is %s: %s", c.Status, c.Err)
+	}
+	h.wantRevision(t, tenure.LocalRevision(2))
+	// The order to kill is the last that is heard of.
+	order := supervise.StopRequest{Units: []tenure.UnitID{tenure.ServiceUnit("db", "db")}, Kill: true}
+	if _, err := h.twin.Stop(t.Context(), order); err != nil {
+		t.Fatal(err)
+	}
+	<-h.killed
+	if sent, want := h.sent(), []string{"SIGTERM", "SIGTERM", "SIGKILL"}; !slices.Equal(sent, want) {
+		t.Errorf("signals %v with those of the order, want %v", sent, want)
+	}
+}
+
+// What is waited for is over when its launch is, whatever has been launched since.
+func TestOver(t *testing.T) {
+	t.Parallel()
+	db := tenure.ServiceUnit("db", "db")
+	for name, test := range map[string]struct {
+		status supervise.Status
+		over   bool
+	}{
+		"runs":           {supervise.Status{State: supervise.Running, Generation: 3}, false},
+		"ends":           {supervise.Status{State: supervise.Stopping, Generation: 3}, false},
+		"failed":         {supervise.Status{State: supervise.Failed, Generation: 3}, true},
+		"started again":  {supervise.Status{State: supervise.Running, Generation: 4}, true},
+		"is not known":   {supervise.Status{}, true},
+		"about to start": {supervise.Status{State: supervise.Backoff, Generation: 3}, true},
+	} {
+		a := awaited{Unit: db, Generation: 3}
+		if got := a.over(map[tenure.UnitID]supervise.Status{db: test.status}); got != test.over {
+			t.Errorf("a service that %s is over: %t, want %t", name, got, test.over)
+		}
+	}
+	hook := wait{Units: []awaited{{Unit: tenure.UnitID{Snap: "db", Kind: tenure.HookRun}}}}
+	if hook.yields() || (&wait{Units: []awaited{{Unit: db, Told: time.Now()}}}).yields() || !(&wait{Units: []awaited{{Unit: db}}}).yields() {
+		t.Error("what yields to a limit is not what was left alone of services and workloads")
+	}
+}
