@@ -2,6 +2,7 @@ package client
 
 import (
 	"encoding/json"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -99,6 +100,15 @@ func (c *Change) Snaps() []string {
 		return nil
 	}
 	return names
+}
+
+// taskObserve is the kind of the task that observes services after a refresh.
+const taskObserve = "observe-snap-services"
+
+// Observed reports whether the change has done all that was asked for, and only waits
+// to see whether that was well: if a service fails, it is undone.
+func (c *Change) Observed() bool {
+	return c.Status == "Wait" && slices.ContainsFunc(c.Tasks, func(t Task) bool { return t.Kind == taskObserve && t.Status == "Wait" })
 }
 
 // Task is one step of a change.

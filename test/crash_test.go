@@ -100,6 +100,9 @@ func helloScene(t *testing.T) *scene {
 	t.Helper()
 	s := newScene(t, "hello", "hellod", nil, snap(t, "hello", "1"))
 	s.commands = []string{"hello"}
+	// It is observed, though not for long.
+	s.Tenure("set", "system", "refresh.observe=30ms")
+	s.lastChange++
 	s.answer = func(ctx context.Context, revision int) error {
 		got, err := hello.Ask(ctx, filepath.Join(s.Common("hello"), hello.Socket))
 		if err == nil && got.Revision != x(revision) {

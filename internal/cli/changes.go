@@ -184,7 +184,7 @@ func (a *app) printTasks(change *client.Change, absolute bool) {
 func (a *app) watch() *cobra.Command {
 	c, ch := a.choosing(&cobra.Command{
 		Use: "watch [CHANGE]", Short: "Wait for a change, and show how far it is",
-		Long: `watch waits until a change has ended, and fails if it did not do what it should. On a
+		Long: `watch waits until a change has ended, also its observation of services, and fails if it did not do what it should. On a
 terminal it shows what the change is doing. An interrupt (^C) ends the waiting and
 leaves the change alone.`,
 		Example: "  tenure watch 12\n  tenure watch --last=refresh",

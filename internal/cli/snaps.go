@@ -246,7 +246,7 @@ func (a *app) act(ctx context.Context, action client.Action, done string) error 
 	if err != nil || change == nil {
 		return err
 	}
-	if change.Status == statusWait {
+	if change.Status == statusWait && !change.Observed() {
 		return a.sayWaiting(change)
 	}
 	snaps, err := a.client().Snaps(ctx, false)
@@ -265,6 +265,9 @@ func (a *app) act(ctx context.Context, action client.Action, done string) error 
 		default:
 			a.printf("%s %s %s\n", name, snaps[at].Version, done)
 		}
+	}
+	if change.Observed() {
+		a.printf("Change %s waits for %s, and is undone if it does not (see tenure watch %s)\n", change.ID, change.Waiting, change.ID)
 	}
 	return nil
 }

@@ -73,7 +73,8 @@ func Run(ctx context.Context, cfg Config) error {
 }
 
 // Shutdown ends the daemon of a root, if there is one, and what runs below it, as
-// the end of the machine does, and takes its mounts back.
+// the end of the machine does, and takes its mounts back. No change is
+// taken up: what was interrupted goes on at the next start.
 func Shutdown(ctx context.Context, cfg Config) error {
 	if err := endDaemon(ctx, refresh.Paths{Root: cfg.Root}); err != nil {
 		return err
@@ -85,13 +86,14 @@ func Shutdown(ctx context.Context, cfg Config) error {
 	defer p.close()
 	inner, done := context.WithCancel(ctx)
 	defer done()
-	var shutdown error
-	err = p.run(inner, func(ctx context.Context) error {
-		shutdown = p.manager.Shutdown(ctx)
-		done()
-		return nil
-	})
-	if err := errors.Join(shutdown, err); err != nil {
+	group, inner := errgroup.WithContext(inner)
+	group.Go(func() error { return p.supervisor.Run(inner) })
+	if !await(inner, p.supervisor.Ready()) {
+		return group.Wait()
+	}
+	err = p.manager.Shutdown(inner)
+	done()
+	if err := errors.Join(err, group.Wait()); err != nil {
 		return err
 	}
 	return p.dropGroups(ctx)
@@ -236,6 +238,7 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 		return group.Wait()
 	}
 	group.Go(func() error { return p.manager.Collect(ctx) })
+	group.Go(func() error { return p.manager.Confirm(ctx) })
 	group.Go(func() error {
 		giveBack(ctx, p.engine)
 		return nil

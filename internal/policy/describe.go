@@ -23,12 +23,27 @@ func (d *decider) describe(s subject, item *Item) {
 	if item.Verdict == tenure.HandOver {
 		item.Drain = s.app.DrainTimeout
 	}
+	d.describeObservation(s, item)
 	d.describeSurvivor(s, item)
 	if s.decl == nil && s.ID.Kind != tenure.HookRun {
 		item.Notes = append(item.Notes, fmt.Sprintf("what revision %s declares is not known, so that the defaults hold", s.Revision))
 	}
 	if ruling, ok := d.ruling(s, AspectVerdict); ok && !slices.Contains(tenure.Verdicts(), tenure.Verdict(ruling.Value)) {
 		item.Notes = append(item.Notes, fmt.Sprintf("rule %s is passed over: %q is no verdict", ruling.Rule, ruling.Value))
+	}
+}
+
+// describeObservation says for how long a service that goes on with the new revision
+// can still bring the change back. One that endures has nothing to prove.
+func (d *decider) describeObservation(s subject, item *Item) {
+	moves := item.Verdict == tenure.Restart || item.Verdict == tenure.Reload || item.Verdict == tenure.HandOver
+	target := d.target()
+	if !moves || s.user || s.ID.Kind != tenure.Service || target == nil {
+		return
+	}
+	item.Observe = target.Apps[s.ID.App].Observe
+	if item.Observe > 0 {
+		item.Notes = append(item.Notes, fmt.Sprintf("observed for %s: if it fails in that time, the %s is undone", formatDuration(item.Observe), d.Change.Reason))
 	}
 }
 

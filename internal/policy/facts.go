@@ -129,6 +129,9 @@ type App struct {
 	// Workloads are tried in this order.
 	Workloads    []Workload    `json:"workloads,omitempty"`
 	DrainTimeout time.Duration `json:"drain_timeout,omitempty"`
+	// Observe is for how long a service has to prove itself after a refresh or a revert
+	// to this revision; 0 is not at all.
+	Observe time.Duration `json:"observe,omitempty"`
 	// Instances is that the app is a template for services.
 	Instances bool `json:"instances,omitempty"`
 }

@@ -47,6 +47,9 @@ type Item struct {
 	Stop *Protocol `json:"stop,omitempty"`
 	// Drain is how long the old process of a hand-over may take; 0 is no limit.
 	Drain time.Duration `json:"drain,omitempty"`
+	// Observe is for how long the service has to prove itself on the new revision, before
+	// the change counts as done; 0 is not at all.
+	Observe time.Duration `json:"observe,omitempty"`
 	// Pins are the revisions that the unit keeps pinned after the change.
 	Pins []tenure.Ref `json:"pins,omitempty"`
 	// Stale is that the unit will run on another revision than the current one.

@@ -2,6 +2,7 @@ package refresh
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,9 +19,9 @@ import (
 	"tenure/internal/supervise"
 )
 
-// Boot brings every revision that is kept back to its place: mounts do not
-// outlive the machine. It runs before changes are resumed. A revision that
-// cannot be mounted does not keep the others from it.
+// Boot brings every revision that is kept back to its place, and those that a change
+// had brought to theirs: mounts do not outlive the machine. It runs before changes
+// are resumed. A revision that cannot be mounted does not keep the others from it.
 func (m *Manager) Boot(ctx context.Context) error {
 	for _, dir := range []string{m.cfg.Paths.Staging(), m.cfg.Paths.Run()} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
@@ -38,6 +39,9 @@ func (m *Manager) Boot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := m.bootChanges(ctx); err != nil {
+		return err
+	}
 	for i := range states {
 		state := &states[i]
 		if err := m.bootSnap(ctx, state); err != nil {
@@ -47,6 +51,35 @@ func (m *Manager) Boot(ctx context.Context) error {
 			state.Stopped = nil
 			if err := m.snaps.Put(state.Instance, state); err != nil {
 				return err
+			}
+		}
+	}
+	return nil
+}
+
+// bootChanges mounts again what changes that have not ended had mounted.
+func (m *Manager) bootChanges(ctx context.Context) error {
+	saved, err := m.cfg.Journal.Changes().Load(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range saved.Changes {
+		c := &saved.Changes[i]
+		if c.Status.Ready() {
+			continue
+		}
+		for j := range c.Tasks {
+			task := &c.Tasks[j]
+			if task.Kind != taskMount || task.Status != change.Done {
+				continue
+			}
+			var params mountParams
+			err := json.Unmarshal(task.Params, &params)
+			if err == nil {
+				err = m.mountRevision(ctx, params.Ref)
+			}
+			if err != nil {
+				m.cfg.Logger.ErrorContext(ctx, "cannot mount a revision of a change", slog.Any("change", c.ID), slog.Any("error", err))
 			}
 		}
 	}
@@ -99,7 +132,7 @@ func (m *Manager) Settle(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("see what waits: %w", err)
 		}
-		works := !running.Status.Ready() && (running.Status != change.Wait || running.Holds || attended)
+		works := !running.Status.Ready() && (running.Status != change.Wait || running.Holds || attended) && !observes(&running)
 		for _, snap := range running.Snaps {
 			busy[snap] = busy[snap] || works
 		}
@@ -205,31 +238,18 @@ func mentioned(c change.Change, snap tenure.Instance) []tenure.Revision {
 // Shutdown ends every unit, for the reason "shutdown", and takes every mount
 // back, as the end of the machine does. It is for private instances, and for
 // machines whose init system asks for it. The daemon's own end does none of
-// this.
+// this. Changes that have not ended stay as they are, for the next start: their
+// engine must not run.
 func (m *Manager) Shutdown(ctx context.Context) error {
 	if err := m.endAll(ctx); err != nil {
 		return err
 	}
-	// A change that was interrupted may start services again, to leave things whole.
-	for _, running := range m.engine.List(change.Filter{Select: change.All}) {
-		// One that waits goes on when the machine starts again.
-		if !running.Holds {
-			continue
-		}
-		if _, err := m.settled(ctx, running.ID); err != nil {
-			return fmt.Errorf("end all units: %w", err)
-		}
-	}
-	if err := m.endAll(ctx); err != nil {
-		return err
-	}
-	states, err := m.snaps.All()
+	snaps, err := m.presentSnaps()
 	if err != nil {
 		return err
 	}
 	failures := []error{removeExisting(m.bootMarker())}
-	for i := range states {
-		snap := states[i].Instance
+	for _, snap := range snaps {
 		failures = append(failures,
 			m.endStrays(ctx, snap, false),
 			m.forgetUnits(ctx, snap),
@@ -237,6 +257,28 @@ func (m *Manager) Shutdown(ctx context.Context) error {
 			mount.UnmountTree(ctx, m.cfg.Paths.DataDir(snap)))
 	}
 	return errors.Join(failures...)
+}
+
+// presentSnaps are the snaps of which anything may be on the machine, also those of
+// changes that have not got as far as to a state.
+func (m *Manager) presentSnaps() ([]tenure.Instance, error) {
+	states, err := m.snaps.All()
+	if err != nil {
+		return nil, err
+	}
+	files, err := m.cfg.Mounts.Files()
+	if err != nil {
+		return nil, err
+	}
+	var snaps []tenure.Instance
+	for i := range states {
+		snaps = append(snaps, states[i].Instance)
+	}
+	for _, file := range files {
+		snaps = append(snaps, file.Snap)
+	}
+	slices.Sort(snaps)
+	return slices.Compact(snaps), nil
 }
 
 // endAll stops services first, so that nothing comes out of them any more, then

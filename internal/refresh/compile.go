@@ -27,6 +27,7 @@ const (
 	taskReload  = "reload-snap-services"
 	taskCommit  = "commit-snap"
 	taskCompare = "compare-plan"
+	taskObserve = "observe-snap-services"
 	taskCollect = "collect-revisions"
 
 	// Following another revision by a reload, and what its undo goes by.
@@ -38,8 +39,9 @@ const (
 )
 
 // tasks prepare the first of jobs, up to the decision, which brings the tasks of
-// its switch and those of the other jobs. Plans are those of all jobs.
-func (m *Manager) tasks(jobs []job, plans []policy.Plan) ([]change.TaskSpec, error) {
+// its switch and those of the other jobs. Plans are those of all jobs, and services
+// those that earlier jobs want observed.
+func (m *Manager) tasks(jobs []job, plans []policy.Plan, services []observed) ([]change.TaskSpec, error) {
 	if len(jobs) == 0 {
 		return nil, nil
 	}
@@ -61,7 +63,7 @@ func (m *Manager) tasks(jobs []job, plans []policy.Plan) ([]change.TaskSpec, err
 	}
 	tasks = append(tasks, hooks...)
 	return append(tasks, change.NewTask(taskDecide, fmt.Sprintf("Decide what becomes of the processes of %q", j.snap()),
-		decideParams{Jobs: jobs, Plans: plans})), nil
+		decideParams{Jobs: jobs, Plans: plans, Observe: services})), nil
 }
 
 func copySummary(j *job) string {
@@ -151,9 +153,12 @@ func stopTasks(snap tenure.Instance, p stopParams) []change.TaskSpec {
 	return tasks
 }
 
-// collectTasks end a change: as long as it may be undone, nothing is collected.
-func collectTasks(plans []policy.Plan) []change.TaskSpec {
-	tasks := append(make([]change.TaskSpec, 0, len(plans)+1), compareTask())
+// lastTasks end a change: as long as it may be undone, nothing is collected.
+func lastTasks(plans []policy.Plan, services []observed) []change.TaskSpec {
+	tasks := append(make([]change.TaskSpec, 0, len(plans)+2), compareTask())
+	if len(services) > 0 {
+		tasks = append(tasks, observeTask(services))
+	}
 	for i := range plans {
 		snap := plans[i].Change.Snap
 		tasks = append(tasks, change.NewTask(taskCollect,

@@ -17,6 +17,7 @@ import (
 	"tenure/internal/journal"
 	"tenure/internal/policy"
 	"tenure/internal/revision"
+	"tenure/internal/snapfile"
 )
 
 // System is the name under which people find the options of the system itself.
@@ -30,6 +31,9 @@ const (
 	optionStopTimeout = "lifecycle.max-stop-timeout"
 	// optionDeferral is how long the packages may make a change wait.
 	optionDeferral = "lifecycle.max-deferral"
+	// optionObserve is for how long services are observed after a refresh, whatever
+	// their packages say.
+	optionObserve = "refresh.observe"
 )
 
 // The bounds of refresh.retain, which are snapd's.
@@ -49,6 +53,9 @@ func options() map[string]optionKind {
 		optionRetain:      {checkRetain, fmt.Sprintf("its default holds: %d", revision.DefaultRetain)},
 		optionStopTimeout: {checkLimit, "there is no limit"},
 		optionDeferral:    {checkLimit, "there is no limit"},
+		optionObserve: {
+			checkObserve, fmt.Sprintf("what packages say holds, and %s for those that say nothing", snapfile.DefaultObserve),
+		},
 	}
 }
 
@@ -60,6 +67,17 @@ func checkRetain(text string) (any, error) {
 		return nil, fmt.Errorf("retain must be a number between %d and %d, not %q", minRetain, maxRetain, text)
 	}
 	return n, nil
+}
+
+// maxObserve is the longest time that services may be observed for.
+const maxObserve = 24 * time.Hour
+
+func checkObserve(text string) (any, error) {
+	window, err := time.ParseDuration(text)
+	if err != nil || window < 0 || window > maxObserve {
+		return nil, fmt.Errorf("observe must be a time between 0s and %s, not %q", maxObserve, text)
+	}
+	return text, nil
 }
 
 func checkLimit(text string) (any, error) {

@@ -43,6 +43,9 @@ func (m *Manager) control(ctx context.Context, req Request) (change.ID, error) {
 		plans = append(plans, c.plan)
 		snaps = append(snaps, c.state.Instance)
 	}
+	if err := m.vacate(ctx, string(req.Action), snaps); err != nil {
+		return 0, err
+	}
 	tasks = append(tasks, compareTask())
 	raw, err := json.Marshal(plans)
 	if err != nil {

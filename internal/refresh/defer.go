@@ -216,6 +216,9 @@ func (m *Manager) hurrySnap(ctx context.Context, req Request) (change.ID, error)
 	if len(waiting) == 0 {
 		return 0, &Error{Kind: KindNoSource, Op: op, Object: string(snap), Hint: "see tenure changes", Err: errors.New("no revision of it is staged")}
 	}
+	if err := m.vacate(ctx, op, req.Snaps); err != nil && !errors.Is(err, errStale) {
+		return 0, err
+	}
 	id := waiting[len(waiting)-1].ID
 	return id, m.hurry(ctx, id, req.Options)
 }

@@ -3,6 +3,7 @@ package refresh
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -83,6 +84,18 @@ func (j *job) change() policy.Change {
 // Do checks a request, decides, and starts the change that carries it out. What
 // is refused has changed nothing.
 func (m *Manager) Do(ctx context.Context, req Request) (change.ID, error) {
+	for {
+		id, err := m.begin(ctx, req)
+		if !errors.Is(err, errStale) {
+			return id, err
+		}
+	}
+}
+
+// errStale is that what a request was decided on has changed before it could begin.
+var errStale = errors.New("the snap has changed meanwhile")
+
+func (m *Manager) begin(ctx context.Context, req Request) (change.ID, error) {
 	if req.Action == ActionStart || req.Action == ActionStop || req.Action == ActionRestart {
 		return m.afterApplied(ctx, func() (change.ID, error) { return m.control(ctx, req) })
 	}
@@ -95,6 +108,9 @@ func (m *Manager) Do(ctx context.Context, req Request) (change.ID, error) {
 	}
 	defer prepared.release()
 	op := string(req.Action)
+	if err := m.vacate(ctx, op, jobSnaps(prepared.jobs)); err != nil {
+		return 0, err
+	}
 	for i := range prepared.jobs {
 		if err := m.stage(ctx, &prepared.jobs[i], prepared.files); err != nil {
 			return 0, err
@@ -104,7 +120,7 @@ func (m *Manager) Do(ctx context.Context, req Request) (change.ID, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%s: store the plan: %w", op, err)
 	}
-	tasks, err := m.tasks(prepared.jobs, prepared.plans)
+	tasks, err := m.tasks(prepared.jobs, prepared.plans, nil)
 	if err != nil {
 		m.unstage(prepared.jobs)
 		return 0, err

@@ -55,11 +55,11 @@ func (m *Manager) facts(ctx context.Context, change policy.Change, more ...insta
 		}
 		for rev := range state.Kept {
 			r := state.revision(rev)
-			facts.Declarations = append(facts.Declarations, declaration(&r))
+			facts.Declarations = append(facts.Declarations, m.declaration(&r))
 		}
 	}
 	for i := range more {
-		facts.Declarations = append(facts.Declarations, declaration(&more[i]))
+		facts.Declarations = append(facts.Declarations, m.declaration(&more[i]))
 	}
 	slices.SortFunc(facts.Declarations, func(a, b policy.Declaration) int {
 		return cmp.Or(cmp.Compare(a.Snap, b.Snap), a.Revision.Compare(b.Revision))
@@ -108,7 +108,7 @@ func processFacts(p proc.Info) policy.Process {
 }
 
 // declaration is what r says, in the terms of policy.
-func declaration(r *installed) policy.Declaration {
+func (m *Manager) declaration(r *installed) policy.Declaration {
 	d := policy.Declaration{
 		Snap:     r.Ref.Snap,
 		Revision: r.Ref.Revision,
@@ -125,6 +125,7 @@ func declaration(r *installed) policy.Declaration {
 			Stop:         stopFacts(app),
 			DrainTimeout: app.Lifecycle.DrainTimeout,
 			Instances:    app.Lifecycle.Instances,
+			Observe:      m.window(app),
 		}
 		for j := range app.Lifecycle.Workloads {
 			declared.Workloads = append(declared.Workloads, workloadFacts(app, &app.Lifecycle.Workloads[j]))

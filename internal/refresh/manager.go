@@ -49,6 +49,8 @@ type Manager struct {
 	// collect wakes the collector.
 	collect chan struct{}
 	endings endings
+	// trusted are changes that are observed no longer.
+	trusted trust
 }
 
 // New makes a Manager. It touches nothing.
@@ -90,6 +92,7 @@ func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskFollow, followStep{m})
 	change.Register(reg, taskCommit, commitStep{m})
 	change.Register(reg, taskCompare, compareStep{m})
+	change.Register(reg, taskObserve, observeStep{m})
 	change.Register(reg, taskCollect, collectStep{m})
 	change.Register(reg, taskHook, hookStep{m})
 	change.Register(reg, taskConfigure, configureStep{m})

@@ -266,6 +266,8 @@ type decideParams struct {
 	// of the change.
 	Jobs  []job         `json:"jobs"`
 	Plans []policy.Plan `json:"plans"`
+	// Observe are the services that jobs before these want observed in the end.
+	Observe []observed `json:"observe,omitempty"`
 }
 
 func (s decideStep) Do(ctx context.Context, p decideParams) (nothing, error) {
@@ -302,17 +304,22 @@ func (s decideStep) goOn(ctx context.Context, p decideParams, j *job, plan polic
 	if err != nil {
 		return err
 	}
+	services, err := s.m.observing(ctx, j, &sw)
+	if err != nil {
+		return err
+	}
+	services = append(p.Observe, services...)
 	tasks, err := s.m.switchTasks(j, sw)
 	if err != nil {
 		return err
 	}
-	rest, err := s.m.tasks(p.Jobs[1:], p.Plans)
+	rest, err := s.m.tasks(p.Jobs[1:], p.Plans, services)
 	if err != nil {
 		return err
 	}
 	tasks = append(tasks, rest...)
 	if len(p.Jobs) == 1 {
-		tasks = append(tasks, collectTasks(p.Plans)...)
+		tasks = append(tasks, lastTasks(p.Plans, services)...)
 	}
 	p.Plans[len(p.Plans)-len(p.Jobs)] = plan
 	raw, err := json.Marshal(p.Plans)

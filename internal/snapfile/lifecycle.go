@@ -54,9 +54,9 @@ const (
 )
 
 // DefaultObserve is the observation window of a service that sets none: long
-// enough for a server to fail over its configuration, short enough for a
-// person to wait.
-const DefaultObserve = time.Second
+// enough for a server to fail over what it only reads when it works. Nobody waits
+// for it: only the old revision stays as long.
+const DefaultObserve = 15 * time.Second
 
 // Workload is a kind of processes that have a lifetime of their own.
 type Workload struct {

@@ -29,7 +29,9 @@ import (
 
 	"tenure"
 	"tenure/client"
+	"tenure/internal/journal"
 	"tenure/internal/mount"
+	"tenure/internal/refresh"
 )
 
 // Patience is how long a test waits for what takes a moment, before it calls it lost.
@@ -46,6 +48,9 @@ type Config struct {
 	// Disk keeps everything on the disk. By default the root is in memory: what
 	// tests kill are processes, and a machine's disk is what they wait for most.
 	Disk bool
+	// Observe lets services be observed after refreshes for as long as their packages
+	// say. Otherwise they are not, for most tests look at what comes after.
+	Observe bool
 	// Env is added to the environment of the daemon, NAME=value.
 	Env []string
 	// Wrap is a command with arguments that becomes the daemon; what it is to
@@ -90,8 +95,28 @@ func New(tb testing.TB, cfg Config) *Instance {
 		}
 		i.inMemory = true
 	}
+	if !cfg.Observe {
+		if err := observeNothing(root); err != nil {
+			tb.Fatal(err)
+		}
+	}
 	i.Start()
 	return i
+}
+
+// observeNothing sets refresh.observe before there is a daemon that could be asked:
+// tests count changes.
+func observeNothing(root string) error {
+	paths := refresh.Paths{Root: root}
+	if err := os.MkdirAll(paths.State(), 0o755); err != nil {
+		return err
+	}
+	db, err := journal.Open(journal.Config{Path: filepath.Join(paths.State(), "state.db")})
+	if err != nil {
+		return err
+	}
+	settings := journal.NewCollection[string](db, journal.Settings)
+	return errors.Join(settings.Put("refresh.observe", "0s"), db.Close())
 }
 
 // end shuts the instance down, and fails the test over what is left.
