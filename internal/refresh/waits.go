@@ -131,19 +131,28 @@ func (m *Manager) Attend(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil {
 			m.cfg.Logger.ErrorContext(ctx, "cannot see what changes wait for", slog.Any("error", err))
 		}
-		var over <-chan time.Time
-		if !next.IsZero() {
-			timer := time.NewTimer(max(next.Sub(m.cfg.Now()), 0))
-			defer timer.Stop()
-			over = timer.C
-		}
-		select {
-		case <-look:
-		case <-over:
-		case <-ctx.Done():
+		if !m.lookAgain(ctx, look, next) {
 			return nil
 		}
 	}
+}
+
+// lookAgain waits until it is time to look again: at next, if that is not zero. It
+// reports false when ctx has ended.
+func (m *Manager) lookAgain(ctx context.Context, look <-chan struct{}, next time.Time) bool {
+	var over <-chan time.Time
+	if !next.IsZero() {
+		timer := time.NewTimer(max(next.Sub(m.cfg.Now()), 0))
+		defer timer.Stop()
+		over = timer.C
+	}
+	select {
+	case <-look:
+	case <-over:
+	case <-ctx.Done():
+		return false
+	}
+	return true
 }
 
 // resumeWaits lets every change that waits look again, and starts services of its
