@@ -24,6 +24,8 @@ const (
 //	virt.vm@web1           the instance web1 of the service template vm
 //	virt.virtd/vm.4711     the workload vm that came out of virtd, first process 4711
 //	virt.virtd/leftover.9  what virtd left behind without naming it
+//	virt.virtd/successor.3 what is to be the third generation of virtd, until it is
+//	virt.virtd/draining.7  a generation of virtd that has handed over, and ends
 //	virt.qemu-img~4711     one run of the app qemu-img
 //	virt.hook.configure~9  one run of a hook
 type UnitID struct {
@@ -34,14 +36,31 @@ type UnitID struct {
 	// Name is the instance of a service template, or the name of a workload.
 	Name string
 	// Serial tells units of one name apart: the pid that their first process
-	// had, and for a hook, which must be found again, the change that it runs for.
-	// It is 0 for services.
+	// had, for a hook, which must be found again, the change that it runs for, and for
+	// a successor its generation. It is 0 for services.
 	Serial int
 }
 
 // Leftover is the workload name of processes that a service left behind
 // without naming them.
 const Leftover = "leftover"
+
+// Successor is the workload name of the next generation of a service that hands
+// over, until it is the service itself.
+const Successor = "successor"
+
+// Draining is the workload name of a generation of a service that has handed
+// over to the next one, and answers what it still has.
+const Draining = "draining"
+
+// Reserved are the names that no package can give to its workloads.
+func Reserved() []string { return []string{Leftover, Successor, Draining} }
+
+// Overlaps reports whether u is a generation of a service beside the one that is
+// the service itself.
+func (u UnitID) Overlaps() bool {
+	return u.Kind == Workload && (u.Name == Successor || u.Name == Draining)
+}
 
 // ServiceUnit is the unit of the service app of snap.
 func ServiceUnit(snap Instance, app App) UnitID {

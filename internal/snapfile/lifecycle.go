@@ -23,7 +23,8 @@ type Lifecycle struct {
 	// ReloadTimeout bounds how long a reload may take to be ready again; 0 when
 	// unset.
 	ReloadTimeout time.Duration `json:"reload-timeout,omitempty"`
-	// Data is the access of enduring processes to their own $SNAP_DATA.
+	// Data is the access of enduring processes to their own $SNAP_DATA, and whether
+	// there is anything of theirs in it.
 	Data DataAccess `json:"data,omitempty"`
 	// Observe is for how long after a refresh the end of the service counts as
 	// a failed refresh; nil when unset. It may be zero.
@@ -44,13 +45,16 @@ const (
 	KillNever        Kill = "never"
 )
 
-// DataAccess is what enduring processes may do with their own $SNAP_DATA.
+// DataAccess is what a service does with its own $SNAP_DATA, and may do with it
+// while it endures.
 type DataAccess string
 
-// The values of data; read-write is the default (design, 9.5).
+// The values of data; read-write is the default (design, 9.5). None is that the
+// service keeps nothing there: what it writes while it drains is not missed (9.6).
 const (
 	DataReadWrite DataAccess = "readwrite"
 	DataReadOnly  DataAccess = "readonly"
+	DataNone      DataAccess = "none"
 )
 
 // DefaultObserve is the observation window of a service that sets none: long

@@ -3,6 +3,7 @@ package snapfile
 import (
 	"regexp"
 	"regexp/syntax"
+	"slices"
 	"strings"
 
 	"tenure"
@@ -30,7 +31,7 @@ func (o *object) lifecycle() Lifecycle {
 	life := Lifecycle{
 		Refresh:   choice[tenure.Verdict](inner, "refresh", tenure.Restart, tenure.Reload, handover, tenure.Endure, tenure.Defer),
 		Kill:      choice(inner, "kill", KillAfterTimeout, KillNever),
-		Data:      choice(inner, "data", DataReadWrite, DataReadOnly),
+		Data:      choice(inner, "data", DataReadWrite, DataReadOnly, DataNone),
 		Instances: inner.flag("instances"),
 		Workloads: inner.workloads(),
 	}
@@ -54,8 +55,8 @@ func (o *object) workloads() []Workload {
 	}
 	var workloads []Workload
 	for _, f := range v.object(maxWorkloads).fields {
-		if tenure.CheckUnitName(f.name) != nil || f.name == tenure.Leftover {
-			f.fail("the name "+quote(f.name), acceptedApp+", and not "+tenure.Leftover)
+		if tenure.CheckUnitName(f.name) != nil || slices.Contains(tenure.Reserved(), f.name) {
+			f.fail("the name "+quote(f.name), acceptedApp+", and not "+strings.Join(tenure.Reserved(), ", "))
 			continue
 		}
 		inner := f.object(0)

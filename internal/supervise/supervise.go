@@ -13,6 +13,8 @@
 //     their main processes, generations, kept descriptors and logs.
 //   - Ending a service never ends a workload. Workloads become units of their
 //     own before the first signal is sent.
+//   - Of the generations of a service that hands over (Overlapper) each is a unit,
+//     and exactly one of them is the service.
 //   - No SIGKILL reaches a unit whose stop protocol says KillNever, unless the
 //     request says so by hand.
 //
@@ -81,6 +83,26 @@ type Tracker interface {
 	// has forked into it. The process must stay what it is while Track runs: it
 	// asked for it and waits.
 	Track(ctx context.Context, spec Spec, process tenure.Process) error
+}
+
+// Overlapper is the ability to let the next generation of a service begin before
+// the last one ends: Succeed, then TakeOver, then Stop of what TakeOver returned.
+// Whoever waits in a declared socket is taken by the one or by the other.
+type Overlapper interface {
+	// Succeed starts the next generation of a service that is known, beside the one
+	// there is and without a word to it: as the unit tenure.Successor, with the
+	// sockets that both Specs declare at one address, and with the descriptors that
+	// are kept for the service. It returns when the successor is ready. One that
+	// ends before it has taken over is not restarted and leaves nothing behind; the
+	// error of one that did not get ready is a *StartError. When it is there with
+	// this Spec already, or is the service, Succeed waits for it or does nothing.
+	Succeed(ctx context.Context, spec Spec) error
+	// TakeOver makes the successor the service, and the generation that was it the
+	// unit tenure.Draining: its stop protocol is that of its Spec with drain as
+	// grace period, if that is not 0. It has not been told to end. No unit is
+	// returned where the service had no process. Without a successor that is ready,
+	// or when the service is ending, the error is of kind ErrNotReady.
+	TakeOver(ctx context.Context, service tenure.UnitID, drain time.Duration) (draining tenure.UnitID, err error)
 }
 
 // Splitter is the ability to set workloads apart before their service is stopped.

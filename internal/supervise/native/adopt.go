@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,6 +22,7 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	for _, warning := range warnings {
 		s.cfg.Logger.Warn("record is passed over", slog.Any("error", warning))
 	}
+	recs, stale := resumeHandOvers(recs)
 	mend(recs)
 	spoken := make(map[string]bool)
 	var units []*unit
@@ -45,6 +47,9 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := s.rewrite(recs, stale); err != nil {
+		return err
+	}
 	pending := make(map[*unit]chan struct{})
 	for _, u := range append(units, orphans...) {
 		if s.add(u) {
@@ -65,19 +70,37 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	return nil
 }
 
+// rewrite writes what hand-overs that were completed have changed.
+func (s *Supervisor) rewrite(recs []*record, stale []tenure.UnitID) error {
+	for _, rec := range recs {
+		if rec.Successor.IsZero() {
+			continue
+		}
+		if err := s.records.save(rec); err != nil {
+			return err
+		}
+	}
+	for _, unit := range stale {
+		if err := s.records.remove(unit); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // mend makes the records agree where the supervisor died after it had written
 // that of a new unit, and before that of the unit which it came out of.
 func mend(recs []*record) {
 	owners := make(map[string]*record)
 	for _, rec := range recs {
-		if rec.Passive && rec.Group != "" {
+		if (rec.Passive || rec.Draining) && rec.Group != "" {
 			owners[rec.Group] = rec
 		}
 	}
 	byGroup := make(map[string]*record)
 	for _, rec := range recs {
 		if owner := owners[rec.Group]; owner != nil && owner != rec {
-			rec.Group, rec.Ceded = "", nil
+			rec.giveGroupTo(owner)
 		}
 		if rec.Group != "" {
 			byGroup[rec.Group] = rec
@@ -90,6 +113,16 @@ func mend(recs []*record) {
 				host.Ceded = append(host.Ceded, claim)
 			}
 		}
+	}
+}
+
+// giveGroupTo makes the record that of a unit out of which another came with its
+// group. A service that has handed over, and whose successor ended before it was
+// the service, has no process either, and another runtime directory from now on.
+func (r *record) giveGroupTo(owner *record) {
+	r.Group, r.Ceded = "", nil
+	if owner.Draining {
+		r.Main, r.Home = tenure.Process{}, encodeUnit(r.Spec.Unit)+"."+strconv.Itoa(r.Generation+1)
 	}
 }
 
@@ -177,6 +210,10 @@ func (s *Supervisor) spawn(_ context.Context, u *unit, first func(context.Contex
 // adopted is how a unit begins its life with another supervisor than before.
 func (u *unit) adopted(ctx context.Context) {
 	u.openNotifyAgain(ctx)
+	if !u.rec.Successor.IsZero() {
+		u.relabel()
+		u.settle(ctx)
+	}
 	if u.rec.Passive && u.rec.Ending == nil {
 		u.attend(ctx)
 		return

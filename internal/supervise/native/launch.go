@@ -93,7 +93,7 @@ func (u *unit) fork(ctx context.Context) error {
 func (u *unit) freshGroup() (proc.Group, error) {
 	for {
 		u.rec.Generation++
-		group, err := u.createGroup(groupName(u.id, u.rec.Generation))
+		group, err := u.createGroup(groupName(u.keeper(), u.rec.Generation))
 		if !errors.Is(err, fs.ErrExist) {
 			return group, err
 		}
@@ -121,7 +121,7 @@ func (s *Supervisor) createGroup(name string, l label) (proc.Group, error) {
 }
 
 // dir is the unit's runtime directory on the host.
-func (u *unit) dir() string { return filepath.Join(u.s.cfg.RuntimeDir, encodeUnit(u.id)) }
+func (u *unit) dir() string { return filepath.Join(u.s.cfg.RuntimeDir, u.home) }
 
 // seenDir is the runtime directory as the unit sees it.
 func (u *unit) seenDir() string {
@@ -181,7 +181,7 @@ func (u *unit) passed(ctx context.Context) (files []*os.File, names []string, er
 	if len(u.rec.Spec.Sockets) == 0 && !u.rec.Stored {
 		return nil, nil, nil
 	}
-	kept, err := u.s.cfg.Holder.Get(ctx, u.id)
+	kept, err := u.kept(ctx)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -221,7 +221,7 @@ func (u *unit) exec(ctx context.Context, p program) (*proc.Handle, error) {
 	null, nullErr := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	log, logErr := p.log, error(nil)
 	if log == nil {
-		log, logErr = u.s.cfg.Holder.Log(ctx, u.id)
+		log, logErr = u.s.cfg.Holder.Log(ctx, u.keeper())
 	}
 	// Closing one that could not be opened does nothing.
 	defer closeFiles([]*os.File{dir, null, log})

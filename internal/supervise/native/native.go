@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"iter"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -94,6 +95,7 @@ var (
 	_ supervise.LogKeeper  = (*Supervisor)(nil)
 	_ supervise.Preparer   = (*Supervisor)(nil)
 	_ supervise.Splitter   = (*Supervisor)(nil)
+	_ supervise.Overlapper = (*Supervisor)(nil)
 )
 
 // ErrEnded is that the supervisor does not run any more; its units may.
@@ -196,19 +198,17 @@ func (s *Supervisor) find(id tenure.UnitID) (*unit, bool) {
 func (s *Supervisor) add(u *unit) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, taken := s.units[u.id]; taken {
+	if _, taken := s.units[u.name()]; taken {
 		return false
 	}
-	s.units[u.id] = u
+	s.units[u.name()] = u
 	return true
 }
 
 func (s *Supervisor) drop(u *unit) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.units[u.id] == u {
-		delete(s.units, u.id)
-	}
+	maps.DeleteFunc(s.units, func(_ tenure.UnitID, known *unit) bool { return known == u })
 }
 
 func (s *Supervisor) all() []*unit {
@@ -222,7 +222,8 @@ func (s *Supervisor) all() []*unit {
 }
 
 // request sends a message to a unit and waits for the answer. A unit that is
-// forgotten before it comes to the message counts as not known.
+// forgotten before it comes to the message counts as not known, and one that has
+// another name by then is not the one that was asked.
 func request[T any](ctx context.Context, s *Supervisor, id tenure.UnitID, m func(*unit, context.Context, chan<- T)) (answer T, known bool, err error) {
 	for {
 		u, ok := s.find(id)
@@ -230,7 +231,13 @@ func request[T any](ctx context.Context, s *Supervisor, id tenure.UnitID, m func
 			return answer, false, nil
 		}
 		reply := make(chan T, 1)
-		err := u.tell(ctx, func(ctx context.Context) { m(u, ctx, reply) })
+		err := u.tell(ctx, func(ctx context.Context) {
+			if u.id != id {
+				close(reply)
+				return
+			}
+			m(u, ctx, reply)
+		})
 		if err == nil {
 			answer, err = await(ctx, u, reply)
 		}
@@ -242,8 +249,8 @@ func request[T any](ctx context.Context, s *Supervisor, id tenure.UnitID, m func
 
 func await[T any](ctx context.Context, u *unit, reply <-chan T) (answer T, err error) {
 	select {
-	case answer = <-reply:
-		return answer, nil
+	case answer, ok := <-reply:
+		return answer, forgotten(!ok)
 	case <-ctx.Done():
 		return answer, context.Cause(ctx)
 	case <-u.s.ended:
@@ -251,13 +258,21 @@ func await[T any](ctx context.Context, u *unit, reply <-chan T) (answer T, err e
 	case <-u.gone:
 	}
 	select {
-	case answer = <-reply:
-		return answer, nil
+	case answer, ok := <-reply:
+		return answer, forgotten(!ok)
 	case <-u.s.ended:
 		return answer, ErrEnded
 	default:
 		return answer, errForgotten
 	}
+}
+
+// forgotten is errForgotten if that is so.
+func forgotten(really bool) error {
+	if really {
+		return errForgotten
+	}
+	return nil
 }
 
 // Reload implements supervise.Supervisor.
@@ -378,7 +393,7 @@ func (s *Supervisor) owner(group string) (found tenure.UnitID, ok bool) {
 	for _, u := range s.all() {
 		for _, own := range u.ownGroups() {
 			if (group == own || strings.HasPrefix(group, own+"/")) && len(own) > len(nearest) {
-				found, nearest = u.id, own
+				found, nearest = u.name(), own
 			}
 		}
 	}

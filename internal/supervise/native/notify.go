@@ -88,7 +88,7 @@ func (u *unit) openNotify(ctx context.Context) error {
 	}
 	file, err := conn.File()
 	if err == nil {
-		err = u.s.cfg.Holder.Put(ctx, u.id, fdstore.Notify, notifyName, file)
+		err = u.s.cfg.Holder.Put(ctx, u.keeper(), fdstore.Notify, u.home, file)
 		_ = file.Close()
 	}
 	if err != nil {
@@ -121,13 +121,13 @@ func (u *unit) openNotifyAgain(ctx context.Context) {
 	if !u.notifies() || u.rec.Passive || !u.rec.State.Alive() {
 		return
 	}
-	kept, err := u.s.cfg.Holder.Get(ctx, u.id)
+	kept, err := u.s.cfg.Holder.Get(ctx, u.keeper())
 	if err != nil {
 		u.warn("notify socket cannot be taken back", err)
 		return
 	}
 	for _, k := range kept {
-		if k.Kind == fdstore.Notify {
+		if k.Kind == fdstore.Notify && k.Name == u.home {
 			u.hearFile(ctx, k.File)
 		}
 		_ = k.File.Close()
@@ -372,6 +372,7 @@ func (u *unit) store(ctx context.Context, n notification, files []*os.File) {
 	}
 	var err error
 	switch {
+	case u.rec.Draining: // It has no next life.
 	case n.Remove && n.Name != "":
 		err = u.s.cfg.Holder.Remove(ctx, u.id, fdstore.Stored, n.Name)
 	case n.Store:
@@ -418,7 +419,7 @@ func (u *unit) closeNotifyAtRest(ctx context.Context) {
 		return
 	}
 	u.closeNotify()
-	if err := u.s.cfg.Holder.Remove(context.WithoutCancel(ctx), u.id, fdstore.Notify); err != nil {
+	if err := u.s.cfg.Holder.Remove(context.WithoutCancel(ctx), u.keeper(), fdstore.Notify, u.home); err != nil {
 		u.warn("notify socket cannot be dropped", err)
 	}
 }

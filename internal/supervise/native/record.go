@@ -56,6 +56,17 @@ type record struct {
 	// they are never started, and are forgotten when their last process ends.
 	Passive bool          `json:"passive,omitempty"`
 	Parent  tenure.UnitID `json:"parent,omitzero"`
+	// Heir is that the unit is to be the service that it is the successor of;
+	// Draining that it was a service and has handed over.
+	Heir     bool `json:"heir,omitempty"`
+	Draining bool `json:"draining,omitempty"`
+	// Successor is the name under which the holder may still keep what is this
+	// service's own since it has taken over.
+	Successor tenure.UnitID `json:"successor,omitzero"`
+	// Shared are the sockets that a successor has of its service, by its own names.
+	Shared map[string]string `json:"shared,omitempty"`
+	// Home is the name of the runtime directory where it is not that of the unit.
+	Home string `json:"home,omitempty"`
 	// Moving are processes that were promised to this unit and may still be in
 	// From, which is then frozen.
 	Moving []tenure.Process `json:"moving,omitempty"`

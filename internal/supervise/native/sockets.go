@@ -160,6 +160,10 @@ func chmodSocket(dir int, name string, mode fs.FileMode) error {
 
 // closeSockets closes the declared sockets and forgets what the service stored.
 func (u *unit) closeSockets(ctx context.Context) {
+	if u.overlaps() {
+		u.closeOwn(ctx)
+		return
+	}
 	u.rec.Holding = false
 	ctx = context.WithoutCancel(ctx)
 	kinds := []fdstore.Kind{}

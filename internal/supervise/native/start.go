@@ -109,6 +109,10 @@ func sameSpec(a, b *supervise.Spec) bool {
 // start is a request to run with spec.
 func (u *unit) start(ctx context.Context, spec supervise.Spec, reply chan<- error) {
 	same := sameSpec(u.rec.Spec, &spec)
+	if u.overlaps() {
+		reply <- &supervise.StartError{Unit: u.id, Err: fmt.Errorf("%w: it cannot be started, only its service can", supervise.ErrUnknown)}
+		return
+	}
 	running := &supervise.StartError{Unit: u.id, Err: fmt.Errorf("%w with other settings (revision %s)", supervise.ErrRunning, u.rec.Spec.Revision)}
 	switch u.rec.State {
 	case supervise.Running, supervise.Reloading:
@@ -339,7 +343,7 @@ const execFailed = 203
 
 // startError says how a unit ended that was to become ready.
 func (u *unit) startError(ctx context.Context, why cause) error {
-	e := &supervise.StartError{Unit: u.id, Exit: u.rec.Exit, Log: u.s.logTail(ctx, u.id, u.rec.Started)}
+	e := &supervise.StartError{Unit: u.id, Exit: u.rec.Exit, Log: u.s.logTail(ctx, u.keeper(), u.rec.Started)}
 	switch {
 	case why == causeTimeout && u.unready != nil:
 		e.Err = fmt.Errorf("%w: %w", supervise.ErrNotReady, u.unready)
@@ -362,6 +366,10 @@ func (u *unit) afterEnd(ctx context.Context, why cause, exit proc.Exit) {
 	if len(u.queued) > 0 {
 		u.rec.State = supervise.Inactive
 		u.runQueued(ctx)
+		return
+	}
+	if u.overlaps() {
+		u.vanish(ctx)
 		return
 	}
 	if restarts(u.rec.Spec, why, exit) {

@@ -113,9 +113,9 @@ func (s *Supervisor) stopped(units []tenure.UnitID, got map[tenure.UnitID]*stopA
 		}
 	}
 	for _, u := range s.all() {
-		alive := u.status.Load().State.Alive()
-		if alive && u.id.Kind == tenure.Workload && slices.Contains(units, u.id.Service()) && !slices.Contains(units, u.id) {
-			ended.Left = append(ended.Left, u.id)
+		id, alive := u.name(), u.status.Load().State.Alive()
+		if alive && id.Kind == tenure.Workload && slices.Contains(units, id.Service()) && !slices.Contains(units, id) {
+			ended.Left = append(ended.Left, id)
 		}
 	}
 	slices.SortFunc(ended.Left, func(a, b tenure.UnitID) int { return strings.Compare(a.String(), b.String()) })
@@ -523,7 +523,7 @@ func (u *unit) finish(ctx context.Context) {
 	told, again := u.rec.Told, u.rec.Again
 	u.rec.Told, u.rec.Again = false, false
 	switch {
-	case u.rec.Passive:
+	case u.rec.Passive || u.overlaps():
 		u.vanish(ctx)
 	case e.Cause == causeRequest || told:
 		u.rest(ctx, e.Hold)
@@ -557,8 +557,8 @@ func (u *unit) startOutcome(ctx context.Context, why cause) error {
 	return u.startError(ctx, why)
 }
 
-// vanish forgets a unit that came out of another, or was started elsewhere, with
-// its last process.
+// vanish forgets a unit that came out of another, or was started elsewhere, or is
+// a service beside itself, with its last process.
 func (u *unit) vanish(ctx context.Context) {
 	u.state(supervise.Inactive)
 	if err := u.forget(ctx); err != nil {

@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -38,10 +39,13 @@ const (
 // errForgotten is that a unit was forgotten before a message reached it.
 var errForgotten = errors.New("unit was forgotten")
 
-// unit is the actor. Everything below inbox belongs to its goroutine.
+// unit is the actor. Everything below groups, and id, belongs to its goroutine.
 type unit struct {
-	s      *Supervisor
-	id     tenure.UnitID
+	s *Supervisor
+	// id is another one after a hand-over (overlap.go). Others read it in status.
+	id tenure.UnitID
+	// home is the name of the runtime directory, which stays the same for life.
+	home   string
 	inbox  chan func(context.Context)
 	gone   chan struct{}
 	status atomic.Pointer[supervise.Status]
@@ -88,7 +92,7 @@ func newUnit(s *Supervisor, rec record) *unit {
 		rec.Deadline = make(map[alarm]moment)
 	}
 	u := &unit{
-		s: s, id: rec.Spec.Unit, rec: rec,
+		s: s, id: rec.Spec.Unit, rec: rec, home: cmp.Or(rec.Home, encodeUnit(rec.Spec.Unit)),
 		inbox: make(chan func(context.Context), 4),
 		gone:  make(chan struct{}),
 
@@ -241,6 +245,18 @@ func (u *unit) publish() {
 	u.groups.Store(&groups)
 	u.status.Store(status)
 	u.s.nursery.follow(u)
+}
+
+// name is the unit's id, for others than the actor.
+func (u *unit) name() tenure.UnitID { return u.status.Load().Unit }
+
+// keeper is the unit under whose name the holder keeps what all generations of a
+// service share.
+func (u *unit) keeper() tenure.UnitID {
+	if u.rec.Heir || u.rec.Draining {
+		return u.id.Service()
+	}
+	return u.id
 }
 
 // ownGroups are the absolute paths of the unit's groups. Claims come first, for

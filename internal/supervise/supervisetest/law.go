@@ -69,6 +69,14 @@ func lives() []part {
 		{"a socket starts its service", socketActivation},
 		{"a socket is held over a restart", heldSocket},
 		{"a timer waits", timerWaits},
+		{"a successor takes over", takesOver},
+		{"a successor that is not ready leaves its service alone", successorNotReady},
+		{"a successor that ends leaves its service alone", successorEnds},
+		{"a successor can be told to end", successorStopped},
+		{"a generation that drains has a time of its own", drainTimeout},
+		{"a service that does not run is taken over", takesOverNothing},
+		{"a hand-over back", handsBack},
+		{"workloads live through a hand-over", handsOverWorkloads},
 		{"a process from elsewhere is tracked", tracked},
 	}
 }

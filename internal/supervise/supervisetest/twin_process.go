@@ -38,8 +38,8 @@ type process struct {
 // twinSocket is an open declared socket, with the connections that wait in it.
 type twinSocket struct {
 	waiting []chan string
-	// server is who takes connections from it.
-	server *process
+	// servers take connections from it, the latest first of all.
+	servers []*process
 }
 
 // spawn starts a program: for a unit, or with env as a command, or on its own.
@@ -163,9 +163,7 @@ func (p *process) exit(how proc.Exit) {
 		}
 	}
 	for _, socket := range p.t.sockets {
-		if socket.server == p {
-			socket.server = nil
-		}
+		socket.servers = slices.DeleteFunc(socket.servers, func(server *process) bool { return server == p })
 	}
 	switch {
 	case p.aux != nil:
@@ -202,8 +200,8 @@ func (t *Twin) Connect(socket supervise.Socket) <-chan string {
 			return
 		}
 		open.waiting = append(open.waiting, answer)
-		if open.server != nil {
-			open.server.answer(open)
+		if last := len(open.servers) - 1; last >= 0 {
+			open.servers[last].answer(open)
 			return
 		}
 		for _, u := range t.units {
@@ -217,7 +215,7 @@ func (t *Twin) Connect(socket supervise.Socket) <-chan string {
 func (p *process) serve() {
 	for _, declared := range p.unit.status.Spec.Sockets {
 		if socket := p.t.sockets[declared.Address]; socket != nil {
-			socket.server = p
+			socket.servers = append(socket.servers, p)
 			p.answer(socket)
 		}
 	}

@@ -223,14 +223,14 @@ func (u *twinUnit) finish() {
 	u.starting = nil
 	outcome := u.outcome(e)
 	switch {
-	case u.passive:
+	case u.passive, u.heir, u.draining:
 		u.vanish()
 	case e.requested || told:
 		u.rest(e.HoldSockets)
 	default:
 		u.ended(e)
 	}
-	if !u.passive {
+	if !u.passive && !u.heir && !u.draining {
 		u.tellEmpty()
 	}
 	u.answerStop(twinEnded{exit: e.exit, killed: e.killed})

@@ -18,6 +18,9 @@ type twinUnit struct {
 	// passive is that it came out of another unit, or was started elsewhere.
 	passive bool
 	ready   bool
+	// heir is that it is to be the service that it is the successor of, draining that
+	// it was a service and has handed over.
+	heir, draining bool
 	// told is that it runs on although it was told to end.
 	told     bool
 	ending   *twinEnding
@@ -112,7 +115,7 @@ func (u *twinUnit) disarm() {
 func (u *twinUnit) start(spec supervise.Spec, reply chan<- error) {
 	same := reflect.DeepEqual(*u.spec(), spec)
 	switch state := u.status.State; {
-	case u.passive:
+	case u.passive, u.heir, u.draining:
 		reply <- &supervise.StartError{Unit: spec.Unit, Err: supervise.ErrUnknown}
 	case state == supervise.Stopping:
 		u.queued = append(u.queued, func() { u.start(spec, reply) })

@@ -1,0 +1,244 @@
+package native
+
+import (
+	"errors"
+	"net"
+	"os"
+	"syscall"
+	"testing"
+	"time"
+
+	"tenure"
+	"tenure/internal/proc"
+	"tenure/internal/supervise"
+	"tenure/internal/supervise/supervisetest"
+)
+
+// generations are two of one service, with a socket.
+func generations(t *testing.T, r *root) (old, next supervise.Spec) {
+	t.Helper()
+	program := supervisetest.Program{Notify: true, Serve: true, Reload: "heard", TermCode: 7}
+	socket := supervise.Socket{Name: "main", Network: "unix", Address: r.path("main.sock")}
+	declare := func(n int) func(*supervise.Spec) {
+		return func(s *supervise.Spec) {
+			s.Sockets, s.Revision = []supervise.Socket{socket}, tenure.LocalRevision(n)
+		}
+	}
+	return service(t, "server", program, declare(1)), service(t, "server", program, declare(2))
+}
+
+// overlapping starts the old generation, and the next one beside it.
+func overlapping(t *testing.T, s *Supervisor, old, next supervise.Spec) (before, heir supervise.Status) {
+	t.Helper()
+	if err := s.Start(t.Context(), old); err != nil {
+		t.Fatal(err)
+	}
+	conn, err := net.Dial("unix", old.Sockets[0].Address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
+	before = until(t, s, old.Unit, func(s supervise.Status) bool { return s.State == supervise.Running })
+	if err := s.Succeed(t.Context(), next); err != nil {
+		t.Fatal(err)
+	}
+	return before, *s.heirOf(old.Unit).status.Load()
+}
+
+// signalTo sends a signal to a process.
+func signalTo(t *testing.T, process tenure.Process, number syscall.Signal) {
+	t.Helper()
+	handle, err := proc.Open(process)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer handle.Close()
+	if err := handle.Signal(number); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// said waits until a unit says what a signal makes it say.
+func said(t *testing.T, s *Supervisor, status supervise.Status) {
+	t.Helper()
+	signalTo(t, status.Main, syscall.SIGHUP)
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for statusOf(t, s, status.Unit).Text != "heard" {
+		select {
+		case <-tick.C: // Of a text there is no event.
+		case <-t.Context().Done():
+			t.Fatalf("%s was not heard", status.Unit)
+		}
+	}
+}
+
+// stopAll ends units, and checks how their main processes did.
+func stopAll(t *testing.T, s *Supervisor, units ...tenure.UnitID) {
+	t.Helper()
+	ended, err := s.Stop(t.Context(), supervise.StopRequest{Units: units})
+	if err != nil {
+		t.Error(err)
+	}
+	for _, id := range units {
+		if exit := ended.Exits[id]; exit.Code != 7 {
+			t.Errorf("%s: exit %s, want 7", id, exit)
+		}
+	}
+}
+
+// Each generation is heard by its own socket, before and after a hand-over, and by
+// the next supervisor.
+func TestGenerationsAreHeard(t *testing.T) {
+	t.Parallel()
+	r := newRoot(t)
+	first, end := r.run(t)
+	old, next := generations(t, r)
+	before, heir := overlapping(t, first, old, next)
+	said(t, first, heir)
+	if text := statusOf(t, first, old.Unit).Text; text != "" {
+		t.Errorf("the service said %q", text)
+	}
+	draining, err := first.TakeOver(t.Context(), old.Unit, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	end()
+	s := r.supervisor(t)
+	now, rest := statusOf(t, s, old.Unit), statusOf(t, s, draining)
+	if now.Main != heir.Main || now.Revision != next.Revision || rest.Main != before.Main || rest.Revision != old.Revision {
+		t.Errorf("adopted %+v and %+v, want %+v and %+v", now, rest, heir, before)
+	}
+	said(t, s, rest)
+	stopAll(t, s, draining)
+	if _, err := os.Stat(old.Sockets[0].Address); err != nil {
+		t.Errorf("the socket went with what drained: %v", err)
+	}
+	if now := statusOf(t, s, old.Unit); now.Main != heir.Main || now.State != supervise.Running {
+		t.Errorf("the service is %+v", now)
+	}
+	stopAll(t, s, old.Unit)
+}
+
+// A successor that is there when the supervisor dies is there for the next one.
+func TestAdoptASuccessor(t *testing.T) {
+	t.Parallel()
+	r := newRoot(t)
+	first, end := r.run(t)
+	old, next := generations(t, r)
+	before, heir := overlapping(t, first, old, next)
+	end()
+	s := r.supervisor(t)
+	if err := s.Succeed(t.Context(), next); err != nil {
+		t.Fatal(err)
+	}
+	draining, err := s.TakeOver(t.Context(), old.Unit, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if now, rest := statusOf(t, s, old.Unit), statusOf(t, s, draining); now.Main != heir.Main || rest.Main != before.Main {
+		t.Errorf("after the hand-over %+v and %+v, want %+v and %+v", now, rest, heir, before)
+	}
+	stopAll(t, s, draining, old.Unit)
+}
+
+// Whenever a supervisor dies while the records are exchanged, the next one makes
+// the same of them.
+func TestResumeHandOver(t *testing.T) {
+	t.Parallel()
+	for name, keep := range map[string]struct{ service, successor bool }{
+		"draining is written":     {service: false, successor: true},
+		"the service is written":  {service: true, successor: true},
+		"the successor had ended": {service: false, successor: false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRoot(t)
+			first, end := r.run(t)
+			old, next := generations(t, r)
+			before, heir := overlapping(t, first, old, next)
+			files := records{r.path("units")}
+			paths := []string{files.path(old.Unit), files.path(heir.Unit)}
+			texts := make([][]byte, len(paths))
+			for i, path := range paths {
+				text, err := os.ReadFile(path)
+				if err != nil {
+					t.Fatal(err)
+				}
+				texts[i] = text
+			}
+			draining, err := first.TakeOver(t.Context(), old.Unit, 0)
+			if err != nil {
+				t.Fatal(err)
+			}
+			end()
+			for i, back := range []bool{!keep.service, keep.successor} {
+				if back {
+					if err := os.WriteFile(paths[i], texts[i], 0o600); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if !keep.successor {
+				signalTo(t, heir.Main, syscall.SIGKILL)
+			}
+			s := r.supervisor(t)
+			if rest := statusOf(t, s, draining); rest.Main != before.Main || rest.State != supervise.Running {
+				t.Errorf("what drains is %+v, want %+v", rest, before)
+			}
+			if s.heirOf(old.Unit) != nil {
+				t.Error("the successor is still one")
+			}
+			if !keep.successor {
+				until(t, s, old.Unit, func(s supervise.Status) bool { return !s.State.Alive() })
+				stopAll(t, s, draining)
+				return
+			}
+			if now := statusOf(t, s, old.Unit); now.Main != heir.Main || now.Revision != next.Revision || now.Spec.Unit != old.Unit {
+				t.Errorf("the service is %+v, want %+v", now, heir)
+			}
+			stopAll(t, s, draining, old.Unit)
+		})
+	}
+}
+
+// A socket at another address is opened for the successor, and one that is
+// declared no more is closed when it has taken over.
+func TestSocketsOfASuccessor(t *testing.T) {
+	t.Parallel()
+	r := newRoot(t)
+	s := r.supervisor(t)
+	old, next := generations(t, r)
+	other := supervise.Socket{Name: "other", Network: "unix", Address: r.path("other.sock")}
+	renamed := next.Sockets[0]
+	renamed.Name = "renamed"
+	old.Sockets = append(old.Sockets, supervise.Socket{Name: "gone", Network: "unix", Address: r.path("gone.sock")})
+	next.Sockets = []supervise.Socket{other, renamed}
+	overlapping(t, s, old, next)
+	draining, err := s.TakeOver(t.Context(), old.Unit, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopAll(t, s, draining)
+	for _, socket := range next.Sockets {
+		if answer := <-connect(t, socket); answer == "" {
+			t.Errorf("no answer on %s", socket.Name)
+		}
+	}
+	if _, err := os.Stat(r.path("gone.sock")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("socket that is declared no more: %v", err)
+	}
+	kept, err := r.holder.Get(t.Context(), old.Unit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]int{}
+	for _, k := range kept {
+		names[string(k.Kind)+" "+k.Name]++
+		_ = k.File.Close()
+	}
+	if len(names) != 3 || names["listen other"] != 1 || names["listen renamed"] != 1 {
+		t.Errorf("kept %v, want the two sockets and the notify socket", names)
+	}
+	stopAll(t, s, old.Unit)
+}
