@@ -133,7 +133,7 @@ func (d *decider) adjustToCompatibility(s subject, item *Item) {
 	if item.Verdict != tenure.Endure || s.ID.Kind != tenure.Workload || s.user || target == nil {
 		return
 	}
-	if s.ID.Name == tenure.Leftover {
+	if s.ID.Name == tenure.Leftover || s.ID.Overlaps() {
 		return
 	}
 	w := findWorkload(target.Apps[s.ID.App], s.ID.Name)

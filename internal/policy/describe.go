@@ -13,15 +13,16 @@ import (
 // the unit is stale, and what a person should know.
 func (d *decider) describe(s subject, item *Item) {
 	if ends(item.Verdict) && len(s.Processes) > 0 {
-		protocol := d.protocol(s)
+		protocol := d.protocol(s, item.Verdict)
 		item.Stop = &protocol
 		item.Notes = append(item.Notes, protocol.notes()...)
 		if note := d.beyondMain(s, protocol); note != "" {
 			item.Notes = append(item.Notes, note)
 		}
 	}
-	if item.Verdict == tenure.HandOver {
-		item.Drain = s.app.DrainTimeout
+	if item.Verdict == tenure.HandOver && item.Stop != nil {
+		item.Drain = item.Stop.Timeout
+		item.Notes = append(item.Notes, d.handOverNotes(s, item.Drain)...)
 	}
 	d.describeObservation(s, item)
 	d.describeSurvivor(s, item)
@@ -45,6 +46,16 @@ func (d *decider) describeObservation(s subject, item *Item) {
 	if item.Observe > 0 {
 		item.Notes = append(item.Notes, fmt.Sprintf("observed for %s: if it fails in that time, the %s is undone", formatDuration(item.Observe), d.Change.Reason))
 	}
+}
+
+// handOverNotes tell what becomes of the old process, and of what it writes
+// (DESIGN.md section 9, 6).
+func (d *decider) handOverNotes(s subject, drain time.Duration) []string {
+	notes := []string{fmt.Sprintf("the new one starts beside it; when that is ready it is told, and drains for at most %s", formatDuration(drain))}
+	if !s.app.KeepsNoData {
+		notes = append(notes, "what it writes to its own $SNAP_DATA from the start of the new one on is not carried over")
+	}
+	return notes
 }
 
 func (d *decider) describeSurvivor(s subject, item *Item) {
@@ -98,13 +109,17 @@ func (d *decider) beyondMain(s subject, protocol Protocol) string {
 
 // protocol is how s is ended. A workload without a protocol of its own
 // has its service's signal, grace and kill, for all its processes, without the
-// service's command, which knows nothing of it.
-func (d *decider) protocol(s subject) Protocol {
+// service's command, which knows nothing of it. The grace of a hand-over is the
+// time to drain.
+func (d *decider) protocol(s subject, verdict tenure.Verdict) Protocol {
 	p := Protocol{Source: "default"}
 	switch {
 	case s.service.IsZero():
 	case s.ID.Kind == tenure.Service:
 		p.Stop = s.app.Stop
+		if verdict == tenure.HandOver {
+			p.Timeout = cmp.Or(s.app.DrainTimeout, p.Timeout)
+		}
 	default:
 		p.Stop = s.app.Stop
 		p.Command, p.Target = false, TargetGroup

@@ -132,6 +132,8 @@ type App struct {
 	// Observe is for how long a service has to prove itself after a refresh or a revert
 	// to this revision; 0 is not at all.
 	Observe time.Duration `json:"observe,omitempty"`
+	// KeepsNoData is that a service has nothing in its $SNAP_DATA to carry over.
+	KeepsNoData bool `json:"keeps_no_data,omitempty"`
 	// Instances is that the app is a template for services.
 	Instances bool `json:"instances,omitempty"`
 }

@@ -45,7 +45,8 @@ type Item struct {
 	Since   time.Time `json:"since,omitzero"`
 	// Stop is how the unit will be ended, for verdicts that end it.
 	Stop *Protocol `json:"stop,omitempty"`
-	// Drain is how long the old process of a hand-over may take; 0 is no limit.
+	// Drain is how long the old process of a hand-over may take to end; it can ask for
+	// more (EXTEND_TIMEOUT_USEC of sd_notify(3)).
 	Drain time.Duration `json:"drain,omitempty"`
 	// Observe is for how long the service has to prove itself on the new revision, before
 	// the change counts as done; 0 is not at all.

@@ -152,6 +152,9 @@ func (d *decider) defaultForWorkload(s subject) ruled {
 	if s.ID.Name == tenure.Leftover {
 		what, plural = "what a service left behind without naming it", "leftovers"
 	}
+	if s.ID.Overlaps() {
+		what, plural = "another generation of a service", "generations beside a service"
+	}
 	name := fmt.Sprintf("default for %s on %s", plural, d.Change.Reason)
 	if d.leaves() || d.Change.Reason == tenure.ReasonShutdown {
 		return ruled{tenure.Stop, Rule{Default, name, what + " ends with its snap"}, ""}

@@ -34,6 +34,10 @@ const (
 	taskRemember = "remember-snap-services"
 	taskFollow   = "move-snap-services"
 
+	// Handing over to the next generation.
+	taskSucceed  = "start-next-snap-services"
+	taskHandOver = "hand-over-snap-services"
+
 	taskConfigure = "configure-system"
 	taskHook      = "run-hook"
 )
@@ -97,6 +101,8 @@ type switching struct {
 	// Blocks is that a unit of the snap must not be killed, so that its stop may have to
 	// be waited for.
 	Blocks bool
+	// HandOver are the services that hand over to their next generation.
+	HandOver []succession
 	// Old are the workloads on the revision of those services, of an earlier time.
 	Old []tenure.UnitID
 }
@@ -127,6 +133,10 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 			From: j.ref(j.from()), To: j.target(), Copy: true,
 		}).InGap())
 	}
+	handOver := handOverParams{Change: j.change(), Services: sw.HandOver, Before: sw.Old}
+	if len(sw.HandOver) > 0 {
+		add(change.NewTask(taskSucceed, fmt.Sprintf("Start next services of %q beside those that run", snap), handOver).InGap())
+	}
 	if link := m.linkOf(j); link.From != link.To || !slices.Equal(link.FromApps, link.ToApps) {
 		add(change.NewTask(taskLink, linkSummary(link), link).InGap())
 	}
@@ -138,6 +148,9 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 		add(change.NewTask(taskStart, fmt.Sprintf("Start services of %q", snap), startParams{
 			Change: j.change(), Specs: sw.Start, Before: sw.Old,
 		}).InGap())
+	}
+	if len(sw.HandOver) > 0 {
+		add(change.NewTask(taskHandOver, fmt.Sprintf("Hand over services of %q", snap), handOver))
 	}
 	add(change.NewTask(taskCommit, fmt.Sprintf("Record %q", snap), commitParams{Snap: snap, Before: j.Before, After: j.After}))
 	hooks(committed)
@@ -212,19 +225,29 @@ func (m *Manager) compile(ctx context.Context, j *job, plan policy.Plan) (switch
 			})
 		case tenure.Endure:
 			stays[item.Unit] = true
-		case tenure.Reload:
-			f, err := m.follow(j, known)
-			if err != nil {
+		case tenure.Reload, tenure.HandOver:
+			if err := m.renew(j, &sw, known, item); err != nil {
 				return sw, err
 			}
 			stays[item.Unit] = true
-			sw.Follow = append(sw.Follow, f)
-		case tenure.HandOver, tenure.Defer, tenure.Refuse:
+		case tenure.Defer, tenure.Refuse:
 			return sw, fmt.Errorf("the verdict %q on %s cannot be carried out", item.Verdict, item.Unit)
 		}
 	}
 	sw.Start, err = m.toStart(j, stays)
 	return sw, err
+}
+
+// renew notes a service that becomes another revision without being stopped first.
+func (m *Manager) renew(j *job, sw *switching, known supervise.Status, item policy.Item) error {
+	if item.Verdict == tenure.Reload {
+		f, err := m.follow(j, known)
+		sw.Follow = append(sw.Follow, f)
+		return err
+	}
+	s, err := m.succession(j, known, item.Drain)
+	sw.HandOver = append(sw.HandOver, s)
+	return err
 }
 
 // end notes a unit that ends and is no service. One that will only come out of

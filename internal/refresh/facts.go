@@ -17,7 +17,7 @@ import (
 
 // supported are the verdicts that the steps of this package carry out.
 func supported() []tenure.Verdict {
-	return []tenure.Verdict{tenure.Restart, tenure.Reload, tenure.Stop, tenure.Endure, tenure.Defer, tenure.Refuse}
+	return []tenure.Verdict{tenure.Restart, tenure.Reload, tenure.HandOver, tenure.Stop, tenure.Endure, tenure.Defer, tenure.Refuse}
 }
 
 // facts gathers what a decision about change depends on. More are revisions
@@ -124,6 +124,7 @@ func (m *Manager) declaration(r *installed) policy.Declaration {
 			Refresh:      app.Lifecycle.Refresh,
 			Stop:         stopFacts(app),
 			DrainTimeout: app.Lifecycle.DrainTimeout,
+			KeepsNoData:  app.Lifecycle.Data == snapfile.DataNone,
 			Instances:    app.Lifecycle.Instances,
 			Observe:      m.window(app),
 		}

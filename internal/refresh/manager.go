@@ -90,6 +90,8 @@ func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskReload, reloadStep{m})
 	change.Register(reg, taskRemember, rememberStep{m})
 	change.Register(reg, taskFollow, followStep{m})
+	change.Register(reg, taskSucceed, succeedStep{m})
+	change.Register(reg, taskHandOver, handOverStep{m})
 	change.Register(reg, taskCommit, commitStep{m})
 	change.Register(reg, taskCompare, compareStep{m})
 	change.Register(reg, taskObserve, observeStep{m})
