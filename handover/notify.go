@@ -1,0 +1,62 @@
+package handover
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"os"
+	"syscall"
+)
+
+// Notify tells the supervisor of this process a state, such as "READY=1" or
+// "EXTEND_TIMEOUT_USEC=60000000", by the protocol of sd_notify(3). Where nobody wants
+// to know it does nothing.
+func Notify(ctx context.Context, state string) error { return send(ctx, state, nil) }
+
+// Keep gives the supervisor a copy of a descriptor, which it passes to every later
+// generation by this name (Inheritance.Files), until it is told "FDSTOREREMOVE=1"
+// with the name. Descriptors of one file are kept once.
+func Keep(ctx context.Context, name string, file *os.File) error {
+	return send(ctx, "FDSTORE=1\nFDNAME="+name, file)
+}
+
+// send sends one datagram to $NOTIFY_SOCKET, with a descriptor if there is one.
+func send(ctx context.Context, state string, file *os.File) error {
+	address := os.Getenv("NOTIFY_SOCKET") //nolint:forbidigo // The environment is the protocol.
+	if address == "" {
+		return nil
+	}
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unixgram", address)
+	if err != nil {
+		return fmt.Errorf("notify the supervisor: %w", err)
+	}
+	defer conn.Close() //nolint:errcheck // A datagram is sent or not.
+	if file == nil {
+		_, err = conn.Write([]byte(state))
+	} else {
+		err = sendFile(conn, state, file)
+	}
+	if err != nil {
+		return fmt.Errorf("notify the supervisor: %w", err)
+	}
+	return nil
+}
+
+func sendFile(conn net.Conn, state string, file *os.File) error {
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	packet, ok := conn.(*net.UnixConn)
+	if !ok {
+		return net.UnknownNetworkError(conn.LocalAddr().Network())
+	}
+	var failure error
+	if err := raw.Control(func(fd uintptr) {
+		_, _, failure = packet.WriteMsgUnix([]byte(state), syscall.UnixRights(int(fd)), nil)
+	}); err != nil {
+		return err
+	}
+	return failure
+}
