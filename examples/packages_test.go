@@ -16,7 +16,7 @@ import (
 
 // packages are all that the demo and the tests use.
 func packages() []string {
-	return []string{"debian12", "hello", "virt", "postgres"}
+	return []string{"debian12", "hello", "virt", "postgres", "web"}
 }
 
 func build(t *testing.T, name, version string) string {
