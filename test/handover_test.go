@@ -189,6 +189,11 @@ func (w *webScene) version(version string) string {
 	err = errors.Join(err,
 		os.WriteFile(filepath.Join(dir, "meta/snap.yaml"), []byte(text), 0o644),
 		os.WriteFile(filepath.Join(dir, "version"), []byte(version+"\n"), 0o644))
+	if version == "broken-configure" {
+		// The server itself, which nobody has passed a socket.
+		err = errors.Join(err, os.Mkdir(filepath.Join(dir, "meta/hooks"), 0o755),
+			os.Link(filepath.Join(dir, "bin/web"), filepath.Join(dir, "meta/hooks/configure")))
+	}
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -230,6 +235,7 @@ func TestHandOver(t *testing.T) {
 		}
 	}
 	neverReady(t, i, w, local)
+	handsBack(t, i, w, local)
 	i.Tenure("revert", "web")
 	if got := fresh(t, local); got.Version != "2" {
 		t.Errorf("after the revert %+v answers", got)
@@ -250,6 +256,20 @@ func neverReady(t *testing.T, i *rig.Instance, w *webScene, local webclient.Clie
 	after, answer := i.Main("web.web"), fresh(t, local)
 	if after != before || answer.PID != before.PID || len(i.Units()) != 1 {
 		t.Errorf("the main process was %v and is %v; %+v answers; units %+v", before, after, answer, i.Units())
+	}
+}
+
+// handsBack refreshes to a revision whose hook fails when it has taken over.
+func handsBack(t *testing.T, i *rig.Instance, w *webScene, local webclient.Client) {
+	t.Helper()
+	before := fresh(t, local)
+	result := i.Try("refresh", "--dangerous", w.version("broken-configure"))
+	if result.Status == 0 || !strings.Contains(result.Stderr, "no listener was given") {
+		t.Errorf("a refresh whose hook fails: %+v", result)
+	}
+	after := fresh(t, local)
+	if after.Revision != before.Revision || after.PID == before.PID || len(i.Units()) != 1 {
+		t.Errorf("before the refresh that was undone %+v answered, after it %+v; units %+v", before, after, i.Units())
 	}
 }
 
