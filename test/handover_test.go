@@ -45,7 +45,7 @@ func startWebLine(t *testing.T, doors ...webclient.Client) *webLine {
 				c.Keep = keep
 				defer c.Close()
 				// What a refresh takes is not to be what the load takes.
-				pace := time.NewTicker(2 * time.Millisecond)
+				pace := time.NewTicker(5 * time.Millisecond)
 				defer pace.Stop()
 				for ctx.Err() == nil {
 					<-pace.C
