@@ -41,7 +41,7 @@ apps:
     command: bin/db
     daemon: simple
     stop-timeout: 30ms
-    lifecycle: {refresh: defer, kill: never}
+    lifecycle: {refresh: defer, kill: never, observe: 0s}
 `
 
 func newHouse(t *testing.T, program supervisetest.Program) *house {
