@@ -35,9 +35,10 @@ func (d *decider) describe(s subject, item *Item) {
 }
 
 // describeObservation says for how long a service that goes on with the new revision
-// can still bring the change back. One that endures has nothing to prove.
+// can still bring the change back. One that endures has nothing to prove, and one that
+// hands over has proved itself beside its predecessor; it is not observed yet.
 func (d *decider) describeObservation(s subject, item *Item) {
-	moves := item.Verdict == tenure.Restart || item.Verdict == tenure.Reload || item.Verdict == tenure.HandOver
+	moves := item.Verdict == tenure.Restart || item.Verdict == tenure.Reload
 	target := d.target()
 	if !moves || s.user || s.ID.Kind != tenure.Service || target == nil {
 		return
