@@ -58,7 +58,7 @@ func TestEnvironment(t *testing.T) {
 	file := packWitness(t, i, envyYAML, map[string]string{"bin/one": link("1"), "bin/two": link("2")})
 	for _, instance := range []struct{ name, key string }{{"envy", ""}, {"envy_b", "b"}} {
 		i.Tenure("install", "--dangerous", "--name", instance.name, file)
-		const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games:/usr/local/games"
+		const path = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin:/usr/games:/usr/local/games:/run/tenure/bin"
 		want := map[string]string{
 			"SNAP": "/snap/envy/x1", "SNAP_DATA": "/var/snap/envy/x1", "SNAP_COMMON": "/var/snap/envy/common",
 			"SNAP_USER_DATA": "/root/snap/" + instance.name + "/x1", "SNAP_USER_COMMON": "/root/snap/" + instance.name + "/common",

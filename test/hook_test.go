@@ -31,12 +31,12 @@ base: debian12
 apps:
   served:
     command: bin/served
-    daemon: simple
+    daemon: forking
     plugs: [network]
   say:
     command: bin/say
 `)
-	writeFile(t, filepath.Join(dir, "bin/served"), "#!/bin/sh\n"+`echo "served $SNAP_REVISION" >>"$SNAP_COMMON/trace"; exec sleep infinity`+"\n")
+	writeFile(t, filepath.Join(dir, "bin/served"), "#!/bin/sh\n"+`echo "served $SNAP_REVISION" >>"$SNAP_COMMON/trace"; sleep infinity &`+"\n")
 	writeFile(t, filepath.Join(dir, "bin/say"), "#!/bin/sh\nexec \"$@\"\n")
 	for name, text := range hooks {
 		writeFile(t, filepath.Join(dir, "meta/hooks", name), every+text+"\n")
@@ -187,5 +187,122 @@ func TestAHookOutlivesTheDaemon(t *testing.T) {
 	want := []string{"pre-refresh x1 refresh:x1-x2", "post-refresh x2 refresh:x1-x2", "served x2"}
 	if diff := cmp.Diff(want, hookTrace(t, i)); diff != "" {
 		t.Errorf("refresh (-want +got):\n%s", diff)
+	}
+}
+
+// say runs a command inside of the snap, as a person's app.
+func say(i *rig.Instance, args ...string) rig.Result {
+	return i.Exec(i.Path("snap/bin/hooked.say"), args...)
+}
+
+// Configuration is set by people and by the snap itself; a configure hook sees what is
+// to be set, adds to it and refuses it; a failed refresh and a revert bring it back.
+func TestConfigurationGoesWithTheSnap(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	i.Tenure("install", "--dangerous", snap(t, "debian12", "1"))
+	const configure = `
+port=$(snapctl get port)
+if [ "$port" = 0 ]; then
+	snapctl set refused=true
+	echo "port must not be 0"
+	exit 1
+fi
+[ -z "$port" ] || snapctl set "url=http://localhost:$port" seen.revision=$SNAP_REVISION`
+	i.Tenure("install", "--dangerous", hooked(t, i, map[string]string{
+		"configure": configure, "install": `snapctl set -s motd=42 nested='{"a":{"b":1.50}}' && snapctl set nested2.a=true`,
+	}))
+	expect := func(want string, args ...string) {
+		t.Helper()
+		if got := strings.TrimSpace(i.Tenure(append([]string{"get"}, args...)...)); got != want {
+			t.Errorf("tenure get %v is %q, want %q", args, got, want)
+		}
+	}
+	expect("42", "hooked", "motd")
+	expect(`"42"`, "-t", "hooked", "motd")
+	expect("true", "hooked", "nested2.a")
+	i.Tenure("set", "hooked", "port=8080", `list=[1,"two"]`)
+	expect("http://localhost:8080", "hooked", "url")
+	expect(`[1,"two"]`, "hooked", "list")
+	if result := i.Try("set", "hooked", "port=0", "motd=lost"); result.Status == 0 || !strings.Contains(result.Stderr, "port must not be 0") {
+		t.Errorf("what the configure hook refuses: %+v", result)
+	}
+	expect("8080", "hooked", "port")
+	expect("42", "hooked", "motd")
+	if result := i.Try("get", "hooked", "refused"); result.Status == 0 || !strings.Contains(result.Stderr, `snap "hooked" has no "refused" configuration option`) {
+		t.Errorf("what was set by a hook that failed: %+v", result)
+	}
+	// An app of the snap sets at once; nobody from outside is the snap.
+	if result := say(i, "snapctl", "set", "motd=hello"); result.Status != 0 {
+		t.Errorf("snapctl in an app: %+v", result)
+	}
+	expect("hello", "hooked", "motd")
+	if result := say(i, "snapctl", "get", "port", "motd"); result.Stdout != "{\n\t\"motd\": \"hello\",\n\t\"port\": 8080\n}\n" {
+		t.Errorf("snapctl get: %+v", result)
+	}
+	nobody := i.Exec("/usr/bin/env", "TENURE_SNAPCTL_SOCKET="+i.Path("run/tenure/snapctl/snapctl.sock"), "SNAP_NAME=hooked",
+		filepath.Join(i.Bin, "snapctl"), "get", "motd")
+	if nobody.Status == 0 || !strings.Contains(nobody.Stderr, "of no unit") {
+		t.Errorf("snapctl of nobody: %+v", nobody)
+	}
+	failing := hooked(t, i, map[string]string{
+		"post-refresh": "snapctl set motd=other", "configure": "snapctl unset port", "check-health": "snapctl set-health error 'it aches'",
+	})
+	if result := i.Try("refresh", "--dangerous", failing); result.Status == 0 || !strings.Contains(result.Stderr, "it aches") {
+		t.Errorf("a refresh to a snap that is not well: %+v", result)
+	}
+	expect("hello", "hooked", "motd")
+	expect("8080", "hooked", "port")
+	i.Tenure("refresh", "--dangerous", hooked(t, i, map[string]string{"configure": configure, "post-refresh": "snapctl set motd=other"}))
+	expect("other", "hooked", "motd")
+	expect("x2", "hooked", "seen.revision")
+	i.Tenure("revert", "hooked")
+	expect("hello", "hooked", "motd")
+	i.Tenure("unset", "hooked", "motd")
+	if result := i.Try("get", "hooked", "motd"); result.Status == 0 {
+		t.Errorf("what was unset: %+v", result)
+	}
+	i.Tenure("remove", "hooked")
+	i.Tenure("install", "--dangerous", hooked(t, i, nil))
+	if result := i.Try("get", "hooked"); result.Status == 0 {
+		t.Errorf("what was set before the snap was removed: %+v", result)
+	}
+	if result := i.Try("set", "hooked", "a=b"); result.Status == 0 || !strings.Contains(result.Stderr, `has no "configure" hook`) {
+		t.Errorf("a snap without a configure hook: %+v", result)
+	}
+}
+
+// A package controls its own services, and no others: from a hook when that has ended.
+func TestAPackageControlsItsServices(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	i.Tenure("install", "--dangerous", snap(t, "debian12", "1"))
+	i.Tenure("install", "--dangerous", hooked(t, i, map[string]string{
+		"install":   "snapctl stop --disable hooked.served",
+		"configure": `[ -z "$(snapctl get run)" ] || snapctl restart hooked.served; [ "$(snapctl get run)" != true ] || snapctl start --enable hooked.served`,
+	}))
+	if lines := hookTrace(t, i); lines[len(lines)-1] == "served x1" || len(i.Units()) > 0 {
+		t.Errorf("the service runs, though the install hook has disabled it: %q", lines)
+	}
+	if out := say(i, "snapctl", "services").Stdout; !strings.Contains(out, "hooked.served  disabled  inactive") {
+		t.Errorf("snapctl services: %s", out)
+	}
+	i.Tenure("set", "hooked", "run=true")
+	first := i.Main("hooked.served")
+	i.Tenure("set", "hooked", "run=again")
+	if second := i.Main("hooked.served"); second == first {
+		t.Errorf("the service was not restarted")
+	}
+	if result := say(i, "snapctl", "stop", "hooked.served"); result.Status != 0 {
+		t.Errorf("snapctl stop in an app: %+v", result)
+	}
+	if _, runs := i.Units()["hooked.served"]; runs {
+		t.Error("the service runs after snapctl stop")
+	}
+	if result := say(i, "snapctl", "start", "debian12.served"); result.Status == 0 {
+		t.Errorf("snapctl start of another snap's service: %+v", result)
+	}
+	if out := i.Tenure("services", "hooked"); !strings.Contains(out, "enabled") {
+		t.Errorf("start --enable has not enabled it: %s", out)
 	}
 }

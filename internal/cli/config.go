@@ -49,7 +49,7 @@ func (a *app) get() *cobra.Command {
 		Use: "get SNAP [OPTION...]", Short: "Print configuration options",
 		Long:    "get prints configuration options: the value of one, or a table of several.\n" + aboutOptions,
 		Example: "  tenure get system refresh.retain\n  tenure get -d system",
-		Args:    takes(1, -1, "snap (system)"), ValidArgsFunction: a.completeOption,
+		Args:    takes(1, -1, "snap"), ValidArgsFunction: a.completeOption,
 		RunE: func(c *cobra.Command, args []string) error {
 			if document && typed || document && list {
 				return misused(c, "-d goes with neither -t nor -l")
@@ -128,7 +128,7 @@ func (a *app) set() *cobra.Command {
 		Long: "set changes configuration options, all of those given or none. OPTION! unsets one, so\nthat its default holds again.\n" +
 			aboutOptions,
 		Example: "  tenure set system refresh.retain=3\n  tenure set system refresh.retain!",
-		Args:    takes(2, -1, "a snap (system) and at least one OPTION=VALUE"), ValidArgsFunction: a.completeOption,
+		Args:    takes(2, -1, "a snap and at least one OPTION=VALUE"), ValidArgsFunction: a.completeOption,
 		RunE: func(c *cobra.Command, args []string) error {
 			if asJSON && asString {
 				return misused(c, "-t and -s exclude each other")
@@ -161,8 +161,8 @@ func assignment(arg string, asJSON, asString bool) (key string, value any, err e
 	if asString {
 		return key, raw, nil
 	}
-	if err := json.Unmarshal([]byte(raw), &value); err == nil {
-		return key, value, nil
+	if json.Valid([]byte(raw)) {
+		return key, json.RawMessage(raw), nil
 	}
 	if asJSON {
 		return "", nil, fmt.Errorf("the value of %s is not JSON: %s", key, raw)
@@ -175,7 +175,7 @@ func (a *app) unset() *cobra.Command {
 		Use: "unset SNAP OPTION...", Short: "Give configuration options their defaults again",
 		Long:    "unset forgets what was set, so that the defaults hold again.\n" + aboutOptions,
 		Example: "  tenure unset system refresh.retain",
-		Args:    takes(2, -1, "a snap (system) and at least one OPTION"), ValidArgsFunction: a.completeOption,
+		Args:    takes(2, -1, "a snap and at least one OPTION"), ValidArgsFunction: a.completeOption,
 		RunE: func(c *cobra.Command, args []string) error {
 			patch := map[string]any{}
 			for _, key := range args[1:] {

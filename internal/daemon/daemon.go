@@ -22,6 +22,7 @@ import (
 
 	"tenure/internal/api"
 	"tenure/internal/change"
+	"tenure/internal/hook"
 	"tenure/internal/journal"
 	"tenure/internal/mount"
 	"tenure/internal/proc"
@@ -150,6 +151,7 @@ func (p *parts) open(ctx context.Context) (err error) {
 		Mounts:     mount.New(mount.Config{Root: p.cfg.Root}),
 		Reader:     squash.Open(squash.Config{}),
 		Tenure:     filepath.Join(filepath.Dir(p.cfg.Self), "tenure"),
+		Snapctl:    filepath.Join(filepath.Dir(p.cfg.Self), "snapctl"),
 		Logger:     p.cfg.Logger,
 	})
 	registry := change.NewRegistry()
@@ -239,6 +241,11 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 	}
 	group.Go(func() error { return p.manager.Collect(ctx) })
 	group.Go(func() error { return p.manager.Confirm(ctx) })
+	group.Go(func() error {
+		return hook.Serve(ctx, hook.ServeConfig{
+			Socket: p.paths.SnapctlSocket(), Host: p.manager.Packages(Version), Logger: p.cfg.Logger,
+		})
+	})
 	group.Go(func() error {
 		giveBack(ctx, p.engine)
 		return nil

@@ -324,6 +324,9 @@ func (m *Manager) sweepRest(ctx context.Context, snap tenure.Instance) error {
 	if err := os.RemoveAll(m.cfg.Paths.Tmp(snap)); err != nil {
 		return fmt.Errorf("remove temporary files of %s: %w", snap, err)
 	}
+	if err := m.confs.drop(snap); err != nil {
+		return err
+	}
 	return m.snaps.Put(snap, nil)
 }
 

@@ -16,8 +16,19 @@ type commitParams struct {
 	After  *snapState      `json:"after,omitempty"`
 }
 
-func (s commitStep) Do(_ context.Context, p commitParams) (nothing, error) {
-	return nothing{}, s.m.snaps.Put(p.Snap, p.After)
+func (s commitStep) Do(ctx context.Context, p commitParams) (nothing, error) {
+	after := p.After
+	if after == nil || !after.Line.Active {
+		return nothing{}, s.m.snaps.Put(p.Snap, after)
+	}
+	if info := after.Kept[after.Line.Current].Info; info != nil {
+		all, err := s.m.wanted(ctx, p.Snap, services(info))
+		if err != nil {
+			return nothing{}, err
+		}
+		after = after.apply(all)
+	}
+	return nothing{}, s.m.snaps.Put(p.Snap, after)
 }
 
 func (s commitStep) Undo(_ context.Context, p commitParams, _ nothing) error {

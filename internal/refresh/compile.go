@@ -40,6 +40,7 @@ const (
 
 	taskConfigure = "configure-system"
 	taskHook      = "run-hook"
+	taskKeepConf  = "keep-configuration"
 )
 
 // tasks prepare the first of jobs, up to the decision, which brings the tasks of
@@ -116,6 +117,9 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 	hooks := func(at moment) {
 		more, err := m.hooks(j, at)
 		tasks, failures = append(tasks, more...), append(failures, err)
+	}
+	if from, to := j.from(), j.to(); !from.IsZero() && !to.IsZero() && from != to {
+		add(change.NewTask(taskKeepConf, fmt.Sprintf("Keep the configuration of %q", snap), keepConfParams{Change: j.change()}))
 	}
 	follow := followParams{Change: j.change(), Services: sw.Follow}
 	if len(sw.Follow) > 0 {

@@ -135,7 +135,7 @@ func (m *Manager) retain() int {
 // one document. An option that is not set has no value.
 func (m *Manager) Conf(snap string, keys []string) (map[string]any, error) {
 	if snap != System {
-		return nil, m.noConf("read the configuration of", snap)
+		return m.snapConf(snap, keys)
 	}
 	set, err := m.settings.All()
 	if err != nil {
@@ -171,20 +171,6 @@ func noOption(key string) error {
 	return failed
 }
 
-func (m *Manager) noConf(op, snap string) error {
-	name, err := tenure.ParseInstance(snap)
-	if err == nil {
-		_, err = m.installedSnap(op, name)
-	}
-	if err != nil {
-		return err
-	}
-	return &Error{
-		Kind: KindBad, Op: op, Object: snap,
-		Err: fmt.Errorf("only %q can be configured yet", System),
-	}
-}
-
 // nest puts value into nested documents.
 func nest(document map[string]any, path []string, value any) {
 	for ; len(path) > 1; path = path[1:] {
@@ -215,11 +201,11 @@ func lookup(document map[string]any, path []string) (value any, found bool) {
 // Configure begins a change of options, by their dotted names; null unsets one. All
 // of them are checked before any is changed.
 func (m *Manager) Configure(ctx context.Context, snap string, patch map[string]json.RawMessage) (change.ID, error) {
-	if snap != System {
-		return 0, m.noConf("configure", snap)
-	}
 	if len(patch) == 0 {
 		return 0, &Error{Kind: KindBad, Op: "configure", Object: snap, Err: errors.New("no option was named")}
+	}
+	if snap != System {
+		return m.configureSnap(ctx, snap, patch)
 	}
 	params := configureParams{Before: map[string]json.RawMessage{}, Values: map[string]json.RawMessage{}}
 	for _, key := range slices.Sorted(maps.Keys(patch)) {

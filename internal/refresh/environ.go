@@ -70,6 +70,11 @@ func (p Paths) environ(r *installed, own snapfile.Env, who user) []string {
 	if !r.classic() || who.env == nil {
 		env.set("PATH", searchPath)
 	}
+	if r.classic() {
+		env.set("TENURE_SNAPCTL_SOCKET", p.SnapctlSocket())
+	} else {
+		env.set("PATH", searchPath+":"+snapctlBin)
+	}
 	uid := strconv.Itoa(who.uid)
 	for _, pair := range [][2]string{
 		{"SNAP", v.snap},

@@ -20,6 +20,8 @@ type hookParams struct {
 	Hook   hook.Name     `json:"hook"`
 	// Spec is how the hook is run; the run is named when its change is known.
 	Spec supervise.Spec `json:"spec"`
+	// Patch are values that the hook sees as if it had set them itself.
+	Patch hook.Patch `json:"patch,omitempty"`
 	// Ignore is that a failure is told and counts for nothing.
 	Ignore bool `json:"ignore,omitempty"`
 }
@@ -28,38 +30,170 @@ type hookParams struct {
 // its data goes back by the other steps.
 type hookStep struct{ m *Manager }
 
-func (s hookStep) Do(ctx context.Context, p hookParams) (nothing, error) {
+// hookDone is what a hook has changed beside its snap's data.
+type hookDone struct {
+	// Configured is that the configuration is another, and was Before.
+	Configured bool          `json:"configured,omitempty"`
+	Before     hook.Document `json:"before,omitempty"`
+}
+
+func (s hookStep) Do(ctx context.Context, p hookParams) (hookDone, error) {
 	spec := p.Hook.Spec(p.Spec, change.IDFrom(ctx))
+	if len(p.Patch) > 0 {
+		if err := s.ask(spec.Unit, p.Patch); err != nil {
+			return hookDone{}, err
+		}
+	}
 	err := hook.Run(ctx, s.m.cfg.Supervisor, spec)
+	if err == nil {
+		err = s.well(p.Hook, spec.Unit)
+	}
 	report := change.ReporterFrom(ctx)
-	if failed, ok := errors.AsType[*hook.FailedError](err); ok && p.Ignore {
-		report.Logf("ignoring failure in hook %q: %v", p.Hook, failed)
-		return nothing{}, nil
+	if err != nil && (ctx.Err() == nil || errors.Is(err, change.ErrAborted)) {
+		err = errors.Join(err, s.m.confs.runs.Delete(spec.Unit.String()))
+	}
+	if err != nil && ctx.Err() == nil && p.Ignore {
+		report.Logf("ignoring failure in hook %q: %v", p.Hook, err)
+		return hookDone{}, nil
 	}
 	if err != nil {
-		return nothing{}, err
+		return hookDone{}, err
 	}
 	for _, line := range hook.Output(ctx, s.m.cfg.Supervisor, spec.Unit) {
 		report.Logf("%s", line)
 	}
-	return nothing{}, nil
+	run, err := s.m.confs.commit(spec.Unit)
+	if err != nil {
+		return hookDone{}, err
+	}
+	done := hookDone{Configured: run.Committed, Before: run.Before}
+	if p.Hook == hook.Configure || p.Hook == hook.CheckHealth {
+		if err := s.control(ctx, p, run.Controls); err != nil {
+			return done, change.Partial(err)
+		}
+	}
+	return done, nil
 }
 
-func (hookStep) Undo(context.Context, hookParams, nothing) error { return nil }
+// ask lets a hook see values as if it had set them itself.
+func (s hookStep) ask(unit tenure.UnitID, patch hook.Patch) error {
+	_, found, err := s.m.confs.runs.Get(unit.String())
+	if err == nil && !found {
+		err = s.m.confs.amend(unit, func(run *hookRun) error {
+			run.Patch = patch
+			return nil
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("configure: %w", err)
+	}
+	return nil
+}
+
+// well is asked when check-health has ended: the snap may have said that it is not.
+func (s hookStep) well(name hook.Name, unit tenure.UnitID) error {
+	if name != hook.CheckHealth {
+		return nil
+	}
+	said, _, err := s.m.confs.health.Get(string(unit.Snap))
+	if err != nil {
+		return fmt.Errorf("see the health of %s: %w", unit.Snap, err)
+	}
+	if said.Unit == unit && said.Status == "error" {
+		return fmt.Errorf("run hook %q: the snap says that it is not well: %s", name, said.Message)
+	}
+	return nil
+}
+
+// control does to services what a hook that runs beside them has asked for.
+func (s hookStep) control(ctx context.Context, p hookParams, controls []hook.Control) error {
+	if len(controls) == 0 {
+		return nil
+	}
+	state, err := s.m.snaps.Get(p.Change.Snap)
+	if err != nil || state == nil {
+		return err
+	}
+	r, err := s.m.runnable(state, state.Line.Current)
+	if err != nil {
+		return err
+	}
+	known, err := s.m.statuses(ctx)
+	if err != nil {
+		return err
+	}
+	all := wishes(p.Change.Snap, services(r.Info), controls)
+	if err := s.m.snaps.Put(p.Change.Snap, state.apply(all)); err != nil {
+		return err
+	}
+	for _, app := range r.Info.StartOrder() {
+		status, running := known[tenure.ServiceUnit(p.Change.Snap, app.Name)]
+		running = running && !idle(status)
+		w, wanted := all[app.Name]
+		if !wanted || w.action == string(ActionRestart) && !running {
+			continue
+		}
+		if err := s.fulfil(ctx, w, s.m.launch.service(r, app)); err != nil {
+			return fmt.Errorf("%s as the hook %q wants: %w", w.action, p.Hook, err)
+		}
+	}
+	return nil
+}
+
+// fulfil does to one service what is wished.
+func (s hookStep) fulfil(ctx context.Context, w wish, spec supervise.Spec) error {
+	stop := supervise.StopRequest{Units: []tenure.UnitID{spec.Unit}, Reason: tenure.ReasonStop}
+	switch Action(w.action) {
+	case ActionStart:
+		return s.m.cfg.Supervisor.Start(ctx, spec)
+	case ActionRestart:
+		stop.Reason, stop.HoldSockets = tenure.ReasonRestart, true
+		if _, err := s.m.cfg.Supervisor.Stop(ctx, stop); err != nil {
+			return err
+		}
+		return s.m.cfg.Supervisor.Start(ctx, spec)
+	case ActionStop, ActionInstall, ActionRefresh, ActionRevert, ActionRemove, ActionEnable, ActionDisable:
+	}
+	_, err := s.m.cfg.Supervisor.Stop(ctx, stop)
+	return err
+}
+
+// wanted are the wishes of the hooks of a change that have run before its services
+// start.
+func (m *Manager) wanted(ctx context.Context, snap tenure.Instance, apps []tenure.App) (map[tenure.App]wish, error) {
+	runs, err := m.confs.runs.All()
+	if err != nil {
+		return nil, fmt.Errorf("see what hooks of %s want: %w", snap, err)
+	}
+	var controls []hook.Control
+	for _, name := range []hook.Name{hook.PreRefresh, hook.Install, hook.DefaultConfigure, hook.PostRefresh} {
+		unit := name.Spec(supervise.Spec{Unit: tenure.UnitID{Snap: snap}}, change.IDFrom(ctx)).Unit
+		controls = append(controls, runs[unit.String()].Controls...)
+	}
+	return wishes(snap, apps, controls), nil
+}
+
+// Undo restores the configuration.
+func (s hookStep) Undo(_ context.Context, p hookParams, done hookDone) error {
+	if !done.Configured {
+		return nil
+	}
+	return s.m.confs.restore(p.Change.Snap, done.Before)
+}
 
 // Probe goes on with a run that has begun.
-func (s hookStep) Probe(ctx context.Context, p hookParams) (nothing, bool, error) {
+func (s hookStep) Probe(ctx context.Context, p hookParams) (hookDone, bool, error) {
 	state, _, err := hook.Look(ctx, s.m.cfg.Supervisor, p.Hook.Spec(p.Spec, change.IDFrom(ctx)))
 	if err != nil || state == hook.Fresh {
-		return nothing{}, false, err
+		return hookDone{}, false, err
 	}
-	_, err = s.Do(ctx, p)
-	return nothing{}, err == nil, err
+	done, err := s.Do(ctx, p)
+	return done, err == nil, err
 }
 
 // hookTask runs a hook of a revision in the course of j; none where the revision
 // has no such hook.
-func (m *Manager) hookTask(j *job, state *snapState, rev tenure.Revision, name hook.Name) ([]change.TaskSpec, error) {
+func (m *Manager) hookTask(j *job, state *snapState, rev tenure.Revision, name hook.Name, patch hook.Patch) ([]change.TaskSpec, error) {
 	declared := state.Kept[rev].Info.Hook(string(name))
 	if declared == nil {
 		return nil, nil
@@ -68,7 +202,7 @@ func (m *Manager) hookTask(j *job, state *snapState, rev tenure.Revision, name h
 	if err != nil {
 		return nil, err
 	}
-	params := hookParams{Change: j.change(), Hook: name, Spec: m.launch.hook(r, declared, j.change())}
+	params := hookParams{Change: j.change(), Hook: name, Spec: m.launch.hook(r, declared, j.change()), Patch: patch}
 	// A snap that is to go goes, and one that says that it is not well from the
 	// first moment is told of: there is nothing to go back to.
 	params.Ignore = name == hook.Remove || name == hook.CheckHealth && j.installs()
@@ -116,7 +250,7 @@ func (m *Manager) hooks(j *job, at moment) ([]change.TaskSpec, error) {
 	}
 	var tasks []change.TaskSpec
 	for _, name := range names {
-		task, err := m.hookTask(j, state, rev, name)
+		task, err := m.hookTask(j, state, rev, name, nil)
 		if err != nil {
 			return nil, err
 		}
@@ -177,8 +311,19 @@ func (m *Manager) forgetHooks(ctx context.Context, snap tenure.Instance) error {
 			units = append(units, status.Unit)
 		}
 	}
-	if len(units) == 0 {
-		return nil
+	runs, err := m.confs.runs.Keys()
+	if err != nil {
+		return fmt.Errorf("forget hooks of %s: %w", snap, err)
 	}
-	return m.cfg.Supervisor.Forget(ctx, units...)
+	var failures []error
+	for _, name := range runs {
+		unit, err := tenure.ParseUnit(name)
+		if err == nil && unit.Snap == snap && !running[change.ID(unit.Serial)] { //nolint:gosec // It was made of one.
+			failures = append(failures, m.confs.runs.Delete(name))
+		}
+	}
+	if len(units) > 0 {
+		failures = append(failures, m.cfg.Supervisor.Forget(ctx, units...))
+	}
+	return errors.Join(failures...)
 }

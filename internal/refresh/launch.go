@@ -18,6 +18,8 @@ func cutEnv(entry string) (name, value string, ok bool) { return strings.Cut(ent
 // launcher resolves what packages declare into what a supervisor carries out.
 type launcher struct {
 	paths Paths
+	// snapctl is the program that packages call.
+	snapctl string
 	// usernames is the directory with the passwd and group files that units see.
 	usernames string
 }

@@ -28,6 +28,9 @@ type Config struct {
 	Reader     *squash.Reader
 	// Tenure is the path of the command line program, for the entries in snap/bin.
 	Tenure string
+	// Snapctl is the path of the program that packages call, which units with a root
+	// of their own see.
+	Snapctl string
 	// Logger hears what nobody waits for; by default nobody does.
 	Logger *slog.Logger
 	// Now is the clock; by default the real one.
@@ -42,6 +45,7 @@ type Manager struct {
 	snaps    *states
 	settings *journal.Collection[json.RawMessage]
 	waits    *journal.Collection[wait]
+	confs    confs
 	launch   launcher
 	claims   claims
 	// copies are the data copies of changes that run, between their passes.
@@ -64,7 +68,8 @@ func New(cfg Config) *Manager {
 		snaps:    newStates(cfg.Journal),
 		settings: journal.NewCollection[json.RawMessage](cfg.Journal, journal.Settings),
 		waits:    journal.NewCollection[wait](cfg.Journal, "waits"),
-		launch:   launcher{paths: cfg.Paths, usernames: filepath.Join(cfg.Paths.Run(), "etc")},
+		confs:    newConfs(cfg.Journal),
+		launch:   launcher{snapctl: cfg.Snapctl, paths: cfg.Paths, usernames: filepath.Join(cfg.Paths.Run(), "etc")},
 		collect:  make(chan struct{}, 1),
 	}
 }
@@ -96,6 +101,7 @@ func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskCompare, compareStep{m})
 	change.Register(reg, taskObserve, observeStep{m})
 	change.Register(reg, taskCollect, collectStep{m})
+	change.Register(reg, taskKeepConf, keepConfStep{m})
 	change.Register(reg, taskHook, hookStep{m})
 	change.Register(reg, taskConfigure, configureStep{m})
 }

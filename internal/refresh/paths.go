@@ -54,6 +54,10 @@ func (p Paths) Logs() string { return filepath.Join(p.State(), "logs") }
 // Run is the directory of what ends with the machine's run.
 func (p Paths) Run() string { return p.at("run", "tenure") }
 
+// SnapctlSocket is where snapctl talks to the daemon. Its directory has nothing else:
+// units see it.
+func (p Paths) SnapctlSocket() string { return filepath.Join(p.Run(), "snapctl", "snapctl.sock") }
+
 // Tmp is the private /tmp of an instance.
 func (p Paths) Tmp(i tenure.Instance) string { return filepath.Join(p.Run(), "tmp", string(i)) }
 

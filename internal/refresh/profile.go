@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"os"
 	"path"
 	"path/filepath"
 	"slices"
@@ -92,6 +93,7 @@ func (l launcher) system(r *installed) []sandbox.Mount {
 		{Kind: sandbox.Tmpfs, Target: "/snap", ReadOnly: true},
 		{Kind: sandbox.Tmpfs, Target: "/var/snap", ReadOnly: true},
 	}
+	mounts = append(mounts, l.calls(r)...)
 	for _, name := range []string{"hosts", "hostname", "resolv.conf", "localtime", "timezone", "machine-id"} {
 		mount := bind(path.Join("/etc", name), path.Join("/etc", name), true)
 		mount.ReadOnly = true
@@ -104,6 +106,31 @@ func (l launcher) system(r *installed) []sandbox.Mount {
 	}
 	return mounts
 }
+
+// snapctlBin is where units with a root of their own find snapctl.
+const snapctlBin = "/run/tenure/bin"
+
+// calls are snapctl and what it talks to. Bases for snaps have a link to where snapd
+// has the program.
+func (l launcher) calls(r *installed) []sandbox.Mount {
+	dir := filepath.Dir(l.paths.SnapctlSocket())
+	mounts := []sandbox.Mount{
+		{Kind: sandbox.Bind, Source: dir, Target: "/run/tenure/snapctl", ReadOnly: true},
+		{Kind: sandbox.Bind, Source: l.snapctl, Target: snapctlBin + "/snapctl", ReadOnly: true, Optional: true},
+	}
+	if r.Base.IsZero() {
+		return mounts
+	}
+	if info, err := os.Lstat(filepath.Join(l.paths.Mount(r.Base), snapdLib)); err == nil && info.IsDir() {
+		mounts = append(mounts, sandbox.Mount{
+			Kind: sandbox.Bind, Source: l.snapctl, Target: snapdLib + "/snapctl", ReadOnly: true, Optional: true,
+		})
+	}
+	return mounts
+}
+
+// snapdLib is where bases for snaps expect snapd's programs.
+const snapdLib = "/usr/lib/snapd"
 
 // homes are people's home directories, for those that plug them; all others see
 // what is their own in that of root.

@@ -352,7 +352,11 @@ type startParams struct {
 }
 
 func (s startStep) Do(ctx context.Context, p startParams) (nothing, error) {
-	err := s.m.cfg.Supervisor.Start(ctx, p.Specs...)
+	specs, err := s.wanted(ctx, p)
+	if err != nil {
+		return nothing{}, err
+	}
+	err = s.m.cfg.Supervisor.Start(ctx, specs...)
 	if err == nil {
 		return nothing{}, nil
 	}
@@ -362,6 +366,25 @@ func (s startStep) Do(ctx context.Context, p startParams) (nothing, error) {
 		}
 	}
 	return nothing{}, change.Partial(fmt.Errorf("start services: %w", err))
+}
+
+// wanted are the services that no hook of the same change has asked to leave stopped.
+func (s startStep) wanted(ctx context.Context, p startParams) ([]supervise.Spec, error) {
+	runs, err := s.m.confs.runs.Keys()
+	if err != nil || len(runs) == 0 {
+		return p.Specs, err
+	}
+	apps := make([]tenure.App, 0, len(p.Specs))
+	for i := range p.Specs {
+		apps = append(apps, p.Specs[i].Unit.App)
+	}
+	all, err := s.m.wanted(ctx, p.Change.Snap, apps)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(slices.Clone(p.Specs), func(spec supervise.Spec) bool {
+		return all[spec.Unit.App].action == string(ActionStop)
+	}), nil
 }
 
 // Undo stops what was started; those that are to run again on the revision

@@ -112,6 +112,12 @@ type Splitter interface {
 	Split(ctx context.Context, service tenure.UnitID) error
 }
 
+// Locator is the ability to tell whose a process is.
+type Locator interface {
+	// UnitOfProcess is the unit that a process belongs to by its control group, if any.
+	UnitOfProcess(h *proc.Handle) (unit tenure.UnitID, found bool, err error)
+}
+
 // Preparer is the ability to do ahead of a Start, while the unit still runs, what
 // need not wait for its end.
 type Preparer interface {

@@ -94,6 +94,7 @@ var (
 	_ supervise.LogReader  = (*Supervisor)(nil)
 	_ supervise.LogKeeper  = (*Supervisor)(nil)
 	_ supervise.Preparer   = (*Supervisor)(nil)
+	_ supervise.Locator    = (*Supervisor)(nil)
 	_ supervise.Splitter   = (*Supervisor)(nil)
 	_ supervise.Overlapper = (*Supervisor)(nil)
 )
@@ -385,6 +386,20 @@ func (s *Supervisor) UnitOf(group string) (tenure.UnitID, bool) {
 	}
 	unit, _, ok := UnitOfGroup(rel)
 	return unit, ok
+}
+
+// UnitOfProcess implements supervise.Locator.
+func (s *Supervisor) UnitOfProcess(h *proc.Handle) (unit tenure.UnitID, found bool, err error) {
+	group, err := s.cfg.Hierarchy.GroupOf(h.Process().PID)
+	if err == nil {
+		// What was read is the process's own if it is still there.
+		err = h.Signal(0)
+	}
+	if err != nil {
+		return tenure.UnitID{}, false, err
+	}
+	unit, found = s.UnitOf(group.Path())
+	return unit, found, nil
 }
 
 // owner is the living unit that has the group, or the nearest one around it.

@@ -1,0 +1,330 @@
+package hook
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"tenure"
+	"tenure/internal/proc"
+)
+
+// Caller is who calls snapctl, as the kernel tells.
+type Caller struct {
+	Unit tenure.UnitID
+	UID  uint32
+}
+
+// Host is what packages act on by snapctl.
+type Host interface {
+	// UnitOf is the unit that a process belongs to.
+	UnitOf(h *proc.Handle) (tenure.UnitID, error)
+	// Conf is the configuration of the caller's snap; in a hook with what the hook
+	// has set so far.
+	Conf(c Caller) (Document, error)
+	// SetConf changes it: in a hook when that has ended well, else at once.
+	SetConf(c Caller, patch Patch) error
+	// Services are the caller's own, all of them if none is named.
+	Services(ctx context.Context, c Caller, named []string) ([]Service, error)
+	// Control starts, stops or restarts the caller's own services.
+	Control(ctx context.Context, c Caller, control Control) error
+	// SetHealth notes what the caller says of its snap.
+	SetHealth(c Caller, health Health) error
+	// Version is the version of Tenure.
+	Version() string
+}
+
+// Service is what there is to say about a service.
+type Service struct {
+	Name            string
+	Enabled, Active bool
+}
+
+// Control is what is to be done to services.
+type Control struct {
+	// Action is start, stop or restart.
+	Action string
+	// Names are services, SNAP.APP, or the snap.
+	Names []string
+	// Permanent is that start enables and stop disables.
+	Permanent bool
+	Reload    bool
+}
+
+// Health is what a snap says of itself.
+type Health struct {
+	// Status is okay, waiting, blocked or error.
+	Status  string `json:"status"`
+	Message string `json:"message,omitempty"`
+	Code    string `json:"code,omitempty"`
+}
+
+// Reply is what a call of snapctl came to.
+type Reply struct {
+	Stdout string `json:"stdout,omitempty"`
+	Stderr string `json:"stderr,omitempty"`
+	Status int    `json:"status,omitempty"`
+}
+
+// errUsage is a call that cannot be understood.
+var errUsage = errors.New("it is called as")
+
+func usage(want string) error { return fmt.Errorf("%w: %s", errUsage, want) }
+
+// Execute carries out one call of snapctl.
+func Execute(ctx context.Context, host Host, caller Caller, args []string) Reply {
+	var stdout strings.Builder
+	err := execute(ctx, host, caller, args, &stdout)
+	if err != nil {
+		return Reply{Stdout: stdout.String(), Stderr: "error: " + err.Error() + "\n", Status: 1}
+	}
+	return Reply{Stdout: stdout.String()}
+}
+
+func execute(ctx context.Context, host Host, caller Caller, args []string, w io.Writer) error {
+	if len(args) == 0 {
+		return usage("snapctl COMMAND")
+	}
+	command, args := args[0], args[1:]
+	switch command {
+	case "get":
+		return get(host, caller, args, w)
+	case "services":
+		return services(ctx, host, caller, args, w)
+	case "set-health":
+		return setHealth(host, caller, args)
+	case "version":
+		_, err := fmt.Fprintln(w, "tenure "+host.Version())
+		return err
+	case "set", "unset", "start", "stop", "restart":
+		if caller.UID != 0 {
+			return fmt.Errorf("cannot use %q with uid %d, try with sudo", command, caller.UID)
+		}
+	case "refresh":
+		return errors.New("there is no source of snaps: no refresh is pending, and none can be held or let go on")
+	default:
+		return fmt.Errorf("there is no command %q here; there are: get, set, unset, services, start, stop, restart, set-health, reason, version", command)
+	}
+	switch command {
+	case "set":
+		return set(host, caller, args)
+	case "unset":
+		return unset(host, caller, args)
+	}
+	return control(ctx, host, caller, command, args)
+}
+
+// flags takes flags and the rest, in any order, as people write them.
+func flags(set *flag.FlagSet, args []string) ([]string, error) {
+	set.SetOutput(io.Discard)
+	var rest []string
+	for {
+		if err := set.Parse(args); err != nil {
+			return nil, fmt.Errorf("read arguments: %w", err)
+		}
+		if set.NArg() == 0 {
+			return rest, nil
+		}
+		rest, args = append(rest, set.Arg(0)), set.Args()[1:]
+	}
+}
+
+// ownKeys refuses keys of other snaps: ":plug".
+func ownKeys(keys []string) error {
+	for _, key := range keys {
+		if strings.HasPrefix(key, ":") {
+			return fmt.Errorf("attributes of plugs and slots (%s) cannot be read or written yet", key)
+		}
+	}
+	return nil
+}
+
+func get(host Host, caller Caller, args []string, w io.Writer) error {
+	fs := flag.NewFlagSet("get", flag.ContinueOnError)
+	document, typed := fs.Bool("d", false, ""), fs.Bool("t", false, "")
+	keys, err := flags(fs, args)
+	if err == nil {
+		err = ownKeys(keys)
+	}
+	if err != nil {
+		return err
+	}
+	if len(keys) == 0 {
+		return usage("snapctl get [-d] [-t] OPTION...")
+	}
+	if *document && *typed {
+		return errors.New("cannot use -d and -t together")
+	}
+	conf, err := host.Conf(caller)
+	if err != nil {
+		return err
+	}
+	found := map[string]any{}
+	for _, key := range keys {
+		value, there, err := conf.Get(key)
+		if err != nil {
+			return err
+		}
+		if there {
+			found[key] = value
+		}
+	}
+	return printValues(w, keys, found, *document, *typed)
+}
+
+// printValues writes values as snapctl does: a single one by itself, several as a
+// document.
+func printValues(w io.Writer, keys []string, found map[string]any, document, typed bool) error {
+	var value any = found
+	if len(keys) == 1 && !document {
+		value = found[keys[0]]
+		if text, isText := value.(string); isText && !typed {
+			_, err := fmt.Fprintln(w, text)
+			return err
+		}
+		if value == nil && !typed {
+			_, err := fmt.Fprintln(w)
+			return err
+		}
+	}
+	var text []byte
+	var err error
+	if _, isDocument := value.(map[string]any); isDocument {
+		text, err = json.MarshalIndent(value, "", "\t")
+	} else {
+		text, err = json.Marshal(value)
+	}
+	if err == nil {
+		_, err = fmt.Fprintf(w, "%s\n", text)
+	}
+	return err
+}
+
+func set(host Host, caller Caller, args []string) error {
+	fs := flag.NewFlagSet("set", flag.ContinueOnError)
+	asText, asJSON := fs.Bool("s", false, ""), fs.Bool("t", false, "")
+	assignments, err := flags(fs, args)
+	if err == nil {
+		err = ownKeys(assignments)
+	}
+	if err != nil {
+		return err
+	}
+	if len(assignments) == 0 {
+		return usage("snapctl set [-s] [-t] OPTION=VALUE...")
+	}
+	patch := Patch{}
+	for _, assignment := range assignments {
+		if key, unset := strings.CutSuffix(assignment, "!"); unset && !strings.Contains(key, "=") {
+			patch[key] = nil
+			continue
+		}
+		key, text, ok := strings.Cut(assignment, "=")
+		if !ok {
+			return fmt.Errorf("invalid parameter: %q (want key=value)", assignment)
+		}
+		value, err := ParseValue(text)
+		if err != nil && *asJSON {
+			return fmt.Errorf("failed to parse JSON: %w", err)
+		}
+		if err != nil || *asText {
+			value = text
+		}
+		patch[key] = value
+	}
+	return host.SetConf(caller, patch)
+}
+
+func unset(host Host, caller Caller, args []string) error {
+	if err := ownKeys(args); err != nil {
+		return err
+	}
+	if len(args) == 0 {
+		return usage("snapctl unset OPTION...")
+	}
+	patch := Patch{}
+	for _, key := range args {
+		patch[key] = nil
+	}
+	return host.SetConf(caller, patch)
+}
+
+func services(ctx context.Context, host Host, caller Caller, args []string, w io.Writer) error {
+	list, err := host.Services(ctx, caller, args)
+	if err != nil {
+		return err
+	}
+	table := tabwriter.NewWriter(w, 2, 2, 2, ' ', 0)
+	fmt.Fprintln(table, "Service\tStartup\tCurrent\tNotes") //nolint:errcheck // Flush tells.
+	for _, service := range list {
+		startup, current := "disabled", "inactive"
+		if service.Enabled {
+			startup = "enabled"
+		}
+		if service.Active {
+			current = "active"
+		}
+		fmt.Fprintf(table, "%s\t%s\t%s\t-\n", service.Name, startup, current) //nolint:errcheck // Flush tells.
+	}
+	return table.Flush()
+}
+
+func control(ctx context.Context, host Host, caller Caller, action string, args []string) error {
+	fs := flag.NewFlagSet(action, flag.ContinueOnError)
+	c := Control{Action: action}
+	switch action {
+	case "start":
+		fs.BoolVar(&c.Permanent, "enable", false, "")
+	case "stop":
+		fs.BoolVar(&c.Permanent, "disable", false, "")
+	case "restart":
+		fs.BoolVar(&c.Reload, "reload", false, "")
+	}
+	var err error
+	if c.Names, err = flags(fs, args); err != nil {
+		return err
+	}
+	if len(c.Names) == 0 {
+		return usage("snapctl " + action + " SERVICE...")
+	}
+	for _, name := range c.Names {
+		if snap, _, _ := strings.Cut(name, "."); snap != string(caller.Unit.Snap) {
+			return fmt.Errorf("unknown service: %q", name)
+		}
+	}
+	return host.Control(ctx, caller, c)
+}
+
+func setHealth(host Host, caller Caller, args []string) error {
+	fs := flag.NewFlagSet("set-health", flag.ContinueOnError)
+	code := fs.String("code", "", "")
+	rest, err := flags(fs, args)
+	if err != nil {
+		return err
+	}
+	if len(rest) == 0 || len(rest) > 2 {
+		return usage("snapctl set-health [--code=CODE] STATUS [MESSAGE]")
+	}
+	health := Health{Status: rest[0], Code: *code}
+	if len(rest) == 2 {
+		health.Message = rest[1]
+	}
+	switch health.Status {
+	case "okay":
+		if health.Message != "" || health.Code != "" {
+			return errors.New(`when status is "okay", message and code must be empty`)
+		}
+	case "waiting", "blocked", "error":
+		if health.Message == "" {
+			return fmt.Errorf("when status is %q, a message is needed", health.Status)
+		}
+	default:
+		return fmt.Errorf("invalid status %q (want one of: okay, waiting, blocked, error)", health.Status)
+	}
+	return host.SetHealth(caller, health)
+}
