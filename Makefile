@@ -47,7 +47,7 @@ lint: $(LINT) ## Check formatting, vet, lint and shell scripts.
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
 	go vet ./...
 	$(LINT) run ./...
-	shellcheck $$(git ls-files | xargs -r grep -lE '^#!(/bin/sh|/bin/bash|/usr/bin/env bash)')
+	shellcheck $$(git ls-files | xargs awk 'FNR == 1 && /^#!(\/bin\/(ba)?sh|\/usr\/bin\/env bash)/ {print FILENAME} {nextfile}')
 
 $(LINT): tools/go.mod tools/go.sum
 	@mkdir -p $(CACHE)
