@@ -281,7 +281,6 @@ func (u *unit) notified(ctx context.Context, heard datagram) {
 	if heard.pid != u.rec.Main.PID && !u.owns(heard.pid) {
 		if n.MainPID != 0 && u.reloadedBy(heard.pid) && u.owns(n.MainPID) {
 			u.changeMain(n.MainPID)
-			u.save()
 		}
 		return
 	}
@@ -352,6 +351,7 @@ func (u *unit) changeMain(pid int) {
 		return
 	}
 	u.holdMain(handle)
+	u.save()
 	u.event(supervise.Event{Kind: supervise.EventMain, Processes: []tenure.Process{info.Process}})
 }
 

@@ -113,7 +113,7 @@ func extendsItsStop(l *law) {
 func storedDescriptors(l *law) {
 	id := unit("keeper")
 	spec := l.spec("keeper", Program{
-		Notify: true, Passed: true, Store: []string{"one", "two"}, Add: []string{"FDSTOREREMOVE=1\nFDNAME=two"},
+		Notify: true, Passed: true, Store: []string{"one", "two"}, Say: []string{"FDSTOREREMOVE=1\nFDNAME=two"},
 	})
 	l.start(spec)
 	l.hasText(id, passedText(""))
@@ -205,6 +205,20 @@ func splitEarly(l *law) {
 	}
 }
 
+// logged waits until a unit's log has n lines: what it printed before it was ready
+// is there some time after.
+func (l *law) logged(reader supervise.LogReader, id tenure.UnitID, n int) {
+	l.t.Helper()
+	for _, err := range reader.Logs(l.ctx, []tenure.UnitID{id}, -1, true) {
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		if n--; n == 0 {
+			return
+		}
+	}
+}
+
 // printed lines can be read, and followed over a restart.
 func printed(l *law) {
 	reader, ok := l.Supervisor.(supervise.LogReader)
@@ -215,6 +229,7 @@ func printed(l *law) {
 	spec := l.spec("printer", Program{Notify: true, Print: []string{"one", "two", "three"}})
 	l.start(spec)
 	main := l.status(id).Main
+	l.logged(reader, id, 3)
 	var texts []string
 	for line, err := range reader.Logs(l.ctx, []tenure.UnitID{id}, 2, true) {
 		if err != nil {
