@@ -131,11 +131,13 @@ func (r *hostileRun) try(ctx context.Context, daemon *client.Client, made hostil
 	if err != nil {
 		return "refused", r.clear(err, made)
 	}
-	change, err := awaitChange(ctx, daemon, id)
-	if err != nil {
+	change, aborted, err := awaitOrAbort(ctx, daemon, id)
+	switch {
+	case err != nil:
 		return "lost", err
-	}
-	if change.Status != "Done" {
+	case aborted && change.Status != "Done":
+		return "aborted", nil
+	case change.Status != "Done":
 		return "undone", clearText(change.Err)
 	}
 	err = r.contained(ctx, daemon, change.Snaps())
@@ -147,6 +149,25 @@ func (r *hostileRun) try(ctx context.Context, daemon *client.Client, made hostil
 		removeErr = fmt.Errorf("remove ends in status %s: %s", change.Status, change.Err)
 	}
 	return "installed", errors.Join(err, removeErr)
+}
+
+// hookPatience is how long an administrator of the test waits for a hook that may
+// take five minutes by right, since its program was mutated into one that waits.
+const hookPatience = 10 * time.Second
+
+// awaitOrAbort waits for a change, and gives up on one that takes too long.
+func awaitOrAbort(ctx context.Context, daemon *client.Client, id string) (change client.Change, aborted bool, err error) {
+	patient, cancel := context.WithTimeout(ctx, hookPatience)
+	defer cancel()
+	change, err = awaitChange(patient, daemon, id)
+	if patient.Err() == nil || ctx.Err() != nil {
+		return change, false, err
+	}
+	if _, err := daemon.Abort(ctx, id); err != nil {
+		return change, true, err
+	}
+	change, err = awaitChange(ctx, daemon, id)
+	return change, true, err
 }
 
 func awaitChange(ctx context.Context, daemon *client.Client, id string) (client.Change, error) {

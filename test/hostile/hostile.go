@@ -22,6 +22,9 @@ import (
 //go:embed probe.S
 var probeSource string
 
+//go:embed hook.S
+var hookSource string
+
 // Config says what a Maker makes.
 type Config struct {
 	// Dir is the Maker's own: what it makes is in there.
@@ -49,8 +52,8 @@ type Case struct {
 // Maker makes cases.
 type Maker struct {
 	cfg Config
-	// probe is the program that the snaps run.
-	probe []byte
+	// probe is the program that the snaps run, hook that of their hooks.
+	probe, hook []byte
 	// images are sound images to damage, one for each compression; plain has
 	// uncompressed tables.
 	images []image
@@ -90,7 +93,10 @@ func kinds() []maker {
 func New(ctx context.Context, cfg Config) (*Maker, error) {
 	m := &Maker{cfg: cfg}
 	var err error
-	if m.probe, err = assemble(ctx, cfg.Dir); err != nil {
+	if m.probe, err = assemble(ctx, cfg.Dir, probeSource); err != nil {
+		return nil, fmt.Errorf("make hostile snaps: %w", err)
+	}
+	if m.hook, err = assemble(ctx, cfg.Dir, hookSource); err != nil {
 		return nil, fmt.Errorf("make hostile snaps: %w", err)
 	}
 	if err := m.templates(ctx); err != nil {
@@ -124,11 +130,11 @@ func (m *Maker) write(b []byte) (string, error) {
 	return file, os.WriteFile(file, b, 0o644) //nolint:gosec // As people's files are.
 }
 
-// assemble makes the program.
-func assemble(ctx context.Context, dir string) ([]byte, error) {
+// assemble makes a program.
+func assemble(ctx context.Context, dir, source string) ([]byte, error) {
 	object, program := filepath.Join(dir, "probe.o"), filepath.Join(dir, "probe")
 	as := exec.CommandContext(ctx, "as", "-o", object, "-")
-	as.Stdin = strings.NewReader(probeSource)
+	as.Stdin = strings.NewReader(source)
 	for _, cmd := range []*exec.Cmd{as, exec.CommandContext(ctx, "ld", "-s", "-n", "-o", program, object)} {
 		if out, err := cmd.CombinedOutput(); err != nil {
 			return nil, fmt.Errorf("%s: %w: %s", cmd.Args[0], err, bytes.TrimSpace(out))
@@ -164,7 +170,7 @@ func (f *files) link(name, target string) {
 // out of its root, through links and by plain paths, and one that waits.
 func (m *Maker) sound(f *files, name string) {
 	f.write("meta/snap.yaml", m.soundYAML(name), 0o644)
-	f.write("meta/hooks/configure", string(m.probe), 0o755)
+	f.write("meta/hooks/configure", string(m.hook), 0o755)
 	f.write("bin/probe", string(m.probe), 0o755)
 	f.write("share/text", strings.Repeat("The quick brown fox jumps over the lazy dog.\n", 400), 0o644)
 	f.link("bin/link", "probe")
