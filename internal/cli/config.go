@@ -194,6 +194,6 @@ func (a *app) configure(c *cobra.Command, snap string, patch map[string]any) err
 	if id == "" {
 		return errors.New("tenured answered without a change")
 	}
-	_, err = a.finish(c.Context(), id)
+	_, err = a.finish(c.Context(), id, nil)
 	return err
 }

@@ -18,12 +18,16 @@ func (a *app) carryOut(ctx context.Context, action client.Action) (*client.Chang
 		return nil, err
 	}
 	asking := a.progress("Ask tenured to " + action.Action + " " + strings.Join(named(action), ", "))
+	// An interrupt before the change has a name is for it all the same.
+	interrupted := make(chan struct{})
+	restore := a.interrupts.instead(func() { close(interrupted) })
 	id, err := a.client().Do(ctx, action)
+	restore()
 	asking.end()
 	if err != nil {
 		return nil, err
 	}
-	return a.finish(ctx, id)
+	return a.finish(ctx, id, interrupted)
 }
 
 func named(action client.Action) []string {
@@ -31,20 +35,25 @@ func named(action client.Action) []string {
 }
 
 // finish waits for a change that this command has begun; an interrupt aborts it, as
-// with snap, and a second one leaves it to itself. With --no-wait it prints the id
-// and returns nil.
-func (a *app) finish(ctx context.Context, id string) (*client.Change, error) {
+// with snap, and a second one leaves it to itself. Interrupted is closed if one came
+// before. With --no-wait it prints the id and returns nil.
+func (a *app) finish(ctx context.Context, id string, interrupted <-chan struct{}) (*client.Change, error) {
 	if a.noWait {
 		a.printf("%s\n", id)
 		return nil, nil //nolint:nilnil // Nothing was waited for, and that is no error.
 	}
-	restore := a.interrupts.instead(func() {
+	abort := func() {
 		a.warnf("aborting change %s; press ^C again to leave it to itself", id)
 		if _, err := a.client().Abort(ctx, id); err != nil {
 			a.warnf("cannot abort change %s: %v", id, err)
 		}
-	})
-	defer restore()
+	}
+	select {
+	case <-interrupted:
+		abort()
+	default:
+		defer a.interrupts.instead(abort)()
+	}
 	return a.wait(ctx, id, true)
 }
 
