@@ -7,8 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"syscall"
 
 	"tenure/internal/proc"
@@ -25,9 +23,11 @@ func lockRoot(paths refresh.Paths) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	// A lock of the process and not of the file: what the daemon is about to start
+	// when it is killed has its files for a moment longer, but not this.
+	if err := syscall.FcntlFlock(lock.Fd(), syscall.F_SETLK, whole()); err != nil {
 		defer lock.Close() //nolint:errcheck // It was only looked at.
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
+		if !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.EACCES) {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
 		return nil, fmt.Errorf("%w (process %d)", ErrRunning, owner(lock))
@@ -41,12 +41,16 @@ func lockRoot(paths refresh.Paths) (*os.File, error) {
 	return lock, nil
 }
 
-// owner is the process that has written itself into a lock; 0 if none has.
+// whole is a lock of a whole file for writing.
+func whole() *syscall.Flock_t { return &syscall.Flock_t{Type: syscall.F_WRLCK} }
+
+// owner is the process that has a lock; 0 if none has.
 func owner(lock *os.File) int {
-	text := make([]byte, 16)
-	n, _ := lock.ReadAt(text, 0) // It may be shorter.
-	pid, _ := strconv.Atoi(strings.TrimSpace(string(text[:n])))
-	return pid
+	held := whole()
+	if err := syscall.FcntlFlock(lock.Fd(), syscall.F_GETLK, held); err != nil || held.Type == syscall.F_UNLCK {
+		return 0
+	}
+	return int(held.Pid)
 }
 
 // endDaemon ends the daemon of a root, if there is one, and waits for its end.
@@ -69,7 +73,7 @@ func endDaemon(ctx context.Context, paths refresh.Paths) error {
 	}
 	defer daemon.Close()
 	// Only now it is certain that the pid is still that of whoever has the lock.
-	if syscall.Flock(int(lock.Fd()), syscall.LOCK_SH|syscall.LOCK_NB) == nil || owner(lock) != info.PID {
+	if owner(lock) != info.PID {
 		return nil
 	}
 	if err := daemon.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, proc.ErrGone) {
