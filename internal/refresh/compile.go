@@ -352,3 +352,17 @@ func names(specs []supervise.Spec) []tenure.UnitID {
 	}
 	return units
 }
+
+// next is what the service of known is on j's target: its app there, and the Spec
+// that it goes on with, for who goes on without being stopped first.
+func (m *Manager) next(j *job, known supervise.Status) (*snapfile.App, supervise.Spec, error) {
+	r, err := m.runnable(j.After, j.to())
+	if err != nil {
+		return nil, supervise.Spec{}, err
+	}
+	app := r.Info.App(known.Unit.App)
+	if app == nil || known.Spec == nil {
+		return nil, supervise.Spec{}, fmt.Errorf("it is not known how %s goes on with %s", known.Unit, j.to())
+	}
+	return app, m.launch.service(r, app), nil
+}

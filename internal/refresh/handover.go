@@ -31,15 +31,11 @@ type handOverParams struct {
 
 // succession is the hand-over of the service of known, compiled.
 func (m *Manager) succession(j *job, known supervise.Status, drain time.Duration) (succession, error) {
-	r, err := m.runnable(j.After, j.to())
+	_, next, err := m.next(j, known)
 	if err != nil {
-		return succession{}, err
+		return succession{}, fmt.Errorf("hand over: %w", err)
 	}
-	app := r.Info.App(known.Unit.App)
-	if app == nil || known.Spec == nil {
-		return succession{}, fmt.Errorf("%s cannot hand over: it is not known how", known.Unit)
-	}
-	return succession{Old: *known.Spec, New: m.launch.service(r, app), Drain: drain}, nil
+	return succession{Old: *known.Spec, New: next, Drain: drain}, nil
 }
 
 // overlapper is the supervisor's ability to let generations overlap.
@@ -70,17 +66,6 @@ func (s succeedStep) Do(ctx context.Context, p handOverParams) (nothing, error) 
 		change.ReporterFrom(ctx).Logf("the next %s is ready", next.Unit)
 	}
 	return nothing{}, nil
-}
-
-// logStart puts the last words of a service that did not start into the task's log.
-func logStart(ctx context.Context, err error) {
-	failed, ok := errors.AsType[*supervise.StartError](err)
-	if !ok {
-		return
-	}
-	for _, line := range failed.Log {
-		change.ReporterFrom(ctx).Logf("%s: %s", failed.Unit, line)
-	}
 }
 
 // Undo ends the successors, and what has come out of them: they would keep the

@@ -35,19 +35,15 @@ const defaultReload = 30 * time.Second
 
 // follow is the following of the service of known, compiled.
 func (m *Manager) follow(j *job, known supervise.Status) (following, error) {
-	r, err := m.runnable(j.After, j.to())
+	app, next, err := m.next(j, known)
 	if err != nil {
-		return following{}, err
-	}
-	app := r.Info.App(known.Unit.App)
-	if app == nil || known.Spec == nil {
-		return following{}, fmt.Errorf("%s cannot be reloaded: it is not known how", known.Unit)
+		return following{}, fmt.Errorf("reload: %w", err)
 	}
 	timeout := app.Lifecycle.ReloadTimeout
 	if timeout == 0 {
 		timeout = defaultReload
 	}
-	return following{Old: *known.Spec, New: m.launch.service(r, app), Timeout: timeout}, nil
+	return following{Old: *known.Spec, New: next, Timeout: timeout}, nil
 }
 
 // rememberStep stands before the switch of what is current, so that its undo

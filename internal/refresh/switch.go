@@ -360,12 +360,19 @@ func (s startStep) Do(ctx context.Context, p startParams) (nothing, error) {
 	if err == nil {
 		return nothing{}, nil
 	}
-	if failed, ok := errors.AsType[*supervise.StartError](err); ok {
-		for _, line := range failed.Log {
-			change.ReporterFrom(ctx).Logf("%s: %s", failed.Unit, line)
-		}
-	}
+	logStart(ctx, err)
 	return nothing{}, change.Partial(fmt.Errorf("start services: %w", err))
+}
+
+// logStart puts the last words of a service that did not start into the task's log.
+func logStart(ctx context.Context, err error) {
+	failed, ok := errors.AsType[*supervise.StartError](err)
+	if !ok {
+		return
+	}
+	for _, line := range failed.Log {
+		change.ReporterFrom(ctx).Logf("%s: %s", failed.Unit, line)
+	}
 }
 
 // wanted are the services that no hook of the same change has asked to leave stopped.

@@ -143,7 +143,7 @@ func (m *merge) close() {
 
 // cursors is a heap of logs by the time of their next line; at one time, in the order in which
 // they were asked for.
-type cursors []*cursor //nolint:recvcheck // As package heap wants it. //nolint:recvcheck // As package heap has it.
+type cursors []*cursor //nolint:recvcheck // As package heap wants it.
 
 func (s cursors) Len() int      { return len(s) }
 func (s cursors) Swap(i, j int) { s[i], s[j] = s[j], s[i] }
