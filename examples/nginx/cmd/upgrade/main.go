@@ -21,6 +21,7 @@ import (
 	"github.com/fsnotify/fsnotify"
 
 	"tenure/examples/clients/notify"
+	"tenure/examples/virt/process"
 )
 
 func main() {
@@ -39,6 +40,9 @@ func upgrade(ctx context.Context, pidFile string) error {
 	old, err := strconv.Atoi(os.Getenv("MAINPID"))
 	if err != nil {
 		return fmt.Errorf("MAINPID: %w", err)
+	}
+	if err := awaitEarlier(ctx, pidFile+".oldbin"); err != nil {
+		return err
 	}
 	watcher, err := fsnotify.NewWatcher()
 	if err != nil {
@@ -62,6 +66,28 @@ func upgrade(ctx context.Context, pidFile string) error {
 		return fmt.Errorf("let the old server finish: %w", err)
 	}
 	return nil
+}
+
+// awaitEarlier waits for the server before this one, if that is still finishing
+// after an earlier upgrade: until it has gone nginx refuses another.
+func awaitEarlier(ctx context.Context, pidFile string) error {
+	text, err := os.ReadFile(pidFile)
+	if err != nil {
+		return nil // There is none.
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	if err != nil {
+		return nil // It has just gone.
+	}
+	earlier, err := process.Open(pid)
+	if errors.Is(err, process.ErrGone) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer earlier.Close() //nolint:errcheck // Nothing was written.
+	return earlier.Wait(ctx)
 }
 
 // await is the pid of the next server, as soon as it serves.
