@@ -33,6 +33,7 @@ import (
 //	status N PROGRAM ARGUMENT...  the program ends with N
 //	fields NAME...                the JSON on stdout (the first of a list) has these fields
 //	follow SERVICE BEFORE [AFTER] follow a log until it has a line, and then, after a restart, another
+//	said SERVICE N TEXT           wait until a log has a line N times
 //
 // $HELLO1 and $HELLO2 are the files of the example hello, in versions 1 and 2, $TALKER1
 // and $TALKER2 those of scripts/talker.
@@ -63,7 +64,7 @@ func TestScripts(t *testing.T) {
 					return nil
 				},
 				Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-					"daemon": s.daemon, "await": s.await, "fields": fields, "follow": s.follow, "status": status,
+					"daemon": s.daemon, "await": s.await, "fields": fields, "follow": s.follow, "said": s.said, "status": status,
 				},
 			})
 		})
@@ -181,22 +182,48 @@ func (s *session) follow(ts *testscript.TestScript, _ bool, args []string) {
 	if len(args) != 2 && len(args) != 3 {
 		ts.Fatalf("usage: follow SERVICE BEFORE [AFTER]")
 	}
-	cmd := exec.CommandContext(context.Background(), filepath.Join(s.Bin, "tenure"), "logs", "-f", args[0])
+	ts.Check(s.read(args[0], func(lines *bufio.Scanner) error {
+		err := until(lines, args[1])
+		if err != nil || len(args) == 2 {
+			return err
+		}
+		if _, err := s.Client().Do(context.Background(), client.Action{Action: "restart", Names: args[:1]}); err != nil {
+			return err
+		}
+		return until(lines, args[2])
+	}))
+}
+
+func (s *session) said(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) != 3 {
+		ts.Fatalf("usage: said SERVICE N TEXT")
+	}
+	count, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	ts.Check(s.read(args[0], func(lines *bufio.Scanner) error {
+		for range count {
+			if err := until(lines, args[2]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}))
+}
+
+// read follows the log of a service from its first line on for as long as what reads it takes.
+func (s *session) read(service string, wait func(*bufio.Scanner) error) error {
+	cmd := exec.CommandContext(context.Background(), filepath.Join(s.Bin, "tenure"), "logs", "-f", "-n=all", service)
 	cmd.Env = append(os.Environ(), "TENURE_ROOT="+s.Root)
 	stdout, err := cmd.StdoutPipe()
-	ts.Check(err)
-	ts.Check(cmd.Start())
-	lines := bufio.NewScanner(stdout)
-	err = until(lines, args[1])
-	if err == nil && len(args) == 3 {
-		_, err = s.Client().Do(context.Background(), client.Action{Action: "restart", Names: args[:1]})
+	if err != nil {
+		return err
 	}
-	if err == nil && len(args) == 3 {
-		err = until(lines, args[2])
+	if err := cmd.Start(); err != nil {
+		return err
 	}
-	err = errors.Join(err, cmd.Process.Signal(os.Interrupt))
+	err = errors.Join(wait(bufio.NewScanner(stdout)), cmd.Process.Signal(os.Interrupt))
 	_, _ = io.Copy(io.Discard, stdout) // To its end, so that Wait can close it.
-	ts.Check(errors.Join(err, cmd.Wait()))
+	return errors.Join(err, cmd.Wait())
 }
 
 func until(lines *bufio.Scanner, pattern string) error {

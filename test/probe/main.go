@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -50,8 +51,11 @@ func main() {
 type probe struct {
 	name    string
 	signals chan os.Signal
-	// stored are descriptors that were passed to it and are no sockets.
+	// ignored are the signals that run goes on after.
 	ignored map[os.Signal]bool
+	// listeners are what serve accepts at, serving the loops that do.
+	listeners []net.Listener
+	serving   sync.WaitGroup
 }
 
 func (p *probe) fail(step string, err error) {
@@ -247,7 +251,8 @@ func (p *probe) serve(string) error {
 		if err != nil {
 			continue // It is no socket.
 		}
-		go func() {
+		p.listeners = append(p.listeners, listener)
+		p.serving.Go(func() {
 			for {
 				conn, err := listener.Accept()
 				if err != nil {
@@ -256,9 +261,17 @@ func (p *probe) serve(string) error {
 				_, _ = fmt.Fprintf(conn, "%s %s %d\n", names[i], os.Getenv("SNAP_REVISION"), os.Getpid())
 				_ = conn.Close()
 			}
-		}()
+		})
 	}
 	return nil
+}
+
+// quiesce ends serve: who connects from now on waits for the next process.
+func (p *probe) quiesce() {
+	for _, listener := range p.listeners {
+		_ = listener.Close()
+	}
+	p.serving.Wait()
 }
 
 // own takes a name on the system bus.
@@ -365,11 +378,14 @@ func (p *probe) lines(span string) error {
 }
 
 // run waits for the signals that it hears, reports each, and is done with the
-// first that is not ignored.
+// first that is not ignored, before whose report it stops serving.
 func (p *probe) run(string) error {
 	signal.Notify(p.signals, syscall.SIGWINCH) // Without any, Go takes the wait for a deadlock.
 	for s := range p.signals {
 		number, _ := s.(syscall.Signal)
+		if !p.ignored[s] {
+			p.quiesce()
+		}
 		p.report("heard %s", unix.SignalName(number))
 		if !p.ignored[s] {
 			return nil
