@@ -75,19 +75,32 @@ func startLoad(t *testing.T, common string) *load {
 	return l
 }
 
-func (l *load) connect(ctx context.Context) (*pgconn.PgConn, error) {
-	return pgconn.Connect(ctx, "host="+l.socket+" user=postgres dbname=postgres sslmode=disable")
+func openSQL(ctx context.Context, dir string) (*pgconn.PgConn, error) {
+	return pgconn.Connect(ctx, "host="+dir+" user=postgres dbname=postgres sslmode=disable")
 }
 
 // query asks the server on a connection of its own, and gives the rows of the
 // last answer, their columns joined by spaces.
 func (l *load) query(t *testing.T, sql string) []string {
 	t.Helper()
-	conn, err := l.connect(t.Context())
+	conn := openSession(t, l.socket)
+	defer conn.Close(t.Context())
+	return query(t, conn, sql)
+}
+
+// openSession connects to the server that has its socket in a directory.
+func openSession(t *testing.T, dir string) *pgconn.PgConn {
+	t.Helper()
+	conn, err := openSQL(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.Close(t.Context())
+	return conn
+}
+
+// query gives the rows of the last statement of sql, their columns joined by spaces.
+func query(t *testing.T, conn *pgconn.PgConn, sql string) []string {
+	t.Helper()
 	results, err := conn.Exec(t.Context(), sql).ReadAll()
 	if err != nil {
 		t.Fatalf("%s: %v", sql, err)
@@ -127,7 +140,7 @@ func (w *writer) run(ctx context.Context) error {
 // reconnect asks until the server takes it; only the end of the test ends it.
 func (w *writer) reconnect(ctx context.Context) (*pgconn.PgConn, error) {
 	for {
-		conn, err := w.load.connect(ctx)
+		conn, err := openSQL(ctx, w.load.socket)
 		if err == nil {
 			w.load.update(func() { w.backend = int(conn.PID()) })
 			return conn, nil

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"regexp"
 	"slices"
 
 	"tenure"
@@ -22,6 +23,7 @@ func (d *decider) item(s subject) Item {
 	}
 	d.adjustToKind(s, &item)
 	d.adjustToTarget(s, &item)
+	d.adjustToWork(s, &item)
 	d.adjustToDeferral(s, &item)
 	d.adjustToCompatibility(s, &item)
 	d.adjustToConsent(s, &item)
@@ -36,6 +38,7 @@ func (d *decider) item(s subject) Item {
 
 // replace changes the verdict and says why.
 func (i *Item) replace(verdict tenure.Verdict, format string, args ...any) {
+	i.Awaits, i.While = nil, ""
 	if i.Wanted == "" {
 		i.Wanted = i.Verdict
 	}
@@ -92,6 +95,29 @@ func (d *decider) adjustToTarget(s subject, item *Item) {
 	if !target.Apps[s.ID.App].Daemon {
 		item.replace(tenure.Stop, "revision %s has no service %s", d.Change.To, s.ID.App)
 	}
+}
+
+// adjustToWork narrows the deferral of a service that says what it must not be
+// interrupted in: a database in a transaction. At rest it is dealt with like any other.
+func (d *decider) adjustToWork(s subject, item *Item) {
+	if item.Verdict != tenure.Defer || item.Rule.Source != Package || s.ID.Kind != tenure.Service || s.app.DeferWhile == "" {
+		return
+	}
+	pattern, err := regexp.Compile(s.app.DeferWhile)
+	if err != nil {
+		item.Notes = append(item.Notes, fmt.Sprintf("%s is passed over: %v", appKey(s, "lifecycle.defer-while"), err))
+		return
+	}
+	for _, p := range s.Processes {
+		if pattern.MatchString(p.CommandLine) {
+			item.Awaits = append(item.Awaits, p)
+		}
+	}
+	if len(item.Awaits) == 0 {
+		item.replace(d.undeferred(s), "no process of it matches %s", appKey(s, "lifecycle.defer-while"))
+		return
+	}
+	item.While = s.app.DeferWhile
 }
 
 // adjustToDeferral ends the patience of a change. Hooks are waited for in any

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"tenure"
@@ -23,6 +24,9 @@ func (d *decider) describe(s subject, item *Item) {
 	if item.Verdict == tenure.HandOver && item.Stop != nil {
 		item.Drain = item.Stop.Timeout
 		item.Notes = append(item.Notes, d.handOverNotes(s, item.Drain)...)
+	}
+	for _, p := range item.Awaits {
+		item.Notes = append(item.Notes, fmt.Sprintf("waits for process %d: %s", p.PID, strings.Map(printable, p.CommandLine)))
 	}
 	d.describeObservation(s, item)
 	d.describeSurvivor(s, item)

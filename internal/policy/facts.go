@@ -125,7 +125,10 @@ type App struct {
 	// Refresh is the key lifecycle.refresh, empty when unset. It goes before
 	// RefreshMode.
 	Refresh tenure.Verdict `json:"refresh,omitempty"`
-	Stop    Stop           `json:"stop,omitzero"`
+	// DeferWhile is a pattern on command lines (RE2): of a service that says Defer only
+	// the processes that match are waited for; empty is all of it.
+	DeferWhile string `json:"defer_while,omitempty"`
+	Stop       Stop   `json:"stop,omitzero"`
 	// Workloads are tried in this order.
 	Workloads    []Workload    `json:"workloads,omitempty"`
 	DrainTimeout time.Duration `json:"drain_timeout,omitempty"`

@@ -40,6 +40,10 @@ type Item struct {
 	Rule      Rule             `json:"rule"`
 	Main      tenure.Process   `json:"main,omitzero"`
 	Processes []tenure.Process `json:"processes,omitempty"`
+	// Awaits are the processes that a deferral waits for, where these are not all: until
+	// they have ended, or their command lines match While no more.
+	Awaits []Process `json:"awaits,omitempty"`
+	While  string    `json:"while,omitempty"`
 	// Command is the command line of the first process, for people.
 	Command string    `json:"command,omitempty"`
 	Since   time.Time `json:"since,omitzero"`

@@ -262,6 +262,7 @@ type yamlApp struct {
 	StopTimeout string             `yaml:"stop-timeout"`
 	Lifecycle   struct {
 		Refresh      string      `yaml:"refresh"`
+		DeferWhile   string      `yaml:"defer-while"`
 		Kill         policy.Kill `yaml:"kill"`
 		DrainTimeout string      `yaml:"drain-timeout"`
 		Instances    bool        `yaml:"instances"`
@@ -314,6 +315,7 @@ func (s *script) snap(d *datadriven.TestData) error {
 
 func (a yamlApp) declare() (app policy.App, err error) {
 	app = policy.App{Daemon: a.Daemon != "", RefreshMode: a.RefreshMode, Instances: a.Lifecycle.Instances}
+	app.DeferWhile = a.Lifecycle.DeferWhile
 	app.Refresh = tenure.Verdict(strings.ReplaceAll(a.Lifecycle.Refresh, "handover", "hand over"))
 	mode, all := strings.CutSuffix(a.StopMode, "-all")
 	app.Stop = policy.Stop{Command: a.StopCommand != "", Signal: strings.ToUpper(mode), Kill: a.Lifecycle.Kill}

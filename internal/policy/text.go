@@ -131,10 +131,22 @@ func (p Plan) WaitText() string {
 	var names []string
 	for i := range p.Items {
 		if item := &p.Items[i]; item.Verdict == tenure.Defer {
-			names = append(names, fmt.Sprintf("%s (%s)", item.Unit, item.processText()))
+			names = append(names, fmt.Sprintf("%s (%s)", item.Unit, item.awaitedText()))
 		}
 	}
 	return strings.Join(names, ", ")
+}
+
+// awaitedText is processText of those that a deferral waits for.
+func (i *Item) awaitedText() string {
+	if len(i.Awaits) == 0 {
+		return i.processText()
+	}
+	awaited := Item{Command: i.Awaits[0].CommandLine}
+	for _, p := range i.Awaits {
+		awaited.Processes = append(awaited.Processes, p.Process)
+	}
+	return awaited.processText()
 }
 
 func (p Plan) table(b *strings.Builder) {
@@ -201,7 +213,7 @@ func program(commandLine string) string {
 	} else if slash := strings.LastIndexByte(name, '/'); slash >= 0 {
 		name = name[slash+1:]
 	}
-	return strings.Map(printable, name)
+	return strings.Map(printable, strings.TrimSuffix(name, ":")) // As "postgres: writer" calls itself.
 }
 
 func printable(r rune) rune {

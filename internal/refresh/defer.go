@@ -32,7 +32,14 @@ func (s decideStep) wait(ctx context.Context, p decideParams, j *job, plan polic
 	var units []awaited
 	for i := range plan.Items {
 		if item := &plan.Items[i]; item.Verdict == tenure.Defer {
-			units = append(units, awaited{Unit: item.Unit, Generation: known[item.Unit].Generation, Processes: item.Processes})
+			a := awaited{Unit: item.Unit, Generation: known[item.Unit].Generation, Processes: item.Processes, While: item.While}
+			if a.While != "" {
+				a.Processes = nil
+				for _, p := range item.Awaits {
+					a.Processes = append(a.Processes, p.Process)
+				}
+			}
+			units = append(units, a)
 		}
 	}
 	if err := s.m.putWait(ctx, units); err != nil {
@@ -52,6 +59,9 @@ func (s decideStep) wait(ctx context.Context, p decideParams, j *job, plan polic
 // waitText says whom a plan waits for, and how long at most.
 func (m *Manager) waitText(plan policy.Plan) string {
 	text := plan.WaitText() + " to end"
+	if slices.ContainsFunc(plan.Items, func(i policy.Item) bool { return i.While != "" }) {
+		text = plan.WaitText() + " to finish"
+	}
 	if limit := m.limits().MaxDeferral; limit > 0 && !plan.Change.Since.IsZero() {
 		text += ", until " + plan.Change.Since.Add(limit).UTC().Format(time.RFC3339) + " at the latest"
 	}

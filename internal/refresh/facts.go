@@ -122,6 +122,7 @@ func (m *Manager) declaration(r *installed) policy.Declaration {
 			Daemon:       app.IsService(),
 			RefreshMode:  policy.RefreshMode(app.RefreshMode),
 			Refresh:      app.Lifecycle.Refresh,
+			DeferWhile:   app.Lifecycle.DeferWhile,
 			Stop:         stopFacts(app),
 			DrainTimeout: app.Lifecycle.DrainTimeout,
 			KeepsNoData:  app.Lifecycle.Data == snapfile.DataNone,

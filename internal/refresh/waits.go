@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"regexp"
 	"slices"
 	"time"
 
@@ -32,6 +33,9 @@ type awaited struct {
 	// Generation is the launch that is waited for, of a service.
 	Generation int              `json:"generation,omitempty"`
 	Processes  []tenure.Process `json:"processes,omitempty"`
+	// While is the pattern of a service that is waited for only while one of Processes
+	// matches it.
+	While string `json:"while,omitempty"`
 	// Command is the command line of the first of them, for people.
 	Command string `json:"command,omitempty"`
 	// Told is when the unit had been told to stop and had not ended in its time; zero for one that is
@@ -41,10 +45,26 @@ type awaited struct {
 
 // over reports whether what was waited for of a unit is gone.
 func (a awaited) over(known map[tenure.UnitID]supervise.Status) bool {
-	if a.Unit.Kind == tenure.Service {
-		return a.lapsed(known) || !known[a.Unit].State.Alive()
+	if a.Unit.Kind == tenure.Service && (a.lapsed(known) || !known[a.Unit].State.Alive()) {
+		return true
 	}
-	return !slices.ContainsFunc(a.Processes, lives)
+	if a.Unit.Kind == tenure.Service && a.While == "" {
+		return false
+	}
+	return !slices.ContainsFunc(a.Processes, a.holds)
+}
+
+// holds reports whether a process lives, and is still at what is waited for.
+func (a awaited) holds(process tenure.Process) bool {
+	if a.While == "" {
+		return lives(process)
+	}
+	info, err := proc.Read(process.PID)
+	if err != nil {
+		return !errors.Is(err, proc.ErrGone)
+	}
+	pattern, err := regexp.Compile(a.While)
+	return info.Process == process && (err != nil || pattern.MatchString(info.CommandLine()))
 }
 
 // lapsed reports whether a service was launched again since.
@@ -112,7 +132,8 @@ func (m *Manager) updateWait(id change.ID, update func(*wait)) error {
 
 // Attend wakes changes that wait as soon as what they wait for has happened: a unit
 // has ended, a limit has passed. It gives up those that a newer one has made
-// pointless. Nothing is polled: it hears of ends, and sets a timer for limits.
+// pointless. It hears of ends, and sets a timer for limits; nothing is polled but what
+// processes say of themselves, where a change waits for that (ADR 8).
 //
 // It first has every change that waits look again, for nobody has watched until
 // now, and starts what runs no more of their snaps afterwards.
@@ -278,7 +299,7 @@ func (a *attendant) attend(ctx context.Context, c change.Change, w *wait, known 
 	}
 	if !due {
 		a.watch(ctx, w)
-		return at, nil
+		return w.lookAgainAt(a.m.cfg.Now(), at), nil
 	}
 	seen := []any{*w}
 	for _, unit := range w.Units {
@@ -292,10 +313,24 @@ func (a *attendant) attend(ctx context.Context, c change.Change, w *wait, known 
 	return time.Time{}, a.m.engine.Wake(ctx, c.ID)
 }
 
+// glance is how often it is seen whether a process is still at what is waited for: what
+// a process says of itself it writes to its own memory, and the kernel tells nobody.
+const glance = time.Second
+
+// lookAgainAt is when to look at w again, if nothing happens before: at its limit, or
+// soon where the end of what is waited for is not an event.
+func (w *wait) lookAgainAt(now, limit time.Time) time.Time {
+	soon := now.Add(glance)
+	if slices.ContainsFunc(w.Units, func(a awaited) bool { return a.While != "" }) && (limit.IsZero() || soon.Before(limit)) {
+		return soon
+	}
+	return limit
+}
+
 // watch hears of the ends of processes that are not yet units of their own.
 func (a *attendant) watch(ctx context.Context, w *wait) {
 	for _, unit := range w.Units {
-		if unit.Unit.Kind == tenure.Service {
+		if unit.Unit.Kind == tenure.Service && unit.While == "" {
 			continue
 		}
 		for _, process := range unit.Processes {

@@ -16,7 +16,10 @@ type Lifecycle struct {
 	// Refresh is Restart, Reload, HandOver, Endure, Defer, or empty when unset;
 	// it goes before refresh-mode.
 	Refresh tenure.Verdict `json:"refresh,omitempty"`
-	Kill    Kill           `json:"kill,omitempty"`
+	// DeferWhile is an RE2 pattern on command lines: with Defer, a process of the
+	// service is waited for only while it matches. Empty is always.
+	DeferWhile string `json:"defer-while,omitempty"`
+	Kill       Kill   `json:"kill,omitempty"`
 	// DrainTimeout bounds how long the old process of a hand-over may take to
 	// finish; 0 when unset.
 	DrainTimeout time.Duration `json:"drain-timeout,omitempty"`

@@ -38,6 +38,10 @@ func (o *object) lifecycle() Lifecycle {
 	if life.Refresh == handover {
 		life.Refresh = tenure.HandOver
 	}
+	life.DeferWhile = inner.pattern("defer-while")
+	if v, found := inner.take("defer-while"); found && life.Refresh != tenure.Defer {
+		v.fail(v.describe()+" without refresh: defer", "a pattern that says when it defers")
+	}
 	life.DrainTimeout, _ = inner.duration("drain-timeout")
 	life.ReloadTimeout, _ = inner.duration("reload-timeout")
 	if observe, set := inner.duration("observe"); set {
