@@ -2,6 +2,7 @@ package policy
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"tenure"
@@ -22,6 +23,7 @@ func Decide(f Facts) Plan {
 	d.checkEstimates(plan.Items)
 	plan.New = d.newServices()
 	plan.Strays = d.strays()
+	plan.Base = d.baseChange()
 	return plan.finish()
 }
 
@@ -176,6 +178,18 @@ func (d *decider) strays() []Stray {
 		return nil
 	}
 	return slices.SortedFunc(slices.Values(d.Strays), func(a, b Stray) int { return compareProcesses(a.Process, b.Process) })
+}
+
+// baseChange says that the new revision names another base than the current one.
+func (d *decider) baseChange() string {
+	before := d.declarations[tenure.Ref{Snap: d.Change.Snap, Revision: d.Change.From}]
+	after := d.target()
+	if before == nil || after == nil || before.Base == after.Base {
+		return ""
+	}
+	named := func(base string) string { return cmp.Or(base, "no base") }
+	return fmt.Sprintf("the base changes from %s to %s: what goes on from revision %s keeps the one it was started on",
+		named(before.Base), named(after.Base), d.Change.From)
 }
 
 // newServices are those of the new revision that the current one has not.

@@ -72,6 +72,9 @@ func (d *decider) describeSurvivor(s subject, item *Item) {
 		return
 	}
 	item.Stale = d.stale(s)
+	if s.user && item.Stale {
+		item.Notes = append(item.Notes, d.userNote(s))
+	}
 	if item.Stale && s.decl != nil && s.decl.Classic {
 		item.Notes = append(item.Notes, "classic: it sees the host's files, so that nothing keeps it from opening those of another revision")
 	}
@@ -79,6 +82,23 @@ func (d *decider) describeSurvivor(s subject, item *Item) {
 	if foreign >= 0 && s.ID.Kind == tenure.Workload {
 		item.Notes = append(item.Notes, "processes in control groups that the service made stay in them")
 	}
+}
+
+// userNote says which revision of the snap that changes a unit of another stays on.
+func (d *decider) userNote(s subject) string {
+	text, end := "", "it ends"
+	if s.ID.Kind == tenure.Service {
+		end = "it is restarted"
+	}
+	for _, used := range s.Uses {
+		if used.Snap == d.Change.Snap {
+			text = fmt.Sprintf("it stays on %s until %s", used, end)
+		}
+	}
+	if s.Since.IsZero() {
+		return text
+	}
+	return text + ", and has run since " + s.Since.UTC().Format(time.RFC3339)
 }
 
 // stale reports whether s will run on another revision than the one that is

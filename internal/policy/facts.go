@@ -111,6 +111,8 @@ type Declaration struct {
 	Snap     tenure.Instance `json:"snap"`
 	Revision tenure.Revision `json:"revision"`
 	Version  string          `json:"version,omitempty"`
+	// Base is the name of the snap that its units have as their root; empty is none.
+	Base string `json:"base,omitempty"`
 	// Classic is that its units see the host as it is.
 	Classic bool               `json:"classic,omitempty"`
 	Apps    map[tenure.App]App `json:"apps,omitempty"`

@@ -18,6 +18,8 @@ type Plan struct {
 	// Strays are processes in no unit that end, after all units that do: nothing of a
 	// snap is left running when it is disabled or removed.
 	Strays []Stray `json:"strays,omitempty"`
+	// Base is what a switch to a revision on another base means; empty when it stays.
+	Base string `json:"base,omitempty"`
 	// Refusal is set when the change must not be carried out.
 	Refusal *Refusal `json:"refusal,omitempty"`
 	// Waits are the units whose end the change waits for.

@@ -291,7 +291,7 @@ func (s *script) snap(d *datadriven.TestData) error {
 		return err
 	}
 	decl := policy.Declaration{
-		Snap: tenure.Instance(plain[0]), Revision: rev, Version: set["version"],
+		Snap: tenure.Instance(plain[0]), Revision: rev, Version: set["version"], Base: set["base"],
 		Classic: slices.Contains(plain, "classic"), Apps: map[tenure.App]policy.App{},
 	}
 	var file struct {
@@ -431,6 +431,12 @@ func parseUnit(fields []string) (policy.Unit, error) {
 				return unit, err
 			}
 			unit.Uses = append(unit.Uses, ref)
+		case strings.HasPrefix(field, "age="):
+			age, err := parseDuration(strings.TrimPrefix(field, "age="))
+			if err != nil {
+				return unit, err
+			}
+			unit.Since = scriptNow().Add(-age)
 		case field == "stopped":
 			unit.Active = false
 		case field == "armed":

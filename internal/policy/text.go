@@ -100,6 +100,9 @@ func (p Plan) String() string {
 	for _, stray := range p.Strays {
 		fmt.Fprintf(&b, "stop, though in no unit: %d %s of %s\n", stray.PID, program(stray.CommandLine), stray.Revision)
 	}
+	if p.Base != "" {
+		b.WriteString("note: " + p.Base + "\n")
+	}
 	for _, item := range p.Items {
 		for _, note := range item.Notes {
 			fmt.Fprintf(&b, "note: %s: %s\n", item.Unit, note)

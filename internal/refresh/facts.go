@@ -113,6 +113,7 @@ func (m *Manager) declaration(r *installed) policy.Declaration {
 		Snap:     r.Ref.Snap,
 		Revision: r.Ref.Revision,
 		Version:  r.Info.Version,
+		Base:     baseFacts(r),
 		Classic:  r.classic(),
 		Apps:     make(map[tenure.App]policy.App, len(r.Info.Apps)),
 	}
@@ -135,6 +136,15 @@ func (m *Manager) declaration(r *installed) policy.Declaration {
 		d.Apps[app.Name] = declared
 	}
 	return d
+}
+
+// baseFacts is the base that the units of a revision have as their root.
+func baseFacts(r *installed) string {
+	base := r.Info.EffectiveBase()
+	if base == snapfile.BaseNone || r.classic() {
+		return ""
+	}
+	return base
 }
 
 func stopFacts(app *snapfile.App) policy.Stop {
