@@ -290,15 +290,12 @@ func (s *server) run(r *http.Request) (*reply, error) {
 	if err := readJSON(r, &body); err != nil {
 		return nil, err
 	}
-	caller, err := process(r)
-	if err != nil {
-		return nil, err
-	}
-	if p, _ := r.Context().Value(peerKey{}).(peer); p.uid != 0 {
+	caller, known := r.Context().Value(peerKey{}).(peer)
+	if !known || caller.uid != 0 {
 		return nil, &requestError{status: http.StatusForbidden, message: "only root can run apps yet; try with sudo"}
 	}
 	answer, err := s.cfg.Manager.Run(r.Context(), refresh.RunRequest{
-		Name: body.App, Process: caller, Args: body.Args, Env: body.Env,
+		Name: body.App, Process: caller.process, Args: body.Args, Env: body.Env,
 	})
 	if err != nil {
 		return nil, err

@@ -3,15 +3,11 @@ package api
 import (
 	"bytes"
 	"context"
-	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"os/user"
 	"slices"
 	"strconv"
-
-	"golang.org/x/sys/unix"
 
 	"tenure"
 	"tenure/internal/proc"
@@ -21,8 +17,9 @@ import (
 type peer struct {
 	uid    uint32
 	gid    uint32
-	pid    int
 	groups []string
+	// process is the one that connected.
+	process tenure.Process
 }
 
 type peerKey struct{}
@@ -30,37 +27,20 @@ type peerKey struct{}
 // withPeer notes the credentials of a connection. A connection without any is
 // nobody's.
 func withPeer(ctx context.Context, conn net.Conn) context.Context {
-	p, err := peerOf(conn)
+	socket, ok := conn.(*net.UnixConn)
+	if !ok {
+		return ctx
+	}
+	kernel, err := proc.PeerOf(socket)
 	if err != nil {
 		return ctx
 	}
-	return context.WithValue(ctx, peerKey{}, p)
-}
-
-func peerOf(conn net.Conn) (peer, error) {
-	socket, ok := conn.(*net.UnixConn)
-	if !ok {
-		return peer{}, errors.New("not a unix socket")
-	}
-	raw, err := socket.SyscallConn()
-	if err != nil {
-		return peer{}, err
-	}
-	var cred *unix.Ucred
-	var failure error
-	if err := raw.Control(func(fd uintptr) {
-		cred, failure = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED)
-	}); err != nil {
-		return peer{}, err
-	}
-	if failure != nil {
-		return peer{}, fmt.Errorf("read peer credentials: %w", failure)
-	}
-	p := peer{uid: cred.Uid, gid: cred.Gid, pid: int(cred.Pid)}
-	if known, err := user.LookupId(strconv.FormatUint(uint64(cred.Uid), 10)); err == nil {
+	defer kernel.Handle.Close()
+	p := peer{uid: kernel.UID, gid: kernel.GID, process: kernel.Handle.Process()}
+	if known, err := user.LookupId(strconv.FormatUint(uint64(p.uid), 10)); err == nil {
 		p.groups, _ = known.GroupIds()
 	}
-	return p, nil
+	return context.WithValue(ctx, peerKey{}, p)
 }
 
 func groupID(name string) int {
@@ -82,19 +62,6 @@ func (s *server) admin(r *http.Request) bool {
 		return false
 	}
 	return p.uid == 0 || s.admins >= 0 && (int(p.gid) == s.admins || slices.Contains(p.groups, strconv.Itoa(s.admins)))
-}
-
-// process is the process at the other end.
-func process(r *http.Request) (tenure.Process, error) {
-	p, ok := r.Context().Value(peerKey{}).(peer)
-	if !ok || p.pid <= 0 {
-		return tenure.Process{}, errors.New("the calling process is not known")
-	}
-	info, err := proc.Read(p.pid)
-	if err != nil {
-		return tenure.Process{}, fmt.Errorf("see the calling process: %w", err)
-	}
-	return info.Process, nil
 }
 
 // cString is b up to its first NUL.

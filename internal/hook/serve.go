@@ -14,8 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"tenure/internal/proc"
 )
 
@@ -23,8 +21,6 @@ const (
 	// maxCall bounds what one call sends, and callTime how long it may take to.
 	maxCall  = 1 << 20
 	callTime = 10 * time.Second
-	// soPeerPIDFD is SO_PEERPIDFD (unix(7), since Linux 6.5).
-	soPeerPIDFD = 77
 )
 
 // ServeConfig is what snapctl is served with.
@@ -114,29 +110,11 @@ func (cfg *ServeConfig) serve(ctx context.Context, conn *net.UnixConn) error {
 
 // caller is who is at the other end.
 func (cfg *ServeConfig) caller(conn *net.UnixConn) (Caller, error) {
-	raw, err := conn.SyscallConn()
-	if err != nil {
-		return Caller{}, err
-	}
-	var cred *unix.Ucred
-	pidfd, failure := -1, error(nil)
-	err = raw.Control(func(fd uintptr) {
-		if cred, failure = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); failure == nil {
-			pidfd, failure = unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, soPeerPIDFD)
-		}
-		if errors.Is(failure, unix.ENOPROTOOPT) {
-			// The pid may be another process's only if the caller did not wait.
-			pidfd, failure = unix.PidfdOpen(int(cred.Pid), 0)
-		}
-	})
-	if err = errors.Join(err, failure); err != nil {
-		return Caller{}, fmt.Errorf("see who calls: %w", err)
-	}
-	handle, err := proc.FromPIDFD(os.NewFile(uintptr(pidfd), "caller of snapctl")) //nolint:gosec // An open descriptor.
+	peer, err := proc.PeerOf(conn)
 	if err != nil {
 		return Caller{}, fmt.Errorf("see who calls: %w", err)
 	}
-	defer handle.Close()
-	unit, err := cfg.Host.UnitOf(handle)
-	return Caller{Unit: unit, UID: cred.Uid}, err
+	defer peer.Handle.Close()
+	unit, err := cfg.Host.UnitOf(peer.Handle)
+	return Caller{Unit: unit, UID: peer.UID}, err
 }
