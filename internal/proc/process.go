@@ -30,6 +30,8 @@ type Info struct {
 	State byte `json:"state"`
 	// UID is the effective user.
 	UID uint32 `json:"uid"`
+	// Memory is how much of it is in memory, in bytes; 0 for a zombie.
+	Memory int64 `json:"memory,omitempty"`
 	// Group is the group of the process relative to the one whose processes
 	// were listed, and empty for that one itself.
 	Group string `json:"group,omitempty"`
@@ -97,6 +99,7 @@ func read(pid int) (Info, error) {
 		Comm:    fields.comm,
 		State:   fields.state,
 		UID:     effectiveUID(string(status)),
+		Memory:  residentMemory(string(status)),
 		Started: startTime(fields.start),
 	}, nil
 }
@@ -154,6 +157,19 @@ func effectiveUID(status string) uint32 {
 			if fields := strings.Fields(ids); len(fields) > 1 {
 				uid, _ := strconv.ParseUint(fields[1], 10, 32)
 				return uint32(uid)
+			}
+		}
+	}
+	return 0
+}
+
+// residentMemory reads VmRSS of /proc/PID/status, which is in kB (proc_pid_status(5)).
+func residentMemory(status string) int64 {
+	for line := range strings.Lines(status) {
+		if size, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			if fields := strings.Fields(size); len(fields) > 0 {
+				kB, _ := strconv.ParseInt(fields[0], 10, 64)
+				return kB << 10
 			}
 		}
 	}

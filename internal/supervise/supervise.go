@@ -23,6 +23,7 @@
 package supervise
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"iter"
@@ -181,8 +182,33 @@ type StopRequest struct {
 	HoldSockets bool
 	// Kill allows SIGKILL where the protocol forbids it: an administrator's order.
 	Kill bool
+	// Terms replace parts of the protocols of units, for this request alone.
+	Terms map[tenure.UnitID]Terms
 	// Limit is the longest grace period that is given, whatever the protocol says; 0 is none.
 	Limit time.Duration
+}
+
+// Terms replace parts of a stop protocol.
+type Terms struct {
+	// Timeout is the grace period; 0 leaves that of the protocol.
+	Timeout time.Duration `json:"timeout,omitempty"`
+	// Kill tells whether SIGKILL may follow; empty leaves the protocol's answer.
+	Kill Kill `json:"kill,omitempty"`
+}
+
+// Grace is the grace period of a protocol on these terms, within a limit: 0 is for ever,
+// and a limit of 0 is none.
+func (t Terms) Grace(protocol StopProtocol, limit time.Duration) time.Duration {
+	timeout := cmp.Or(t.Timeout, protocol.Timeout)
+	if limit > 0 && (timeout <= 0 || timeout > limit) {
+		return limit
+	}
+	return timeout
+}
+
+// MayKill reports whether SIGKILL may follow a protocol on these terms.
+func (t Terms) MayKill(protocol StopProtocol) bool {
+	return cmp.Or(t.Kill, protocol.Kill) != KillNever
 }
 
 // ReloadRequest asks a unit to go on without ending.

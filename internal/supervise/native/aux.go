@@ -174,7 +174,11 @@ func (u *unit) dropAux(ctx context.Context) {
 	u.rec.Aux, u.rec.AuxKind, u.rec.AuxMain = "", "", tenure.Process{}
 }
 
-// mayKill reports whether the unit's protocol, or an order, allows SIGKILL.
+// mayKill reports whether the unit's protocol, the terms of its stop, or an order allow
+// SIGKILL.
 func (u *unit) mayKill() bool {
-	return u.rec.Spec.Stop.Kill != supervise.KillNever || (u.rec.Ending != nil && u.rec.Ending.Kill)
+	if e := u.rec.Ending; e != nil {
+		return e.Kill || e.Terms.MayKill(u.rec.Spec.Stop)
+	}
+	return u.rec.Spec.Stop.Kill != supervise.KillNever
 }

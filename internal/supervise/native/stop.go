@@ -34,13 +34,15 @@ const (
 // ending is what is known of an ending in progress. It is part of the record,
 // so that the next supervisor goes on with it.
 type ending struct {
-	Cause    cause           `json:"cause"`
-	Reason   tenure.Reason   `json:"reason,omitempty"`
-	From     tenure.Revision `json:"from,omitzero"`
-	To       tenure.Revision `json:"to,omitzero"`
-	Hold     bool            `json:"hold,omitempty"`
-	Kill     bool            `json:"kill,omitempty"`
-	Limit    time.Duration   `json:"limit,omitempty"`
+	Cause  cause           `json:"cause"`
+	Reason tenure.Reason   `json:"reason,omitempty"`
+	From   tenure.Revision `json:"from,omitzero"`
+	To     tenure.Revision `json:"to,omitzero"`
+	Hold   bool            `json:"hold,omitempty"`
+	Kill   bool            `json:"kill,omitempty"`
+	Limit  time.Duration   `json:"limit,omitempty"`
+	// Terms replace parts of the protocol.
+	Terms    supervise.Terms `json:"terms,omitzero"`
 	Phase    phase           `json:"phase"`
 	Killed   bool            `json:"killed,omitempty"`
 	PostDone bool            `json:"post_done,omitempty"`
@@ -137,11 +139,14 @@ func (u *unit) stop(ctx context.Context, req supervise.StopRequest, reply chan<-
 		u.stopping = append(u.stopping, reply)
 		e := u.rec.Ending
 		e.Cause, e.Reason, e.From, e.To, e.Hold = causeRequest, req.Reason, req.From, req.To, req.HoldSockets
-		e.Kill, e.Limit = e.Kill || req.Kill, req.Limit
+		e.Kill, e.Limit, e.Terms = e.Kill || req.Kill, req.Limit, req.Terms[u.id]
 		u.save()
 	case supervise.Starting, supervise.Running, supervise.Reloading:
 		u.stopping = append(u.stopping, reply)
-		u.end(ctx, ending{Cause: causeRequest, Reason: req.Reason, From: req.From, To: req.To, Hold: req.HoldSockets, Kill: req.Kill, Limit: req.Limit})
+		u.end(ctx, ending{
+			Cause: causeRequest, Reason: req.Reason, From: req.From, To: req.To, Hold: req.HoldSockets,
+			Kill: req.Kill, Limit: req.Limit, Terms: req.Terms[u.id],
+		})
 	}
 }
 
@@ -190,11 +195,10 @@ func (u *unit) end(ctx context.Context, e ending) {
 
 // grace is how long the unit has to end; 0 is for ever.
 func (u *unit) grace() time.Duration {
-	timeout := u.rec.Spec.Stop.Timeout
-	if e := u.rec.Ending; e != nil && e.Limit > 0 && (timeout <= 0 || timeout > e.Limit) {
-		return e.Limit
+	if e := u.rec.Ending; e != nil {
+		return e.Terms.Grace(u.rec.Spec.Stop, e.Limit)
 	}
-	return timeout
+	return u.rec.Spec.Stop.Timeout
 }
 
 // endByItself notes that the unit is ending of its own accord (STOPPING=1 of

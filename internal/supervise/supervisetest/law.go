@@ -45,6 +45,7 @@ func lives() []part {
 		{"SIGKILL is never sent where it is forbidden", killNever},
 		{"an administrator may order SIGKILL", killByOrder},
 		{"a limit cuts the grace period", graceLimit},
+		{"the terms of a stop go before the protocol", stopTerms},
 		{"what main leaves behind is the leftover", leftover},
 		{"a stop of the group leaves nothing", groupLeavesNothing},
 		{"workloads live through a stop", workloads},
@@ -284,6 +285,30 @@ func graceLimit(l *law) {
 	l.start(l.spec("patient", Program{Notify: true, IgnoreTerm: true}, func(s *supervise.Spec) { s.Stop.Timeout = 2 * patience }))
 	ended, err := l.Supervisor.Stop(l.ctx, supervise.StopRequest{Units: []tenure.UnitID{id}, Limit: 30 * time.Millisecond})
 	if err != nil || !slices.Equal(ended.Killed, []tenure.UnitID{id}) {
+		l.t.Errorf("ended %+v, %v, want it killed", ended, err)
+	}
+}
+
+func stopTerms(l *law) {
+	id, other := unit("ruled"), unit("free")
+	for _, name := range []string{"ruled", "free"} {
+		l.start(l.spec(name, Program{Notify: true, IgnoreTerm: true}, func(s *supervise.Spec) { s.Stop.Timeout = 2 * patience }))
+	}
+	req := supervise.StopRequest{
+		Units: []tenure.UnitID{id, other}, Reason: tenure.ReasonStop,
+		Terms: map[tenure.UnitID]supervise.Terms{
+			id:    {Timeout: 30 * time.Millisecond, Kill: supervise.KillNever},
+			other: {Timeout: 30 * time.Millisecond},
+		},
+	}
+	ended, err := l.Supervisor.Stop(l.ctx, req)
+	if !errors.Is(err, supervise.ErrStopTimeout) || !slices.Equal(ended.Killed, []tenure.UnitID{other}) {
+		l.t.Errorf("ended %+v, %v, want only %s killed", ended, err, other)
+	}
+	l.inState(id, supervise.Running)
+	// They are for one request alone.
+	req.Units, req.Terms = []tenure.UnitID{id}, map[tenure.UnitID]supervise.Terms{id: {Timeout: 30 * time.Millisecond, Kill: supervise.KillAfterTimeout}}
+	if ended, err = l.Supervisor.Stop(l.ctx, req); err != nil || !slices.Equal(ended.Killed, []tenure.UnitID{id}) {
 		l.t.Errorf("ended %+v, %v, want it killed", ended, err)
 	}
 }

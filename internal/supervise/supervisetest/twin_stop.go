@@ -20,7 +20,7 @@ func (u *twinUnit) stop(req supervise.StopRequest, reply chan<- twinEnded) {
 		u.stopping = append(u.stopping, reply)
 		u.ending.requested = true
 		u.ending.HoldSockets, u.ending.Reason = req.HoldSockets, req.Reason
-		u.ending.Kill, u.ending.Limit = u.ending.Kill || req.Kill, req.Limit
+		u.ending.Kill, u.ending.Limit, u.ending.Terms = u.ending.Kill || req.Kill, req.Limit, req.Terms
 	case u.status.State.Alive():
 		u.stopping = append(u.stopping, reply)
 		u.end(twinEnding{StopRequest: req, requested: true})
@@ -104,12 +104,11 @@ func (u *twinUnit) signal() {
 
 // grace is how long the unit has to end; 0 is for ever.
 func (u *twinUnit) grace() time.Duration {
-	timeout := u.spec().Stop.Timeout
-	if limit := u.ending.Limit; limit > 0 && (timeout <= 0 || timeout > limit) {
-		return limit
-	}
-	return timeout
+	return u.terms().Grace(u.spec().Stop, u.ending.Limit)
 }
+
+// terms are those of the request to end.
+func (u *twinUnit) terms() supervise.Terms { return u.ending.Terms[u.status.Unit] }
 
 func (u *twinUnit) stopSignal() syscall.Signal {
 	if u.ending.silent && u.main != nil {
@@ -180,7 +179,7 @@ func (u *twinUnit) graceOver() {
 		return
 	}
 	e.timed = true
-	if u.spec().Stop.Kill != supervise.KillNever || e.Kill {
+	if e.Kill || u.terms().MayKill(u.spec().Stop) {
 		e.killing, e.killed = true, true
 		u.tell(syscall.SIGKILL, u.targets())
 		return
