@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"time"
 
 	"tenure"
 )
@@ -126,18 +127,74 @@ func (d *decider) adjustToDeferral(s subject, item *Item) {
 	if item.Verdict != tenure.Defer || s.ID.Kind == tenure.HookRun {
 		return
 	}
-	limit := d.Limits.MaxDeferral
-	if inhibition := d.Limits.MaxInhibition; d.Change.Auto && inhibition > 0 && (limit <= 0 || inhibition < limit) {
-		limit = inhibition
-	}
+	limit := d.patience(s)
 	switch {
 	case slices.Contains(d.Lapsed, s.ID):
 		item.replace(d.undeferred(s), "what was waited for has ended, and was started again since")
 	case d.Change.Now:
 		item.replace(d.undeferred(s), "the administrator said now (--now)")
-	case limit > 0 && !d.Change.Since.IsZero() && d.Now.Sub(d.Change.Since) >= limit:
-		item.replace(d.undeferred(s), "the change has waited since %s, and %s is the limit", d.Change.Since.UTC().Format("2006-01-02"), formatDuration(limit))
+	case limit.none():
+		item.replace(d.undeferred(s), "rule %s lets nobody wait for it", limit.rule)
+	case limit.time > 0 && !d.Change.Since.IsZero() && d.Now.Sub(d.Change.Since) >= limit.time:
+		item.replace(d.undeferred(s), "the change has waited since %s, and %s is the limit%s", d.Change.Since.UTC().Format("2006-01-02"), formatDuration(limit.time), limit.by())
+	default:
+		item.Deferral = limit.time
+		item.Notes = append(item.Notes, limit.notes()...)
 	}
+}
+
+// patience is how long a unit may make the change wait: what a rule allows, and
+// nobody longer than the limits.
+func (d *decider) patience(s subject) patience {
+	var p patience
+	if r, ok := d.ruling(s, AspectDeferral); ok {
+		if span, err := time.ParseDuration(r.Value); err == nil && span >= 0 {
+			p = patience{time: span, rule: r.Rule}
+		}
+	}
+	limits := []time.Duration{d.Limits.MaxDeferral}
+	if d.Change.Auto {
+		limits = append(limits, d.Limits.MaxInhibition)
+	}
+	for _, limit := range limits {
+		if limit <= 0 || p.none() || p.time > 0 && p.time <= limit {
+			continue
+		}
+		if p.rule != "" && p.asked == 0 {
+			p.asked = p.time
+		}
+		p.time = limit
+	}
+	return p
+}
+
+// patience is a limit for waiting: 0 is without a limit, but for a rule, whose 0 is not
+// to wait.
+type patience struct {
+	time time.Duration
+	rule string
+	// asked is what the rule asked for, where the limits cut it.
+	asked time.Duration
+}
+
+func (p patience) none() bool { return p.rule != "" && p.time == 0 }
+
+// by names the rule that gave the limit.
+func (p patience) by() string {
+	if p.rule == "" || p.asked > 0 {
+		return ""
+	}
+	return " by rule " + p.rule
+}
+
+func (p patience) notes() []string {
+	switch {
+	case p.asked > 0:
+		return []string{fmt.Sprintf("rule %s lets the change wait for %s, which is cut to the administrator's limit of %s", p.rule, formatDuration(p.asked), formatDuration(p.time))}
+	case p.rule != "":
+		return []string{fmt.Sprintf("the change waits for %s at most, by rule %s", formatDuration(p.time), p.rule)}
+	}
+	return nil
 }
 
 // undeferred is what happens to a unit that is no longer waited for: a service is

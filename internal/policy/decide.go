@@ -24,7 +24,25 @@ func Decide(f Facts) Plan {
 	plan.New = d.newServices()
 	plan.Strays = d.strays()
 	plan.Base = d.baseChange()
-	return plan.finish()
+	plan.Warnings = f.Warnings
+	return plan.finish(d.vetoes(&plan))
+}
+
+// vetoes are the rules that refuse the change as a whole, unless the administrator says
+// otherwise in the change itself.
+func (d *decider) vetoes(plan *Plan) []Ruling {
+	var vetoes []Ruling
+	for _, r := range d.Vetoes {
+		switch {
+		case r.Aspect == AspectFailed:
+			plan.Notes = append(plan.Notes, fmt.Sprintf("rule %s does not match: %s", r.Rule, r.Value))
+		case d.Change.Force:
+			plan.Notes = append(plan.Notes, fmt.Sprintf("rule %s refuses it (%s), and the administrator said now (--force)", r.Rule, r.Value))
+		default:
+			vetoes = append(vetoes, r)
+		}
+	}
+	return vetoes
 }
 
 // decider has the facts and their index.

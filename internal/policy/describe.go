@@ -33,6 +33,11 @@ func (d *decider) describe(s subject, item *Item) {
 	if s.decl == nil && s.ID.Kind != tenure.HookRun {
 		item.Notes = append(item.Notes, fmt.Sprintf("what revision %s declares is not known, so that the defaults hold", s.Revision))
 	}
+	for _, r := range d.Rulings[s.ID] {
+		if r.Aspect == AspectFailed {
+			item.Notes = append(item.Notes, fmt.Sprintf("rule %s does not match: %s", r.Rule, r.Value))
+		}
+	}
 	if ruling, ok := d.ruling(s, AspectVerdict); ok && !slices.Contains(tenure.Verdicts(), tenure.Verdict(ruling.Value)) {
 		item.Notes = append(item.Notes, fmt.Sprintf("rule %s is passed over: %q is no verdict", ruling.Rule, ruling.Value))
 	}
@@ -193,26 +198,40 @@ func (s Stop) or(other Stop) Stop {
 func (d *decider) applyRulings(s subject, p *Protocol) {
 	if r, ok := d.ruling(s, AspectStopTimeout); ok {
 		if timeout, err := time.ParseDuration(r.Value); err == nil && timeout > 0 {
-			p.Timeout, p.Source = timeout, "rule "+r.Rule
+			p.Timeout, p.GraceRule, p.Source = timeout, r.Rule, "rule "+r.Rule
 		}
 	}
 	if r, ok := d.ruling(s, AspectKill); ok {
 		if kill := Kill(r.Value); kill == KillNever || kill == KillAfterTimeout {
-			p.Kill, p.Source = kill, "rule "+r.Rule
+			p.Kill, p.KillRule, p.Source = kill, r.Rule, "rule "+r.Rule
 		}
 	}
 }
 
 func (p Protocol) notes() []string {
 	var notes []string
+	if p.GraceRule != "" {
+		notes = append(notes, fmt.Sprintf("has %s to end, by rule %s", formatDuration(cmp.Or(p.Asked, p.Timeout)), p.GraceRule))
+	}
 	if p.Asked > 0 {
 		notes = append(notes, fmt.Sprintf("the grace period of %s is cut to the administrator's limit of %s", formatDuration(p.Asked), formatDuration(p.Timeout)))
 	}
 	if p.Forced {
-		notes = append(notes, "SIGKILL is allowed by the administrator's word (--kill) although the package forbids it")
+		whose := "the package"
+		if p.KillRule != "" {
+			whose = "rule " + p.KillRule
+		}
+		notes = append(notes, fmt.Sprintf("SIGKILL is allowed by the administrator's word (--kill) although %s forbids it", whose))
+	}
+	by := ""
+	if p.KillRule != "" {
+		by = ", by rule " + p.KillRule
+	}
+	if p.Kill == KillAfterTimeout && !p.Forced && by != "" {
+		notes = append(notes, "SIGKILL may follow"+by)
 	}
 	if p.Kill == KillNever {
-		notes = append(notes, fmt.Sprintf("never killed: if it does not end in %s the change waits for it", formatDuration(p.Timeout)))
+		notes = append(notes, fmt.Sprintf("never killed%s: if it does not end in %s the change waits for it", by, formatDuration(p.Timeout)))
 	}
 	return notes
 }

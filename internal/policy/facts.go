@@ -25,6 +25,10 @@ type Facts struct {
 	// Rulings are what the administrator's rules say of each unit. The units that
 	// a service will be split into are named by Split.
 	Rulings map[tenure.UnitID][]Ruling `json:"rulings,omitempty"`
+	// Vetoes are what the administrator's rules have against the change as a whole.
+	Vetoes []Ruling `json:"vetoes,omitempty"`
+	// Warnings are what people should know beside the plan.
+	Warnings []string `json:"warnings,omitempty"`
 	// Estimates are how long stopping a unit takes by the last measurement.
 	Estimates map[tenure.UnitID]time.Duration `json:"estimates,omitempty"`
 	Limits    Limits                          `json:"limits,omitzero"`
@@ -90,6 +94,9 @@ type Process struct {
 	PPID int `json:"ppid"`
 	// CommandLine is the arguments joined by one space.
 	CommandLine string `json:"command_line"`
+	// Started and Memory, in bytes, are for rules alone.
+	Started time.Time `json:"started,omitzero"`
+	Memory  int64     `json:"memory,omitempty"`
 	// Foreign is that the process is in a group that the unit made itself. It is
 	// decided like any other, but is never moved (DESIGN.md section 9, 9).
 	Foreign bool `json:"foreign,omitempty"`
@@ -174,7 +181,8 @@ type Workload struct {
 type Ruling struct {
 	Aspect Aspect `json:"aspect"`
 	// Value is a verdict for AspectVerdict, a duration as time.ParseDuration reads it
-	// for AspectStopTimeout, and a Kill for AspectKill.
+	// for AspectStopTimeout and AspectDeferral, a Kill for AspectKill, and a sentence for
+	// AspectRefuse and AspectFailed.
 	Value string `json:"value"`
 	// Rule is the name of the rule.
 	Rule string `json:"rule"`
@@ -188,6 +196,12 @@ const (
 	AspectVerdict     Aspect = "verdict"
 	AspectStopTimeout Aspect = "stop-timeout"
 	AspectKill        Aspect = "kill"
+	// AspectDeferral is how long the unit may make a change wait; 0 is not at all.
+	AspectDeferral Aspect = "deferral"
+	// AspectRefuse is a verdict that refuses, with the administrator's reason.
+	AspectRefuse Aspect = "refuse"
+	// AspectFailed is why a rule could not be evaluated. It decides nothing.
+	AspectFailed Aspect = "failed"
 )
 
 // Limits cap what rules and packages ask for. Zero is no limit.

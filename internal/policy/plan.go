@@ -20,6 +20,9 @@ type Plan struct {
 	Strays []Stray `json:"strays,omitempty"`
 	// Base is what a switch to a revision on another base means; empty when it stays.
 	Base string `json:"base,omitempty"`
+	// Notes are about the change as a whole, Warnings about what was known for it.
+	Notes    []string `json:"notes,omitempty"`
+	Warnings []string `json:"warnings,omitempty"`
 	// Refusal is set when the change must not be carried out.
 	Refusal *Refusal `json:"refusal,omitempty"`
 	// Waits are the units whose end the change waits for.
@@ -54,6 +57,9 @@ type Item struct {
 	// Drain is how long the old process of a hand-over may take to end; it can ask for
 	// more (EXTEND_TIMEOUT_USEC of sd_notify(3)).
 	Drain time.Duration `json:"drain,omitempty"`
+	// Deferral is how long the change waits for the unit at most, from Change.Since on, for
+	// verdict defer; 0 is without a limit.
+	Deferral time.Duration `json:"deferral,omitempty"`
 	// Observe is for how long the service has to prove itself on the new revision, before
 	// the change counts as done; 0 is not at all.
 	Observe time.Duration `json:"observe,omitempty"`
@@ -89,7 +95,10 @@ const (
 
 // Refusal is why a change must not be carried out.
 type Refusal struct {
+	// Units are those that refuse; none where a rule refuses the change as a whole.
 	Units []tenure.UnitID `json:"units"`
+	// Rules are the rules of the administrator that refuse the change as a whole.
+	Rules []string `json:"rules,omitempty"`
 	// Text is the sentence of the error, without a full stop.
 	Text string `json:"text"`
 	// Remedy is what to do about it.

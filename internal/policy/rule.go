@@ -53,6 +53,10 @@ func (d *decider) namedRule(s subject) ruled {
 }
 
 func (d *decider) rulingRule(s subject) (ruled, bool) {
+	if veto, ok := d.ruling(s, AspectRefuse); ok {
+		text := "a rule of the administrator says: " + veto.Value
+		return ruled{tenure.Refuse, Rule{Administrator, veto.Rule, text}, "change the rule, or use --force"}, true
+	}
 	ruling, ok := d.ruling(s, AspectVerdict)
 	if !ok {
 		return ruled{}, false

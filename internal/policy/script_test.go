@@ -16,6 +16,7 @@ import (
 
 	"tenure"
 	"tenure/internal/policy"
+	"tenure/internal/rules"
 )
 
 // TestScripts runs the decision scripts. testdata/README.md says how to read them.
@@ -28,7 +29,10 @@ func TestScripts(t *testing.T) {
 	for _, path := range paths {
 		t.Run(strings.TrimSuffix(strings.TrimPrefix(path, "testdata/"), ".txt"), func(t *testing.T) {
 			t.Parallel()
-			s := script{facts: policy.Facts{Now: scriptNow(), Rulings: map[tenure.UnitID][]policy.Ruling{}, Estimates: map[tenure.UnitID]time.Duration{}}}
+			s := script{
+				facts: policy.Facts{Now: scriptNow(), Estimates: map[tenure.UnitID]time.Duration{}},
+				ruled: map[tenure.UnitID][]policy.Ruling{},
+			}
 			datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 				t.Helper()
 				out, err := s.run(d)
@@ -68,6 +72,10 @@ func scriptNow() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 type script struct {
 	facts policy.Facts
 	plan  policy.Plan
+	rules *rules.Set
+	// ruled are what the directive rule says, beside the rules.
+	ruled  map[tenure.UnitID][]policy.Ruling
+	update rules.Update
 }
 
 func (s *script) run(d *datadriven.TestData) (string, error) {
@@ -82,6 +90,14 @@ func (s *script) run(d *datadriven.TestData) (string, error) {
 		return "", s.engine(d)
 	case "rule":
 		return "", s.rule(d)
+	case "policy":
+		set, err := rules.Parse("policy.yaml", []byte(d.Input))
+		s.rules = set
+		return "", err
+	case "update":
+		return "", s.release(d)
+	case "given":
+		return s.given(d)
 	case "limit":
 		return "", s.limit(d)
 	case "estimate":
@@ -121,23 +137,111 @@ func words(d *datadriven.TestData) (plain []string, set map[string]string) {
 }
 
 func (s *script) decide(d *datadriven.TestData) (string, error) {
-	s.facts.Change = policy.Change{Reason: tenure.Reason(d.Cmd)}
+	if err := s.question(tenure.Reason(d.Cmd), d); err != nil {
+		return "", err
+	}
+	s.applyRules()
+	s.plan = policy.Decide(s.facts)
+	return s.plan.String(), nil
+}
+
+// applyRules adds what the rules say to the facts.
+func (s *script) applyRules() rules.Result {
+	s.facts.Vetoes, s.facts.Rulings = nil, map[tenure.UnitID][]policy.Ruling{}
+	var result rules.Result
+	if s.rules != nil {
+		c := &s.facts.Change
+		snap := s.ruledSnap(c.Snap, c.From)
+		var update *rules.Update
+		if !c.To.IsZero() {
+			to := s.ruledSnap(c.Snap, c.To)
+			update = &rules.Update{From: c.From, To: c.To, FromVersion: snap.Version, ToVersion: to.Version, BaseChange: snap.Base != to.Base}
+			update.Released, update.Urgency = s.update.Released, s.update.Urgency
+		}
+		result = s.rules.Evaluate(rules.About(&s.facts, snap, rules.Node{Name: "here", Arch: "amd64", CPUs: 2, Memory: 8 << 30}, update))
+		result.AddTo(&s.facts)
+	}
+	for unit, rulings := range s.ruled {
+		s.facts.Rulings[unit] = append(s.facts.Rulings[unit], rulings...)
+	}
+	return result
+}
+
+func (s *script) ruledSnap(name tenure.Instance, rev tenure.Revision) rules.Snap {
+	snap := rules.Snap{Name: name, Revision: rev, Type: "app", Confinement: "strict"}
+	for _, decl := range s.facts.Declarations {
+		if decl.Snap == name && decl.Revision == rev {
+			snap.Version, snap.Base = decl.Version, decl.Base
+			if decl.Classic {
+				snap.Confinement = "classic"
+			}
+		}
+	}
+	return snap
+}
+
+// release is what is known of the revision that is to become current.
+func (s *script) release(d *datadriven.TestData) error {
+	_, set := words(d)
+	s.update = rules.Update{Urgency: set["urgency"]}
+	if ago, ok := set["released"]; ok {
+		duration, err := parseDuration(ago)
+		s.update.Released = s.facts.Now.Add(-duration)
+		return err
+	}
+	return nil
+}
+
+// given is what the rules say about a refresh that is for others than this package to
+// heed: when it may begin.
+func (s *script) given(d *datadriven.TestData) (string, error) {
+	if err := s.question(tenure.ReasonRefresh, d); err != nil {
+		return "", err
+	}
+	result := s.applyRules()
+	var b strings.Builder
+	say := func(aspect string, value any, rule string) {
+		fmt.Fprintf(&b, "%s: %v (rule %s)\n", aspect, value, rule)
+	}
+	if g := result.Snap.Hold; g != nil {
+		say("hold", g.Value, g.Rule)
+	}
+	if g := result.Snap.Window; g != nil {
+		say("window", g.Value, g.Rule)
+	}
+	if g := result.Snap.MinimumAge; g != nil {
+		say("minimum age", g.Value, g.Rule)
+	}
+	if g := result.Snap.Retain; g != nil {
+		say("retain", g.Value, g.Rule)
+	}
+	for _, failure := range result.Failures {
+		fmt.Fprintf(&b, "rule %s does not match: %s\n", failure.Rule, failure.Text)
+	}
+	if b.Len() == 0 {
+		return "nothing\n", nil
+	}
+	return b.String(), nil
+}
+
+// question reads the words of a change.
+func (s *script) question(reason tenure.Reason, d *datadriven.TestData) error {
+	s.facts.Change = policy.Change{Reason: reason}
 	plain, set := words(d)
 	c := &s.facts.Change
 	for _, word := range plain {
 		if err := changeWord(c, word); err != nil {
-			return "", err
+			return err
 		}
 	}
 	if waited, ok := set["waiting-for"]; ok {
 		duration, err := parseDuration(waited)
 		if err != nil {
-			return "", err
+			return err
 		}
 		c.Since = s.facts.Now.Add(-duration)
 	}
-	s.plan = policy.Decide(s.facts)
-	return s.plan.String(), nil
+	return nil
 }
 
 func changeWord(c *policy.Change, word string) error {
@@ -204,7 +308,7 @@ func (s *script) rule(d *datadriven.TestData) error {
 		return err
 	}
 	for _, aspect := range slices.Sorted(maps.Keys(set)) {
-		s.facts.Rulings[unit] = append(s.facts.Rulings[unit], policy.Ruling{Aspect: policy.Aspect(aspect), Value: set[aspect], Rule: plain[0]})
+		s.ruled[unit] = append(s.ruled[unit], policy.Ruling{Aspect: policy.Aspect(aspect), Value: set[aspect], Rule: plain[0]})
 	}
 	return nil
 }
@@ -448,14 +552,28 @@ func parseUnit(fields []string) (policy.Unit, error) {
 }
 
 func parseProcess(fields []string) (p policy.Process, main bool, err error) {
-	for len(fields) > 0 {
-		group, foreign := strings.CutPrefix(fields[0], "in:")
-		if !foreign && fields[0] != "main" {
+	for ; len(fields) > 0; fields = fields[1:] {
+		key, value, _ := strings.Cut(strings.Replace(fields[0], "in:", "in=", 1), "=")
+		switch key {
+		case "main":
+			main = true
+		case "in":
+			p.Foreign, p.Group = true, value
+		case "age":
+			age, ageErr := parseDuration(value)
+			p.Started, err = scriptNow().Add(-age), ageErr
+		case "memory":
+			mib, mibErr := strconv.ParseInt(strings.TrimSuffix(value, "M"), 10, 64)
+			p.Memory, err = mib<<20, mibErr
+		default:
+			key = ""
+		}
+		if key == "" || err != nil {
 			break
 		}
-		main = main || !foreign
-		p.Foreign, p.Group = foreign, group
-		fields = fields[1:]
+	}
+	if err != nil {
+		return p, main, err
 	}
 	if len(fields) < 2 {
 		return p, main, fmt.Errorf("want: PID COMMAND, not %v", fields)

@@ -47,6 +47,10 @@ type Protocol struct {
 	// Forced is that SIGKILL is allowed by the change although the protocol
 	// forbids it.
 	Forced bool `json:"forced,omitempty"`
+	// GraceRule and KillRule are the rules of the administrator that gave Timeout, before it
+	// was cut, and Kill.
+	GraceRule string `json:"grace_rule,omitempty"`
+	KillRule  string `json:"kill_rule,omitempty"`
 	// Source is who gave the protocol: the key of the declaration, a rule, or
 	// "default".
 	Source string `json:"source"`

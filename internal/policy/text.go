@@ -12,8 +12,9 @@ import (
 	"tenure"
 )
 
-// finish adds what follows from all items together.
-func (p Plan) finish() Plan {
+// finish adds what follows from all items together, and from what the administrator's
+// rules have against the change as a whole.
+func (p Plan) finish(vetoes []Ruling) Plan {
 	var refusing []Item
 	for _, item := range p.Items {
 		switch item.Verdict {
@@ -24,16 +25,21 @@ func (p Plan) finish() Plan {
 		case tenure.Restart, tenure.Reload, tenure.HandOver, tenure.Endure, tenure.Stop:
 		}
 	}
-	if len(refusing) > 0 {
-		p.Refusal = p.refusal(refusing)
+	if len(refusing)+len(vetoes) > 0 {
+		p.Refusal = p.refusal(refusing, vetoes)
 	}
 	p.Summary = p.summary()
 	return p
 }
 
-func (p Plan) refusal(items []Item) *Refusal {
+func (p Plan) refusal(items []Item, vetoes []Ruling) *Refusal {
 	refusal := &Refusal{}
 	var texts, remedies []string
+	for _, veto := range vetoes {
+		refusal.Rules = append(refusal.Rules, veto.Rule)
+		texts = append(texts, fmt.Sprintf("rule %s of the administrator says: %s", veto.Rule, veto.Value))
+		remedies = []string{"change the rule, or use --force"}
+	}
 	for _, item := range items {
 		refusal.Units = append(refusal.Units, item.Unit)
 		text := item.Rule.Text
@@ -103,10 +109,16 @@ func (p Plan) String() string {
 	if p.Base != "" {
 		b.WriteString("note: " + p.Base + "\n")
 	}
+	for _, note := range p.Notes {
+		fmt.Fprintf(&b, "note: %s\n", note)
+	}
 	for _, item := range p.Items {
 		for _, note := range item.Notes {
 			fmt.Fprintf(&b, "note: %s: %s\n", item.Unit, note)
 		}
+	}
+	for _, warning := range p.Warnings {
+		fmt.Fprintf(&b, "warning: %s\n", warning)
 	}
 	if len(p.Waits) > 0 && p.Refusal == nil {
 		var names []string

@@ -1,0 +1,156 @@
+package rules
+
+import (
+	"maps"
+	"slices"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/common/types"
+
+	"tenure"
+)
+
+// Evaluate gives what the rules say about f.
+func (s *Set) Evaluate(f *Facts) Result {
+	e := s.evaluation(f)
+	for i := range s.rules {
+		e.rule(&s.rules[i])
+	}
+	return e.result
+}
+
+// evaluation is one use of a Set.
+type evaluation struct {
+	facts *Facts
+	// common are the variables that are the same for all units.
+	common map[string]any
+	spent  uint64
+	result Result
+	// note, if set, hears of every condition that was evaluated, and of what its rule
+	// gave: the keys that it gave, and for others the rule that had given them before.
+	note func(r *rule, unit *Unit, m match, gave []string, taken map[string]string)
+}
+
+// match is what came of a condition.
+type match struct {
+	yes bool
+	// failed says why it could not be evaluated; missing that a fact is not known here.
+	failed  string
+	missing bool
+}
+
+func (s *Set) evaluation(f *Facts) *evaluation {
+	e := &evaluation{facts: f, common: map[string]any{
+		"now":      f.Now,
+		typeSnap:   object{typeSnap, &f.Snap},
+		typeChange: object{typeChange, &f.Change},
+		typeNode:   object{typeNode, &f.Node},
+		typeUpdate: object{typeUpdate, (*updateView)(nil)},
+	}}
+	if f.Update != nil {
+		e.common[typeUpdate] = object{typeUpdate, &updateView{f.Update, f.Now}}
+	}
+	e.result.Units = map[tenure.UnitID]Outcome{}
+	return e
+}
+
+// rule adds what one rule gives.
+func (e *evaluation) rule(r *rule) {
+	if !r.when.units {
+		m := e.match(r, nil)
+		e.give(r, nil, m, func(key string) bool { return !aboutUnits(key) })
+		for i := range e.facts.Units {
+			e.give(r, &e.facts.Units[i], m, aboutUnits)
+		}
+		return
+	}
+	any := match{}
+	for i := range e.facts.Units {
+		unit := &e.facts.Units[i]
+		m := e.match(r, unit)
+		any.yes = any.yes || m.yes
+		e.give(r, unit, m, func(key string) bool { return aboutUnits(key) || key == doRefuse })
+	}
+	e.give(r, nil, any, func(key string) bool { return !aboutUnits(key) && key != doRefuse })
+}
+
+// match evaluates the condition of a rule, for a unit if it speaks of units.
+func (e *evaluation) match(r *rule, unit *Unit) match {
+	m := match{}
+	if e.spent >= maxTotal {
+		m.failed = "the rules together take too many steps"
+	} else {
+		out, details, err := r.when.program.Eval(e.variables(unit))
+		if details != nil && details.ActualCost() != nil {
+			e.spent += *details.ActualCost()
+		}
+		if err != nil {
+			m.failed, m.missing = failure(err)
+		}
+		m.yes = err == nil && out == types.True
+	}
+	// What is not known because there is no update is not missed.
+	if m.failed != "" && (!m.missing || e.facts.Update != nil) {
+		f := Failure{Rule: r.name, Text: m.failed, Absent: m.missing}
+		if unit != nil {
+			f.Unit = unit.ID
+		}
+		e.result.Failures = append(e.result.Failures, f)
+	}
+	return m
+}
+
+func (e *evaluation) variables(unit *Unit) cel.Activation {
+	bindings := e.common
+	if unit != nil {
+		view := &unitView{unit, e.facts.Now}
+		process := (*processView)(nil)
+		if main := unit.main(); main != nil {
+			process = &processView{main, main.Process == unit.Main, e.facts.Now}
+		}
+		bindings = map[string]any{typeApp: object{typeApp, view}, typeUnit: object{typeUnit, view}, typeProcess: object{typeProcess, process}}
+		maps.Copy(bindings, e.common)
+	}
+	activation, err := cel.NewActivation(bindings)
+	if err != nil {
+		return cel.NoVars() // It takes every map.
+	}
+	return activation
+}
+
+// give adds the effects of a rule that has matched to the outcome of a unit, or of the
+// snap.
+func (e *evaluation) give(r *rule, unit *Unit, m match, about func(key string) bool) {
+	outcome := e.result.Snap
+	if unit != nil {
+		outcome = e.result.Units[unit.ID]
+	}
+	var gave []string
+	taken := map[string]string{}
+	for i := range r.effects {
+		effect := &r.effects[i]
+		if !m.yes || !about(effect.key) || !e.applies(r, effect.key) {
+			continue
+		}
+		if before := effect.given(&outcome); before != "" {
+			taken[effect.key] = before
+			continue
+		}
+		effect.apply(&outcome, r.name)
+		gave = append(gave, effect.key)
+	}
+	if unit == nil {
+		e.result.Snap = outcome
+	} else {
+		e.result.Units[unit.ID] = outcome
+	}
+	if e.note != nil && slices.ContainsFunc(r.effects, func(f effect) bool { return about(f.key) }) {
+		e.note(r, unit, m, gave, taken)
+	}
+}
+
+// applies reports whether what a rule does is about the change at all.
+func (e *evaluation) applies(r *rule, key string) bool {
+	reason := e.facts.Change.Reason
+	return !aboutSwitch(key) || r.when.changes || reason == tenure.ReasonRefresh || reason == tenure.ReasonRevert
+}
