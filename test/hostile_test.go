@@ -163,11 +163,12 @@ func awaitOrAbort(ctx context.Context, daemon *client.Client, id string) (change
 	if patient.Err() == nil || ctx.Err() != nil {
 		return change, false, err
 	}
-	if _, err := daemon.Abort(ctx, id); err != nil {
-		return change, true, err
-	}
+	_, refused := daemon.Abort(ctx, id)
 	change, err = awaitChange(ctx, daemon, id)
-	return change, true, err
+	if refused != nil && change.Status == "Done" {
+		refused = nil // It was over before it could be aborted.
+	}
+	return change, true, errors.Join(refused, err)
 }
 
 func awaitChange(ctx context.Context, daemon *client.Client, id string) (client.Change, error) {
