@@ -9,11 +9,16 @@ import (
 	"net"
 	"os"
 	"strings"
+	"syscall"
+	"time"
 )
 
 // socket is where units find the daemon; those with the host's root, which may be of
 // an instance of its own, are told.
 const socket, socketEnv = "/run/tenure/snapctl/snapctl.sock", "TENURE_SNAPCTL_SOCKET"
+
+// reasonEnv is why what calls is run, in a command that is run for a change.
+const reasonEnv = "SNAP_LIFECYCLE_REASON"
 
 // reply is what the daemon answers (hook.Reply).
 type reply struct {
@@ -26,6 +31,10 @@ func main() {
 	status, err := run(os.Args[1:])
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
+		// A hook that says how far it is does not fail because nobody listens.
+		if len(os.Args) > 1 && os.Args[1] == "progress" {
+			os.Exit(0)
+		}
 		os.Exit(1)
 	}
 	os.Exit(status)
@@ -35,11 +44,7 @@ func run(args []string) (status int, err error) {
 	if len(args) == 1 && args[0] == "reason" {
 		return 0, reason()
 	}
-	path := os.Getenv(socketEnv)
-	if path == "" {
-		path = socket
-	}
-	conn, err := new(net.Dialer).DialContext(context.Background(), "unix", path)
+	conn, err := connect()
 	if err != nil {
 		return 0, fmt.Errorf("cannot talk to tenured: %w", err)
 	}
@@ -56,9 +61,32 @@ func run(args []string) (status int, err error) {
 	return answer.Status, err
 }
 
+const (
+	// patience is how long a daemon may be away that is being replaced.
+	patience = 10 * time.Second
+	knock    = 50 * time.Millisecond
+)
+
+// connect waits a little for a daemon that is away: what runs inside of units lives
+// through the end of it.
+func connect() (net.Conn, error) {
+	path := os.Getenv(socketEnv)
+	if path == "" {
+		path = socket
+	}
+	for begun := time.Now(); ; time.Sleep(knock) {
+		conn, err := new(net.Dialer).DialContext(context.Background(), "unix", path)
+		away := errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT)
+		ending := os.Getenv(reasonEnv) == "shutdown" // Then it does not come back.
+		if !away || ending || time.Since(begun) > patience {
+			return conn, err
+		}
+	}
+}
+
 // reason prints why the service is being stopped, also when no daemon runs.
 func reason() error {
-	if reason := os.Getenv("SNAP_LIFECYCLE_REASON"); reason != "" {
+	if reason := os.Getenv(reasonEnv); reason != "" {
 		fmt.Println(reason)
 		return nil
 	}

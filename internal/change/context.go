@@ -36,7 +36,9 @@ type call struct {
 	progress Progress
 	lines    []string
 	told     time.Time
-	amended  amendment
+	// late is that progress was thinned out, and is told when it may be again.
+	late    bool
+	amended amendment
 }
 
 // amendment is what a step decided for the rest of its change. It takes effect
@@ -115,10 +117,27 @@ func (c *call) Progress(label string, done, total int64) {
 	c.mu.Lock()
 	c.progress = Progress{Label: label, Done: done, Total: total}
 	now := time.Now()
-	tell := !c.closed && now.Sub(c.told) >= progressEvery
+	since := now.Sub(c.told)
+	tell := !c.closed && !c.late && since >= progressEvery
 	if tell {
 		c.told = now
 	}
+	if !c.closed && !c.late && !tell {
+		c.late = true
+		time.AfterFunc(progressEvery-since, c.tellLate)
+	}
+	c.mu.Unlock()
+	if tell {
+		c.news()
+	}
+}
+
+// tellLate tells of what was thinned out: the last that a step says may be the last for
+// an hour.
+func (c *call) tellLate() {
+	c.mu.Lock()
+	c.late, c.told = false, time.Now()
+	tell := !c.closed
 	c.mu.Unlock()
 	if tell {
 		c.news()

@@ -605,6 +605,30 @@ func TestReporter(t *testing.T) {
 	})
 }
 
+// What a step says last is seen although it goes on, and says nothing more for long.
+func TestTheLastProgressIsSeen(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		s := newScript()
+		s.do["a"] = func(ctx context.Context) (string, error) {
+			for i := range int64(3) {
+				change.ReporterFrom(ctx).Progress("moved", i, 3)
+			}
+			time.Sleep(time.Hour) //nolint:forbidigo // In the bubble this is the clock.
+			return "", nil
+		}
+		e, _ := run(t, change.Config{Store: new(changetest.Memory), Registry: s.registry()})
+		id := start(t, e, on("x", "a"))
+		time.Sleep(time.Second) //nolint:forbidigo // See above.
+		synctest.Wait()
+		c, err := e.Get(id)
+		if want := (change.Progress{Label: "moved", Done: 2, Total: 3}); err != nil || c.Tasks[0].Progress != want {
+			t.Errorf("progress %+v, %v; want %+v", c.Tasks[0].Progress, err, want)
+		}
+		wait(t, e, id, change.Done)
+	})
+}
+
 func TestSubscribe(t *testing.T) {
 	t.Parallel()
 	s := newScript()

@@ -56,8 +56,14 @@ the oldest first.`,
 	return a.readable(c)
 }
 
-// aboutChange is the summary of a change, with what it waits for.
+// aboutChange is the summary of a change, with what it waits for, or how far a hook
+// says that it has come.
 func aboutChange(c *client.Change) string {
+	for i := range c.Tasks {
+		if t := &c.Tasks[i]; t.Status == statusDoing && t.Progress.Label != "" {
+			return c.Summary + howFar(t)
+		}
+	}
 	if c.Waiting == "" {
 		return c.Summary
 	}
@@ -164,8 +170,8 @@ func (a *app) printTasks(change *client.Change, absolute bool) {
 		for i := range change.Tasks {
 			t := &change.Tasks[i]
 			summary := t.Summary
-			if t.Status == "Doing" && t.Progress.Total > 1 {
-				summary += fmt.Sprintf(" (%.2f%%)", 100*float64(t.Progress.Done)/float64(t.Progress.Total))
+			if t.Status == statusDoing {
+				summary += howFar(t)
 			}
 			row(strings.Join([]string{t.Status, a.moment(t.Spawned, absolute), a.moment(t.ReadyAt, absolute), summary}, "\t"))
 		}

@@ -106,20 +106,30 @@ func cut(text string, width int) string {
 	return text
 }
 
+// howFar is what a task says of its progress: " 30%: web3 moves".
+func howFar(t *client.Task) string {
+	text := ""
+	if t.Progress.Total > 1 {
+		text = fmt.Sprintf(" %d%%", 100*t.Progress.Done/t.Progress.Total)
+	}
+	if t.Progress.Label != "" {
+		text += ": " + t.Progress.Label
+	}
+	return text
+}
+
 // doing is what a change does at the moment.
 func doing(change *client.Change) string {
 	for i := range change.Tasks {
 		t := &change.Tasks[i]
-		if t.Status != "Doing" && t.Status != "Undoing" && t.Status != "Wait" {
+		if t.Status != statusDoing && t.Status != "Undoing" && t.Status != "Wait" {
 			continue
 		}
 		text := t.Summary
 		if t.Status == "Undoing" {
 			text = "Undo: " + text
 		}
-		if t.Progress.Total > 1 {
-			text += fmt.Sprintf(" %d%%", 100*t.Progress.Done/t.Progress.Total)
-		}
+		text += howFar(t)
 		if change.Waiting != "" {
 			text += ": waiting for " + change.Waiting
 		}

@@ -67,6 +67,9 @@ const (
 // statusWait is that of a change that waits for people or workloads.
 const statusWait = "Wait"
 
+// statusDoing is that of a task that is being done.
+const statusDoing = "Doing"
+
 // wait follows a change to its end, or until it waits for people or workloads if that
 // is as far as it is to be followed, across restarts of the daemon. It fails when the
 // change did.

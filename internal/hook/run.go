@@ -1,6 +1,7 @@
 package hook
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,17 +32,15 @@ const (
 	Evacuate         Name = "evacuate"
 )
 
-// Timeout is how long a hook may take; the times are snapd's. That of evacuate,
-// which moves work to other machines, is ours.
+// Timeout is how long a hook may take where nobody says otherwise; the times are
+// snapd's.
 func (n Name) Timeout() time.Duration {
 	switch n {
 	case Configure, DefaultConfigure:
 		return 5 * time.Minute
 	case CheckHealth:
 		return 30 * time.Second
-	case Evacuate:
-		return time.Hour
-	case Install, PreRefresh, PostRefresh, Remove:
+	case Install, PreRefresh, PostRefresh, Remove, Evacuate:
 	}
 	return 10 * time.Minute
 }
@@ -55,12 +54,13 @@ func (n Name) Command() snapfile.Command {
 // that is aborted or out of time.
 const stopGrace = 5 * time.Second
 
-// Spec makes of the Spec of a command that of a run of the hook, for a change.
+// Spec makes of the Spec of a command that of a run of the hook, for a change. A
+// StartTimeout that it has takes the place of Timeout.
 func (n Name) Spec(command supervise.Spec, id change.ID) supervise.Spec {
 	spec := command
 	spec.Unit = tenure.UnitID{Snap: command.Unit.Snap, Kind: tenure.HookRun, App: tenure.App(n), Serial: int(id)} //nolint:gosec // Changes are few.
 	spec.Type = supervise.Oneshot
-	spec.StartTimeout = n.Timeout()
+	spec.StartTimeout = cmp.Or(command.StartTimeout, n.Timeout())
 	spec.Restart = supervise.RestartPolicy{Condition: supervise.RestartNever}
 	spec.Stop = supervise.StopProtocol{Target: supervise.TargetGroup, Timeout: stopGrace, Kill: supervise.KillAfterTimeout}
 	return spec

@@ -11,6 +11,7 @@ import (
 	"text/tabwriter"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/proc"
 )
 
@@ -29,14 +30,32 @@ type Host interface {
 	Conf(c Caller) (Document, error)
 	// SetConf changes it: in a hook when that has ended well, else at once.
 	SetConf(c Caller, patch Patch) error
-	// Services are the caller's own, all of them if none is named.
-	Services(ctx context.Context, c Caller, named []string) ([]Service, error)
-	// Control starts, stops or restarts the caller's own services.
-	Control(ctx context.Context, c Caller, control Control) error
+	ServiceHost
 	// SetHealth notes what the caller says of its snap.
 	SetHealth(c Caller, health Health) error
+	ChangeHost
 	// Version is the version of Tenure.
 	Version() string
+}
+
+// ServiceHost is the part of a Host that is about services.
+type ServiceHost interface {
+	// Services are the caller's own, all of them if none is named.
+	Services(ctx context.Context, c Caller, named []string) ([]Service, error)
+	// Control starts, stops or restarts the caller's own services. For one who does not
+	// wait it names the change that does it.
+	Control(ctx context.Context, c Caller, control Control) (change.ID, error)
+}
+
+// ChangeHost is the part of a Host that is about changes.
+type ChangeHost interface {
+	// Change is a change that concerns the caller's snap; without an id the one that
+	// the caller, a hook, runs for.
+	Change(c Caller, id change.ID) (change.Change, error)
+	// Fail makes the change that the caller, a hook, runs for fail.
+	Fail(c Caller, message string) error
+	// Progress says how far the caller, a hook, has come.
+	Progress(c Caller, progress change.Progress) error
 }
 
 // Service is what there is to say about a service.
@@ -54,6 +73,8 @@ type Control struct {
 	// Permanent is that start enables and stop disables.
 	Permanent bool
 	Reload    bool
+	// NoWait is that the caller does not wait for the end of it.
+	NoWait bool
 }
 
 // Health is what a snap says of itself.
@@ -80,10 +101,16 @@ func usage(want string) error { return fmt.Errorf("%w: %s", errUsage, want) }
 func Execute(ctx context.Context, host Host, caller Caller, args []string) Reply {
 	var stdout strings.Builder
 	err := execute(ctx, host, caller, args, &stdout)
+	reply := Reply{Stdout: stdout.String()}
 	if err != nil {
-		return Reply{Stdout: stdout.String(), Stderr: "error: " + err.Error() + "\n", Status: 1}
+		reply.Status = 1
+		if status, ok := errors.AsType[statusError](err); ok {
+			reply.Status = int(status)
+		} else {
+			reply.Stderr = "error: " + err.Error() + "\n"
+		}
 	}
-	return Reply{Stdout: stdout.String()}
+	return reply
 }
 
 func execute(ctx context.Context, host Host, caller Caller, args []string, w io.Writer) error {
@@ -101,6 +128,14 @@ func execute(ctx context.Context, host Host, caller Caller, args []string, w io.
 	case "version":
 		_, err := fmt.Fprintln(w, "tenure "+host.Version())
 		return err
+	case "is-ready":
+		return isReady(host, caller, args)
+	case "tasks", "change":
+		return tasks(host, caller, command, args, w)
+	case "fail":
+		return fail(host, caller, args)
+	case "progress":
+		return progress(host, caller, args)
 	case "set", "unset", "start", "stop", "restart":
 		if caller.UID != 0 {
 			return fmt.Errorf("cannot use %q with uid %d, try with sudo", command, caller.UID)
@@ -108,7 +143,7 @@ func execute(ctx context.Context, host Host, caller Caller, args []string, w io.
 	case "refresh":
 		return errors.New("there is no source of snaps: no refresh is pending, and none can be held or let go on")
 	default:
-		return fmt.Errorf("there is no command %q here; there are: get, set, unset, services, start, stop, restart, set-health, reason, version", command)
+		return fmt.Errorf("there is no command %q here; there are: %s", command, commands)
 	}
 	switch command {
 	case "set":
@@ -116,8 +151,15 @@ func execute(ctx context.Context, host Host, caller Caller, args []string, w io.
 	case "unset":
 		return unset(host, caller, args)
 	}
-	return control(ctx, host, caller, command, args)
+	id, err := control(ctx, host, caller, command, args)
+	if err == nil && id != 0 {
+		_, err = fmt.Fprintln(w, id)
+	}
+	return err
 }
+
+// commands are all of them, for people.
+const commands = "get, set, unset, services, start, stop, restart, set-health, is-ready, tasks, change, fail, progress, reason, version"
 
 // flags takes flags and the rest, in any order, as people write them.
 func flags(set *flag.FlagSet, args []string) ([]string, error) {
@@ -274,9 +316,10 @@ func services(ctx context.Context, host Host, caller Caller, args []string, w io
 	return table.Flush()
 }
 
-func control(ctx context.Context, host Host, caller Caller, action string, args []string) error {
+func control(ctx context.Context, host Host, caller Caller, action string, args []string) (change.ID, error) {
 	fs := flag.NewFlagSet(action, flag.ContinueOnError)
 	c := Control{Action: action}
+	fs.BoolVar(&c.NoWait, "no-wait", false, "")
 	switch action {
 	case "start":
 		fs.BoolVar(&c.Permanent, "enable", false, "")
@@ -287,14 +330,14 @@ func control(ctx context.Context, host Host, caller Caller, action string, args 
 	}
 	var err error
 	if c.Names, err = flags(fs, args); err != nil {
-		return err
+		return 0, err
 	}
 	if len(c.Names) == 0 {
-		return usage("snapctl " + action + " SERVICE...")
+		return 0, usage("snapctl " + action + " [--no-wait] SERVICE...")
 	}
 	for _, name := range c.Names {
 		if snap, _, _ := strings.Cut(name, "."); snap != string(caller.Unit.Snap) {
-			return fmt.Errorf("unknown service: %q", name)
+			return 0, fmt.Errorf("unknown service: %q", name)
 		}
 	}
 	return host.Control(ctx, caller, c)

@@ -21,6 +21,7 @@ func Decide(f Facts) Plan {
 		plan.Items = append(plan.Items, d.item(s))
 	}
 	d.checkEstimates(plan.Items)
+	plan.Evacuate = d.evacuation(plan.Items)
 	plan.New = d.newServices()
 	plan.Strays = d.strays()
 	plan.Base = d.baseChange()

@@ -121,8 +121,10 @@ type Declaration struct {
 	// Base is the name of the snap that its units have as their root; empty is none.
 	Base string `json:"base,omitempty"`
 	// Classic is that its units see the host as it is.
-	Classic bool               `json:"classic,omitempty"`
-	Apps    map[tenure.App]App `json:"apps,omitempty"`
+	Classic bool `json:"classic,omitempty"`
+	// Evacuates is that it has a hook which moves its work away before that is stopped.
+	Evacuates bool               `json:"evacuates,omitempty"`
+	Apps      map[tenure.App]App `json:"apps,omitempty"`
 }
 
 // App is what a package says about one app or service.
@@ -213,4 +215,6 @@ type Limits struct {
 	MaxInhibition time.Duration `json:"max_inhibition,omitempty"`
 	// MaxDeferral is how long units may defer any change, from Change.Since on.
 	MaxDeferral time.Duration `json:"max_deferral,omitempty"`
+	// MaxEvacuation is how long a package may take to move its work away.
+	MaxEvacuation time.Duration `json:"max_evacuation,omitempty"`
 }

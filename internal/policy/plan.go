@@ -13,6 +13,9 @@ type Plan struct {
 	// Items are one for each unit, services first, each followed by what comes out
 	// of it.
 	Items []Item `json:"items,omitempty"`
+	// Evacuate is that the package is asked to move its work away before any of it is
+	// stopped; nil if it is not.
+	Evacuate *Evacuation `json:"evacuate,omitempty"`
 	// New are the services that the new revision has and the current one has not.
 	New []tenure.UnitID `json:"new,omitempty"`
 	// Strays are processes in no unit that end, after all units that do: nothing of a

@@ -322,6 +322,8 @@ func (s *script) limit(d *datadriven.TestData) (err error) {
 			s.facts.Limits.MaxStopTimeout, err = parseDuration(value)
 		case "deferral":
 			s.facts.Limits.MaxDeferral, err = parseDuration(value)
+		case "evacuation":
+			s.facts.Limits.MaxEvacuation, err = parseDuration(value)
 		case "inhibition":
 			s.facts.Limits.MaxInhibition, err = parseDuration(value)
 		default:
@@ -396,7 +398,7 @@ func (s *script) snap(d *datadriven.TestData) error {
 	}
 	decl := policy.Declaration{
 		Snap: tenure.Instance(plain[0]), Revision: rev, Version: set["version"], Base: set["base"],
-		Classic: slices.Contains(plain, "classic"), Apps: map[tenure.App]policy.App{},
+		Classic: slices.Contains(plain, "classic"), Evacuates: slices.Contains(plain, "evacuates"), Apps: map[tenure.App]policy.App{},
 	}
 	var file struct {
 		Apps map[tenure.App]yamlApp `yaml:"apps"`

@@ -100,6 +100,9 @@ func (p Plan) String() string {
 	var b strings.Builder
 	b.WriteString(p.Change.String() + "\n")
 	p.table(&b)
+	if p.Evacuate != nil && p.Refusal == nil {
+		b.WriteString("before anything stops: " + p.Evacuate.String() + "\n")
+	}
 	for _, unit := range p.New {
 		b.WriteString("new service: " + unit.String() + "\n")
 	}

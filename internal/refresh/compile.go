@@ -40,6 +40,7 @@ const (
 
 	taskConfigure = "configure-system"
 	taskHook      = "run-hook"
+	taskHookInGap = "run-hook-in-gap"
 	taskKeepConf  = "keep-configuration"
 )
 
@@ -67,8 +68,11 @@ func (m *Manager) tasks(jobs []job, plans []policy.Plan, services []observed) ([
 		return nil, err
 	}
 	tasks = append(tasks, hooks...)
-	return append(tasks, change.NewTask(taskDecide, fmt.Sprintf("Decide what becomes of the processes of %q", j.snap()),
-		decideParams{Jobs: jobs, Plans: plans, Observe: services})), nil
+	return append(tasks, m.decideTask(decideParams{Jobs: jobs, Plans: plans, Observe: services})), nil
+}
+
+func (m *Manager) decideTask(p decideParams) change.TaskSpec {
+	return change.NewTask(taskDecide, fmt.Sprintf("Decide what becomes of the processes of %q", p.Jobs[0].snap()), p)
 }
 
 func copySummary(j *job) string {

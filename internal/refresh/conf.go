@@ -32,6 +32,8 @@ type hookRun struct {
 	// Committed is that Patch is part of the configuration, which was Before.
 	Committed bool          `json:"committed,omitempty"`
 	Before    hook.Document `json:"before,omitempty"`
+	// Failure is what the hook has said that it fails with, however it ends.
+	Failure string `json:"failure,omitempty"`
 }
 
 // healthRecord is what a snap has last said of itself.
@@ -110,6 +112,23 @@ func (c *confs) amend(unit tenure.UnitID, f func(*hookRun) error) error {
 	})
 	if err != nil {
 		return fmt.Errorf("note what %s asks for: %w", unit, err)
+	}
+	return nil
+}
+
+// discard drops what a run of a hook that has failed asked for. That it has failed by
+// its own word stays: its exit status may say otherwise.
+func (c *confs) discard(unit tenure.UnitID) error {
+	run, found, err := c.runs.Get(unit.String())
+	switch {
+	case err != nil || !found:
+	case run.Failure != "":
+		err = c.runs.Put(unit.String(), hookRun{Failure: run.Failure})
+	default:
+		err = c.runs.Delete(unit.String())
+	}
+	if err != nil {
+		return fmt.Errorf("drop what %s asked for: %w", unit, err)
 	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"tenure"
 	"tenure/internal/change"
+	"tenure/internal/hook"
 	"tenure/internal/journal"
 	"tenure/internal/policy"
 	"tenure/internal/revision"
@@ -53,6 +54,7 @@ func options() map[string]optionKind {
 		optionRetain:      {checkRetain, fmt.Sprintf("its default holds: %d", revision.DefaultRetain)},
 		optionStopTimeout: {checkLimit, "there is no limit"},
 		optionDeferral:    {checkLimit, "there is no limit"},
+		optionEvacuate:    {checkLimit, fmt.Sprintf("its default holds: %s", hook.Evacuate.Timeout())},
 		optionObserve: {
 			checkObserve, fmt.Sprintf("what packages say holds, and %s for those that say nothing", snapfile.DefaultObserve),
 		},
@@ -104,7 +106,10 @@ func parseLimit(text string) (time.Duration, error) {
 
 // limits are what caps what packages and rules ask for.
 func (m *Manager) limits() policy.Limits {
-	return policy.Limits{MaxStopTimeout: m.limit(optionStopTimeout), MaxDeferral: m.limit(optionDeferral)}
+	return policy.Limits{
+		MaxStopTimeout: m.limit(optionStopTimeout), MaxDeferral: m.limit(optionDeferral),
+		MaxEvacuation: m.maxEvacuation(),
+	}
 }
 
 // limit is an option that is a time; 0 is that there is none.

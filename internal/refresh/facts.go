@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"tenure"
+	"tenure/internal/hook"
 	"tenure/internal/policy"
 	"tenure/internal/proc"
 	"tenure/internal/snapfile"
@@ -110,12 +111,13 @@ func processFacts(p proc.Info) policy.Process {
 // declaration is what r says, in the terms of policy.
 func (m *Manager) declaration(r *installed) policy.Declaration {
 	d := policy.Declaration{
-		Snap:     r.Ref.Snap,
-		Revision: r.Ref.Revision,
-		Version:  r.Info.Version,
-		Base:     baseFacts(r),
-		Classic:  r.classic(),
-		Apps:     make(map[tenure.App]policy.App, len(r.Info.Apps)),
+		Snap:      r.Ref.Snap,
+		Revision:  r.Ref.Revision,
+		Version:   r.Info.Version,
+		Base:      baseFacts(r),
+		Classic:   r.classic(),
+		Evacuates: r.Info.Hook(string(hook.Evacuate)) != nil,
+		Apps:      make(map[tenure.App]policy.App, len(r.Info.Apps)),
 	}
 	for i := range r.Info.Apps {
 		app := &r.Info.Apps[i]

@@ -26,9 +26,29 @@ type hookParams struct {
 	Ignore bool `json:"ignore,omitempty"`
 }
 
-// hookStep runs a hook. What a hook has done is the package's own to take back:
-// its data goes back by the other steps.
+// hookStep runs a hook in a gap. What a hook has done is the package's own to take
+// back: its data goes back by the other steps.
 type hookStep struct{ m *Manager }
+
+// outsideHookStep runs a hook outside of a gap. After a crash it is simply done again,
+// which goes on with a run that has begun, for as long as it takes, unless the change is
+// aborted.
+type outsideHookStep struct{ in hookStep }
+
+func (s outsideHookStep) Do(ctx context.Context, p hookParams) (hookDone, error) {
+	c, err := s.in.m.engine.Get(change.IDFrom(ctx))
+	if err == nil && c.Status == change.Abort {
+		// It was aborted before the daemon died.
+		var abort context.CancelCauseFunc
+		ctx, abort = context.WithCancelCause(ctx)
+		abort(change.ErrAborted)
+	}
+	return s.in.Do(ctx, p)
+}
+
+func (s outsideHookStep) Undo(ctx context.Context, p hookParams, done hookDone) error {
+	return s.in.Undo(ctx, p, done)
+}
 
 // hookDone is what a hook has changed beside its snap's data.
 type hookDone struct {
@@ -44,13 +64,11 @@ func (s hookStep) Do(ctx context.Context, p hookParams) (hookDone, error) {
 			return hookDone{}, err
 		}
 	}
-	err := hook.Run(ctx, s.m.cfg.Supervisor, spec)
-	if err == nil {
-		err = s.well(p.Hook, spec.Unit)
-	}
 	report := change.ReporterFrom(ctx)
+	defer s.m.voices.hear(spec.Unit, report)()
+	err := s.outcome(ctx, p.Hook, spec.Unit, hook.Run(ctx, s.m.cfg.Supervisor, spec))
 	if err != nil && (ctx.Err() == nil || errors.Is(err, change.ErrAborted)) {
-		err = errors.Join(err, s.m.confs.runs.Delete(spec.Unit.String()))
+		err = errors.Join(err, s.m.confs.discard(spec.Unit))
 	}
 	if err != nil && ctx.Err() == nil && p.Ignore {
 		report.Logf("ignoring failure in hook %q: %v", p.Hook, err)
@@ -88,6 +106,24 @@ func (s hookStep) ask(unit tenure.UnitID, patch hook.Patch) error {
 		return fmt.Errorf("configure: %w", err)
 	}
 	return nil
+}
+
+// outcome is what a run that ended with err comes to: the snap may have said that it
+// failed.
+func (s hookStep) outcome(ctx context.Context, name hook.Name, unit tenure.UnitID, err error) error {
+	if ctx.Err() != nil {
+		return err
+	}
+	run, _, readErr := s.m.confs.runs.Get(unit.String())
+	switch {
+	case readErr != nil:
+		return errors.Join(err, fmt.Errorf("see what the hook %q has asked for: %w", name, readErr))
+	case run.Failure != "":
+		err = &hook.FailedError{Hook: name, Output: []string{run.Failure}, Err: err}
+	case err == nil:
+		err = s.well(name, unit)
+	}
+	return held(name, err)
 }
 
 // well is asked when check-health has ended: the snap may have said that it is not.
@@ -206,6 +242,9 @@ func (m *Manager) hookTask(j *job, state *snapState, rev tenure.Revision, name h
 	// A snap that is to go goes, and one that says that it is not well from the
 	// first moment is told of: there is nothing to go back to.
 	params.Ignore = name == hook.Remove || name == hook.CheckHealth && j.installs()
+	if name == hook.Evacuate {
+		params.Spec.StartTimeout = m.maxEvacuation()
+	}
 	summary := fmt.Sprintf("Run %s hook of %q snap", name, j.snap())
 	return []change.TaskSpec{change.NewTask(taskHook, summary, params)}, nil
 }
@@ -259,6 +298,7 @@ func (m *Manager) hooks(j *job, at moment) ([]change.TaskSpec, error) {
 	if at == linked || at == stopped {
 		for i := range tasks {
 			tasks[i] = tasks[i].InGap()
+			tasks[i].Kind = taskHookInGap
 		}
 	}
 	return tasks, nil

@@ -55,6 +55,8 @@ type Manager struct {
 	endings endings
 	// trusted are changes that are observed no longer.
 	trusted trust
+	// voices are those of the hooks that run.
+	voices voices
 }
 
 // New makes a Manager. It touches nothing.
@@ -102,7 +104,8 @@ func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskObserve, observeStep{m})
 	change.Register(reg, taskCollect, collectStep{m})
 	change.Register(reg, taskKeepConf, keepConfStep{m})
-	change.Register(reg, taskHook, hookStep{m})
+	change.Register(reg, taskHook, outsideHookStep{hookStep{m}})
+	change.Register(reg, taskHookInGap, hookStep{m})
 	change.Register(reg, taskConfigure, configureStep{m})
 }
 

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/hook"
 	"tenure/internal/proc"
 	"tenure/internal/snapfile"
@@ -99,9 +100,9 @@ func (p Packages) Services(ctx context.Context, c hook.Caller, named []string) (
 
 // Control starts, stops or restarts the caller's own services: for a hook, whose
 // change works on the snap, when it has ended well.
-func (p Packages) Control(ctx context.Context, c hook.Caller, control hook.Control) error {
+func (p Packages) Control(ctx context.Context, c hook.Caller, control hook.Control) (change.ID, error) {
 	if c.Unit.Kind == tenure.HookRun {
-		return p.m.confs.amend(c.Unit, func(run *hookRun) error {
+		return 0, p.m.confs.amend(c.Unit, func(run *hookRun) error {
 			run.Controls = append(run.Controls, control)
 			return nil
 		})
@@ -109,14 +110,14 @@ func (p Packages) Control(ctx context.Context, c hook.Caller, control hook.Contr
 	id, err := p.m.Do(ctx, Request{
 		Action: Action(control.Action), Names: control.Names, Permanent: control.Permanent, Reload: control.Reload,
 	})
-	if err != nil {
-		return err
+	if err != nil || control.NoWait {
+		return id, err
 	}
 	done, err := p.m.engine.WaitFor(ctx, id)
 	if err == nil && done.Err != "" {
 		err = errors.New(done.Err) //nolint:err113 // The change has said it.
 	}
-	return err
+	return 0, err
 }
 
 // SetHealth notes what the caller says of its snap.

@@ -268,6 +268,8 @@ type decideParams struct {
 	Plans []policy.Plan `json:"plans"`
 	// Observe are the services that jobs before these want observed in the end.
 	Observe []observed `json:"observe,omitempty"`
+	// Evacuated is that the package has moved its work away.
+	Evacuated bool `json:"evacuated,omitempty"`
 }
 
 func (s decideStep) Do(ctx context.Context, p decideParams) (nothing, error) {
@@ -294,6 +296,9 @@ func (s decideStep) Do(ctx context.Context, p decideParams) (nothing, error) {
 	}
 	if len(plan.Waits) > 0 {
 		return nothing{}, s.wait(ctx, p, j, plan)
+	}
+	if plan.Evacuate != nil && !p.Evacuated {
+		return nothing{}, s.evacuate(ctx, p, j, plan)
 	}
 	return nothing{}, s.goOn(ctx, p, j, plan)
 }
