@@ -136,6 +136,9 @@ func (i *Instance) end() {
 	for _, left := range Leftovers(i.Root) {
 		i.t.Errorf("left behind: %s", left)
 	}
+	// Whatever time that took, what is left goes.
+	ctx, cancel = context.WithTimeout(context.Background(), Patience)
+	defer cancel()
 	err = sweep(ctx, i.Root)
 	if i.inMemory {
 		err = errors.Join(err, mount.Unmount(ctx, i.Root))
