@@ -52,6 +52,17 @@ type Snap struct {
 	// StagedBy is the change that waits to make this revision current.
 	StagedBy string `json:"staged-by,omitempty"`
 	Current  bool   `json:"current"`
+	// Health is what the revision has last said of itself (snapctl set-health).
+	Health *Health `json:"health,omitempty"`
+}
+
+// Health is what a snap says of itself: okay, waiting, blocked or error, and why.
+type Health struct {
+	Revision  string    `json:"revision"`
+	Timestamp time.Time `json:"timestamp"`
+	Status    string    `json:"status"`
+	Message   string    `json:"message,omitempty"`
+	Code      string    `json:"code,omitempty"`
 }
 
 // Service is an app of a snap; Daemon is empty where it is not a service.

@@ -119,6 +119,11 @@ func snapOf(found *refresh.Snap) client.Snap {
 	if found.Staged != 0 {
 		snap.StagedBy = found.Staged.String()
 	}
+	if said := found.Health; said != nil {
+		snap.Health = &client.Health{
+			Revision: said.Revision.String(), Timestamp: said.At, Status: said.Status, Message: said.Message, Code: said.Code,
+		}
+	}
 	if contact := info.Links["contact"]; len(contact) > 0 {
 		snap.Contact = contact[0]
 	}

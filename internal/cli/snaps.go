@@ -254,6 +254,7 @@ func (a *app) act(ctx context.Context, action client.Action, done string) error 
 		return err
 	}
 	for _, name := range change.Snaps() {
+		a.warnOfClassic(action, snaps, name)
 		at := slices.IndexFunc(snaps, func(s client.Snap) bool { return s.Name == name })
 		switch {
 		case done == "removed" && action.Revision != "":
@@ -270,6 +271,14 @@ func (a *app) act(ctx context.Context, action client.Action, done string) error 
 		a.printf("Change %s waits for %s, and is undone if it does not (see tenure watch %s)\n", change.ID, change.Waiting, change.ID)
 	}
 	return nil
+}
+
+// warnOfClassic says that --classic is in vain for a snap that is confined all the same.
+func (a *app) warnOfClassic(action client.Action, snaps []client.Snap, name string) {
+	strict := func(s client.Snap) bool { return s.Name == name && s.Confinement == "strict" }
+	if action.Classic && slices.ContainsFunc(snaps, strict) {
+		a.warnf("Warning: flag --classic ignored for strictly confined snap %s", name)
+	}
 }
 
 func (a *app) list() *cobra.Command {
@@ -326,6 +335,9 @@ func notes(s *client.Snap) string {
 	case s.Status != "active":
 		notes = append(notes, "disabled")
 	}
+	if s.Health != nil && s.Health.Status != "okay" {
+		notes = append(notes, s.Health.Status)
+	}
 	slices.Sort(notes)
 	if len(notes) == 0 {
 		return "-"
@@ -381,6 +393,16 @@ func (a *app) printInfo(snap *client.Snap, absolute bool) {
 	}
 	if snap.Base != "" {
 		field("base", snap.Base)
+	}
+	if h := snap.Health; h != nil {
+		a.printf("health:\n  status:   %s\n", h.Status)
+		if h.Message != "" {
+			a.printf("  message:  %s\n", h.Message)
+		}
+		if h.Code != "" {
+			a.printf("  code:     %s\n", h.Code)
+		}
+		a.printf("  checked:  %s\n  revision: %s\n", a.moment(h.Timestamp, absolute), h.Revision)
 	}
 	if snap.Description != "" {
 		a.printf("description: |\n  %s\n", strings.ReplaceAll(strings.TrimSpace(snap.Description), "\n", "\n  "))

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
 	"text/tabwriter"
 
@@ -32,7 +33,7 @@ type Host interface {
 	SetConf(c Caller, patch Patch) error
 	ServiceHost
 	// SetHealth notes what the caller says of its snap.
-	SetHealth(c Caller, health Health) error
+	SetHealth(ctx context.Context, c Caller, health Health) error
 	ChangeHost
 	// Version is the version of Tenure.
 	Version() string
@@ -124,7 +125,7 @@ func execute(ctx context.Context, host Host, caller Caller, args []string, w io.
 	case "services":
 		return services(ctx, host, caller, args, w)
 	case "set-health":
-		return setHealth(host, caller, args)
+		return setHealth(ctx, host, caller, args)
 	case "version":
 		_, err := fmt.Fprintln(w, "tenure "+host.Version())
 		return err
@@ -343,7 +344,10 @@ func control(ctx context.Context, host Host, caller Caller, action string, args 
 	return host.Control(ctx, caller, c)
 }
 
-func setHealth(host Host, caller Caller, args []string) error {
+// healthCode is what the code of a health may be, as with snapd; it may be left out.
+const healthCode = `^([a-z](?:-?[a-z0-9]){2,29})?$`
+
+func setHealth(ctx context.Context, host Host, caller Caller, args []string) error {
 	fs := flag.NewFlagSet("set-health", flag.ContinueOnError)
 	code := fs.String("code", "", "")
 	rest, err := flags(fs, args)
@@ -355,7 +359,10 @@ func setHealth(host Host, caller Caller, args []string) error {
 	}
 	health := Health{Status: rest[0], Code: *code}
 	if len(rest) == 2 {
-		health.Message = rest[1]
+		health.Message = oneLine(rest[1])
+	}
+	if !regexp.MustCompile(healthCode).MatchString(health.Code) {
+		return fmt.Errorf("invalid code %q (want 3 to 30 of a-z, 0-9 and -, a letter first)", health.Code)
 	}
 	switch health.Status {
 	case "okay":
@@ -369,5 +376,5 @@ func setHealth(host Host, caller Caller, args []string) error {
 	default:
 		return fmt.Errorf("invalid status %q (want one of: okay, waiting, blocked, error)", health.Status)
 	}
-	return host.SetHealth(caller, health)
+	return host.SetHealth(ctx, caller, health)
 }

@@ -81,6 +81,9 @@ func (p Plan) summary() string {
 // String is the change in the words of the command line: "refresh virt 12 -> 13".
 func (c Change) String() string {
 	words := []string{string(c.Reason)}
+	if c.Reason == tenure.ReasonRefresh && c.From.IsZero() && !c.To.IsZero() {
+		return strings.Join([]string{"install", string(c.Snap), c.To.String()}, " ")
+	}
 	switch {
 	case len(c.Units) > 0:
 		for _, unit := range c.Units {

@@ -21,7 +21,8 @@ type confs struct {
 	// by their refs, as they were last current.
 	current, kept *journal.Collection[hook.Document]
 	runs          *journal.Collection[hookRun]
-	health        *journal.Collection[healthRecord]
+	// health is what revisions have said of themselves, by their refs.
+	health *journal.Collection[healthRecord]
 }
 
 // hookRun is what a run of a hook has asked for by snapctl. It is done when the hook
@@ -34,13 +35,6 @@ type hookRun struct {
 	Before    hook.Document `json:"before,omitempty"`
 	// Failure is what the hook has said that it fails with, however it ends.
 	Failure string `json:"failure,omitempty"`
-}
-
-// healthRecord is what a snap has last said of itself.
-type healthRecord struct {
-	hook.Health
-
-	Unit tenure.UnitID `json:"unit"`
 }
 
 func newConfs(db *journal.DB) confs {
@@ -162,11 +156,20 @@ func (c *confs) drop(snap tenure.Instance) error {
 	if err != nil {
 		return fmt.Errorf("drop the configuration of %s: %w", snap, err)
 	}
+	said, err := c.health.Keys()
+	if err != nil {
+		return fmt.Errorf("drop the health of %s: %w", snap, err)
+	}
 	return c.db.Update(func(tx *journal.Tx) error {
-		failures := []error{c.current.In(tx).Delete(string(snap)), c.health.In(tx).Delete(string(snap))}
+		failures := []error{c.current.In(tx).Delete(string(snap))}
 		for _, key := range kept {
 			if ref, err := tenure.ParseRef(key); err == nil && ref.Snap == snap {
 				failures = append(failures, c.kept.In(tx).Delete(key))
+			}
+		}
+		for _, key := range said {
+			if ref, err := tenure.ParseRef(key); err != nil || ref.Snap == snap {
+				failures = append(failures, c.health.In(tx).Delete(key))
 			}
 		}
 		return errors.Join(failures...)

@@ -66,7 +66,7 @@ func (s hookStep) Do(ctx context.Context, p hookParams) (hookDone, error) {
 	}
 	report := change.ReporterFrom(ctx)
 	defer s.m.voices.hear(spec.Unit, report)()
-	err := s.outcome(ctx, p.Hook, spec.Unit, hook.Run(ctx, s.m.cfg.Supervisor, spec))
+	err := s.outcome(ctx, &spec, hook.Run(ctx, s.m.cfg.Supervisor, spec))
 	if err != nil && (ctx.Err() == nil || errors.Is(err, change.ErrAborted)) {
 		err = errors.Join(err, s.m.confs.discard(spec.Unit))
 	}
@@ -110,10 +110,11 @@ func (s hookStep) ask(unit tenure.UnitID, patch hook.Patch) error {
 
 // outcome is what a run that ended with err comes to: the snap may have said that it
 // failed.
-func (s hookStep) outcome(ctx context.Context, name hook.Name, unit tenure.UnitID, err error) error {
+func (s hookStep) outcome(ctx context.Context, spec *supervise.Spec, err error) error {
 	if ctx.Err() != nil {
 		return err
 	}
+	name, unit := hook.Name(spec.Unit.App), spec.Unit
 	run, _, readErr := s.m.confs.runs.Get(unit.String())
 	switch {
 	case readErr != nil:
@@ -121,17 +122,17 @@ func (s hookStep) outcome(ctx context.Context, name hook.Name, unit tenure.UnitI
 	case run.Failure != "":
 		err = &hook.FailedError{Hook: name, Output: []string{run.Failure}, Err: err}
 	case err == nil:
-		err = s.well(name, unit)
+		err = s.well(name, unit, spec.Revision)
 	}
 	return held(name, err)
 }
 
 // well is asked when check-health has ended: the snap may have said that it is not.
-func (s hookStep) well(name hook.Name, unit tenure.UnitID) error {
+func (s hookStep) well(name hook.Name, unit tenure.UnitID, rev tenure.Revision) error {
 	if name != hook.CheckHealth {
 		return nil
 	}
-	said, _, err := s.m.confs.health.Get(string(unit.Snap))
+	said, _, err := s.m.confs.health.Get(tenure.Ref{Snap: unit.Snap, Revision: rev}.String())
 	if err != nil {
 		return fmt.Errorf("see the health of %s: %w", unit.Snap, err)
 	}

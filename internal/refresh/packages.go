@@ -120,11 +120,6 @@ func (p Packages) Control(ctx context.Context, c hook.Caller, control hook.Contr
 	return 0, err
 }
 
-// SetHealth notes what the caller says of its snap.
-func (p Packages) SetHealth(c hook.Caller, health hook.Health) error {
-	return p.m.confs.health.Put(string(c.Unit.Snap), healthRecord{Health: health, Unit: c.Unit})
-}
-
 // wish is what a hook wants of a service.
 type wish struct {
 	action    string

@@ -27,6 +27,9 @@ func (m *Manager) Snaps(_ context.Context, all bool) ([]Snap, error) {
 			if current || all {
 				described := states[i].describe(rev)
 				described.Staged = staged[described.Ref]
+				if described.Health, err = m.health(described.Ref); err != nil {
+					return nil, err
+				}
 				snaps = append(snaps, described)
 			}
 		}

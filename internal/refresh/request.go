@@ -93,6 +93,8 @@ type Snap struct {
 	Pins      []revision.Pin
 	// Staged is the change that waits to make this revision current; zero if none does.
 	Staged change.ID
+	// Health is what it has last said of itself; nil if it has said nothing.
+	Health *Health
 }
 
 // ServiceInfo is a service of the current revision.
