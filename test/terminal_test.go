@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tenure/client"
 	"tenure/test/rig"
 )
 
@@ -105,7 +106,9 @@ deaf-to-what-it-is-told:
 	if _, err := screen.master.WriteString("\x03"); err != nil {
 		t.Fatal(err)
 	}
-	shown += screen.until(regexp.MustCompile(`aborting change \d+; press`))
+	said := screen.until(regexp.MustCompile(`aborting change \d+; press`))
+	shown += said
+	turned(t, i, regexp.MustCompile(`change (\d+);`).FindStringSubmatch(said)[1])
 	signalTo(t, old, "SIGKILL")
 	shown += screen.until(nil)
 	if err := cmd.Wait(); err == nil {
@@ -122,5 +125,17 @@ deaf-to-what-it-is-told:
 	}
 	if now := i.Main("probe.deaf-to-what-it-is-told"); now == old {
 		t.Error("the service was not started again")
+	}
+}
+
+// turned waits until a change is being undone.
+func turned(t *testing.T, i *rig.Instance, id string) {
+	t.Helper()
+	var change client.Change
+	for change.Status != "Undoing" {
+		var err error
+		if change, err = i.Client().Follow(t.Context(), id, change.Revision); err != nil || change.Ready {
+			t.Fatalf("change %s is %s: %v", id, change.Status, err)
+		}
 	}
 }
