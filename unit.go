@@ -23,6 +23,8 @@ const (
 //	virt.virtd             the service virtd of virt
 //	virt.vm@web1           the instance web1 of the service template vm
 //	virt.virtd/vm.4711     the workload vm that came out of virtd, first process 4711
+//	virt.virtd/vm@web1     the workload vm that virtd itself has named web1
+//	virt.virtd/vm          the workload vm that virtd itself has named so, and no more
 //	virt.virtd/leftover.9  what virtd left behind without naming it
 //	virt.virtd/successor.3 what is to be the third generation of virtd, until it is
 //	virt.virtd/draining.7  a generation of virtd that has handed over, and ends
@@ -33,11 +35,17 @@ type UnitID struct {
 	Kind UnitKind
 	// App is the app that the unit belongs to, or the name of the hook.
 	App App
-	// Name is the instance of a service template, or the name of a workload.
+	// At is the instance of a service template that the unit is or came out of.
+	At string
+	// Name is the name of a workload, which is its kind: several may have it.
 	Name string
+	// Label is what a service calls a workload that it has named itself, if it has
+	// more than one of a kind.
+	Label string
 	// Serial tells units of one name apart: the pid that their first process
 	// had, for a hook, which must be found again, the change that it runs for, and for
-	// a successor its generation. It is 0 for services.
+	// a successor its generation. It is 0 for services, and for workloads that
+	// their service has named.
 	Serial int
 }
 
@@ -67,9 +75,40 @@ func ServiceUnit(snap Instance, app App) UnitID {
 	return UnitID{Snap: snap, Kind: Service, App: app}
 }
 
+// InstanceUnit is the unit of one instance of the service template app of snap.
+func InstanceUnit(snap Instance, app App, at string) UnitID {
+	return UnitID{Snap: snap, Kind: Service, App: app, At: at}
+}
+
 // Workload is the unit of a workload that came out of the service u.
 func (u UnitID) Workload(name string, pid int) UnitID {
-	return UnitID{Snap: u.Snap, Kind: Workload, App: u.App, Name: name, Serial: pid}
+	return UnitID{Snap: u.Snap, Kind: Workload, App: u.App, At: u.At, Name: name, Serial: pid}
+}
+
+// Named reports whether u is a workload that its service has named itself. Such
+// a name can be given again, and is known until it is forgotten.
+func (u UnitID) Named() bool { return u.Kind == Workload && u.Serial == 0 }
+
+// ParseWorkload reads the name of a workload of the service u, as it stands behind
+// the slash: "vm@web1", "vm" or "vm.4711".
+func (u UnitID) ParseWorkload(s string) (UnitID, error) {
+	w, ok := cutWorkload(s)
+	if !ok {
+		return UnitID{}, fmt.Errorf("%w: workload %q (want WORKLOAD, WORKLOAD@NAME or WORKLOAD.PID)", ErrName, s)
+	}
+	w.Snap, w.App, w.At = u.Snap, u.App, u.At
+	return w, nil
+}
+
+// WorkloadName is what ParseWorkload reads.
+func (u UnitID) WorkloadName() string {
+	switch {
+	case u.Serial != 0:
+		return u.Name + "." + strconv.Itoa(u.Serial)
+	case u.Label != "":
+		return u.Name + "@" + u.Label
+	}
+	return u.Name
 }
 
 // Service is the unit of the service that u is or came out of. It is zero
@@ -79,7 +118,7 @@ func (u UnitID) Service() UnitID {
 	case Service:
 		return u
 	case Workload:
-		return ServiceUnit(u.Snap, u.App)
+		return InstanceUnit(u.Snap, u.App, u.At)
 	case AppRun, HookRun:
 		return UnitID{}
 	}
@@ -92,14 +131,14 @@ func (u UnitID) IsZero() bool { return u == UnitID{} }
 // String is the form that ParseUnit reads.
 func (u UnitID) String() string {
 	owner := string(u.Snap) + "." + string(u.App)
+	if u.At != "" {
+		owner += "@" + u.At
+	}
 	switch u.Kind {
 	case Service:
-		if u.Name != "" {
-			return owner + "@" + u.Name
-		}
 		return owner
 	case Workload:
-		return owner + "/" + u.Name + "." + strconv.Itoa(u.Serial)
+		return owner + "/" + u.WorkloadName()
 	case AppRun:
 		return owner + "~" + strconv.Itoa(u.Serial)
 	case HookRun:
@@ -113,7 +152,7 @@ func (u UnitID) String() string {
 func ParseUnit(s string) (UnitID, error) {
 	u, ok := parseUnit(s)
 	if !ok {
-		return UnitID{}, fmt.Errorf("%w: unit %q (want SNAP.APP, SNAP.APP@INSTANCE, SNAP.APP/WORKLOAD.PID or SNAP.APP~PID)", ErrName, s)
+		return UnitID{}, fmt.Errorf("%w: unit %q (want SNAP.APP, SNAP.APP@INSTANCE, SNAP.APP/WORKLOAD.PID, SNAP.APP/WORKLOAD@NAME or SNAP.APP~PID)", ErrName, s)
 	}
 	return u, nil
 }
@@ -125,28 +164,36 @@ func parseUnit(s string) (u UnitID, ok bool) {
 		return UnitID{}, false
 	}
 	u = UnitID{Snap: instance, Kind: Service}
-	app := rest
-	switch at := strings.IndexAny(rest, "@/~"); {
-	case at < 0:
-	case rest[at] == '@':
-		app, u.Name = rest[:at], rest[at+1:]
-		ok = CheckUnitName(u.Name) == nil
-	case rest[at] == '/':
-		app, u.Kind = rest[:at], Workload
-		u.Name, u.Serial, ok = cutSerial(rest[at+1:], ".")
-		ok = ok && CheckUnitName(u.Name) == nil
-	default:
-		u.Kind = AppRun
-		app, u.Serial, ok = cutSerial(rest, "~")
+	if app, serial, isRun := cutSerial(rest, "~"); isRun {
+		u.Kind, u.Serial = AppRun, serial
 		if hook, isHook := strings.CutPrefix(app, "hook."); isHook {
 			app, u.Kind = hook, HookRun
 		}
+		u.App, err = ParseApp(app)
+		return u, err == nil
 	}
-	if strings.ContainsAny(rest, "@/~") && !ok {
+	service, workload, came := strings.Cut(rest, "/")
+	app, at, isInstance := strings.Cut(service, "@")
+	if isInstance && CheckUnitName(at) != nil {
 		return UnitID{}, false
 	}
+	ok = true
+	if came {
+		u, ok = cutWorkload(workload)
+	}
+	u.Snap, u.At = instance, at
 	u.App, err = ParseApp(app)
-	return u, err == nil
+	return u, ok && err == nil
+}
+
+// cutWorkload reads what stands behind the slash.
+func cutWorkload(s string) (w UnitID, ok bool) {
+	name, label, labelled := strings.Cut(s, "@")
+	w, ok = UnitID{Kind: Workload, Name: name, Label: label}, !labelled || CheckUnitName(label) == nil
+	if !labelled && strings.Contains(name, ".") {
+		w.Name, w.Serial, ok = cutSerial(name, ".")
+	}
+	return w, ok && CheckUnitName(w.Name) == nil
 }
 
 func cutSerial(s, sep string) (name string, serial int, ok bool) {

@@ -246,8 +246,10 @@ func compareIDs(a, b tenure.UnitID) int {
 		cmp.Compare(a.Snap, b.Snap),
 		cmp.Compare(rank(a.Kind), rank(b.Kind)),
 		cmp.Compare(a.App, b.App),
+		cmp.Compare(a.At, b.At),
 		compareBool(a.Kind == tenure.Workload, b.Kind == tenure.Workload),
 		cmp.Compare(a.Name, b.Name),
+		cmp.Compare(a.Label, b.Label),
 		cmp.Compare(a.Serial, b.Serial),
 	)
 }

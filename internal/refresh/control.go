@@ -222,7 +222,7 @@ func (c *controlled) name(op string, info *snapfile.Snap, name string, wanted ma
 	if err != nil {
 		return &Error{Kind: KindBad, Op: op, Object: name, Err: err}
 	}
-	if unit.Kind != tenure.Service || unit.Name != "" {
+	if unit.Kind != tenure.Service || unit.At != "" {
 		if op != string(ActionStop) {
 			return &Error{Kind: KindBad, Op: op, Object: name, Err: errors.New("it is not a service; such a unit can only be stopped")}
 		}

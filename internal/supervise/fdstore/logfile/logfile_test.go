@@ -63,7 +63,8 @@ func TestDirNames(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
 	for _, s := range []string{
-		"virt.virtd", "virt_dev.vm@web1", "virt.virtd/vm.4711", "virt.virtd/leftover.9", "virt.qemu-img~4711", "virt.hook.configure~9",
+		"virt.virtd", "virt_dev.vm@web1", "virt.virtd/vm.4711", "virt.virtd/leftover.9", "virt.virtd/vm@web1", "virt.virtd/vm", "virt.vm@web1/job@a-b", "virt.vm@web1/successor.2",
+		"virt.qemu-img~4711", "virt.hook.configure~9",
 	} {
 		u := unit(t, s)
 		name := logfile.DirName(u)
