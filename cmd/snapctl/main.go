@@ -8,6 +8,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -43,6 +46,10 @@ func main() {
 func run(args []string) (status int, err error) {
 	if len(args) == 1 && args[0] == "reason" {
 		return 0, reason()
+	}
+	args, err = absolute(args)
+	if err != nil {
+		return 0, err
 	}
 	conn, err := connect()
 	if err != nil {
@@ -82,6 +89,25 @@ func connect() (net.Conn, error) {
 			return conn, err
 		}
 	}
+}
+
+// absolute is args with the path of the program that is to become a workload: it is
+// looked for here, where it is to run.
+func absolute(args []string) ([]string, error) {
+	at := slices.Index(args, "--") + 1
+	if len(args) < 2 || args[0] != "workload" || args[1] != "start" || at == 0 || at == len(args) {
+		return args, nil
+	}
+	path, err := exec.LookPath(args[at])
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("cannot start workload: %w", err)
+	}
+	args = slices.Clone(args)
+	args[at] = path
+	return args, nil
 }
 
 // reason prints why the service is being stopped, also when no daemon runs.

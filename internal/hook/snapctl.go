@@ -22,6 +22,14 @@ type Caller struct {
 	UID  uint32
 }
 
+// isRoot refuses a command to those who are not.
+func (c Caller) isRoot(command string) error {
+	if c.UID != 0 {
+		return fmt.Errorf("cannot use %q with uid %d, try with sudo", command, c.UID)
+	}
+	return nil
+}
+
 // Host is what packages act on by snapctl.
 type Host interface {
 	// UnitOf is the unit that a process belongs to.
@@ -46,6 +54,7 @@ type ServiceHost interface {
 	// Control starts, stops or restarts the caller's own services. For one who does not
 	// wait it names the change that does it.
 	Control(ctx context.Context, c Caller, control Control) (change.ID, error)
+	WorkloadHost
 }
 
 // ChangeHost is the part of a Host that is about changes.
@@ -126,6 +135,8 @@ func execute(ctx context.Context, host Host, caller Caller, args []string, w io.
 		return services(ctx, host, caller, args, w)
 	case "set-health":
 		return setHealth(ctx, host, caller, args)
+	case "workload":
+		return workload(ctx, host, caller, args, w)
 	case "version":
 		_, err := fmt.Fprintln(w, "tenure "+host.Version())
 		return err
@@ -138,8 +149,8 @@ func execute(ctx context.Context, host Host, caller Caller, args []string, w io.
 	case "progress":
 		return progress(host, caller, args)
 	case "set", "unset", "start", "stop", "restart":
-		if caller.UID != 0 {
-			return fmt.Errorf("cannot use %q with uid %d, try with sudo", command, caller.UID)
+		if err := caller.isRoot(command); err != nil {
+			return err
 		}
 	case "refresh":
 		return errors.New("there is no source of snaps: no refresh is pending, and none can be held or let go on")
@@ -160,7 +171,7 @@ func execute(ctx context.Context, host Host, caller Caller, args []string, w io.
 }
 
 // commands are all of them, for people.
-const commands = "get, set, unset, services, start, stop, restart, set-health, is-ready, tasks, change, fail, progress, reason, version"
+const commands = "get, set, unset, services, start, stop, restart, workload, set-health, is-ready, tasks, change, fail, progress, reason, version"
 
 // flags takes flags and the rest, in any order, as people write them.
 func flags(set *flag.FlagSet, args []string) ([]string, error) {

@@ -176,7 +176,7 @@ func (m *Manager) collectIdle(ctx context.Context, snap tenure.Instance) error {
 			return nil
 		}
 	}
-	if err := m.forgetHooks(ctx, snap); err != nil {
+	if err := errors.Join(m.forgetHooks(ctx, snap), m.forgetEnded(ctx, snap)); err != nil {
 		return err
 	}
 	return m.collectSnap(ctx, snap)

@@ -46,7 +46,7 @@ type collectParams struct {
 // Do never fails: a revision that cannot be collected now is no reason to undo
 // what has been achieved. The collector tries again.
 func (s collectStep) Do(ctx context.Context, p collectParams) (nothing, error) {
-	if err := errors.Join(s.m.forgetHooks(ctx, p.Snap), s.m.collectSnap(ctx, p.Snap)); err != nil {
+	if err := errors.Join(s.m.forgetHooks(ctx, p.Snap), s.m.forgetEnded(ctx, p.Snap), s.m.collectSnap(ctx, p.Snap)); err != nil {
 		s.m.report(ctx, p.Snap, err)
 	}
 	return nothing{}, nil

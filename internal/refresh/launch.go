@@ -56,9 +56,6 @@ func (l launcher) service(r *installed, app *snapfile.App) supervise.Spec {
 	}
 	for i := range app.Lifecycle.Workloads {
 		declared := &app.Lifecycle.Workloads[i]
-		if declared.Match == "" {
-			continue
-		}
 		spec.Workloads = append(spec.Workloads, supervise.Workload{
 			Name:  declared.Name,
 			Match: declared.Match,

@@ -59,7 +59,8 @@ type Spec struct {
 	// Timer is when the unit is started by itself, in the timer format of snaps.
 	Timer   string `json:"timer,omitempty"`
 	BusName string `json:"bus_name,omitempty"`
-	// Workloads tell apart what comes out of the service; first match wins.
+	// Workloads tell apart what comes out of the service; first match wins. Those
+	// without a pattern are for the service itself to name (Brancher).
 	Workloads []Workload `json:"workloads,omitempty"`
 }
 
@@ -156,8 +157,18 @@ type Socket struct {
 type Workload struct {
 	Name string `json:"name"`
 	// Match is an RE2 expression on the command line, arguments joined by one space.
-	// A matching process and all its descendants become one unit.
+	// A matching process and all its descendants become one unit. Empty matches nothing.
 	Match string       `json:"match"`
 	Stop  StopProtocol `json:"stop"`
 	// Profile and environment for Stop.Command are those of the service.
+}
+
+// Branch is the Spec of a unit that comes out of s: on the same revision, and with
+// the same view and environment.
+func (s *Spec) Branch(unit tenure.UnitID, argv []string, stop StopProtocol) Spec {
+	return Spec{
+		Unit: unit, Revision: s.Revision, Base: s.Base, Type: Simple,
+		Command: Command{Argv: argv, Env: s.Command.Env, Dir: s.Command.Dir},
+		Profile: s.Profile, Stop: stop, Restart: RestartPolicy{Condition: RestartNever},
+	}
 }

@@ -86,6 +86,25 @@ type Tracker interface {
 	Track(ctx context.Context, spec Spec, process tenure.Process) error
 }
 
+// Brancher is the ability to make workloads that a service names itself
+// (tenure.UnitID.Named). Each lives as long as one of its processes does, is not
+// restarted, and stays known when it has ended until it is forgotten or its name is
+// given again. A name that a living unit has is an error of kind ErrRunning.
+type Brancher interface {
+	// Branch starts a workload that comes out of the unit parent, in a group of its own
+	// from its first instruction on, and returns when it has been executed. Parent must
+	// be alive, or the error is of kind ErrNotReady; who stops it afterwards is told of
+	// the workload (Ended.Left).
+	Branch(ctx context.Context, parent tenure.UnitID, spec Spec) error
+	// Adopt makes a workload of a process that is in another unit of the same snap, and
+	// of what has come out of it and is in that unit too. Processes in groups that the unit made
+	// are not moved: a group that has no others in it goes with the workload as it is.
+	// What the process runs is not for the Spec to say.
+	// The main process of a service is not adopted. A process that is in no unit of the
+	// snap, or has ended, is an error of kind ErrUnknown.
+	Adopt(ctx context.Context, spec Spec, process tenure.Process) error
+}
+
 // Overlapper is the ability to let the next generation of a service begin before
 // the last one ends: Succeed, then TakeOver, then Stop of what TakeOver returned.
 // Whoever waits in a declared socket is taken by the one or by the other.

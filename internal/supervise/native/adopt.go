@@ -214,12 +214,12 @@ func (u *unit) adopted(ctx context.Context) {
 		u.relabel()
 		u.settle(ctx)
 	}
-	if u.rec.Passive && u.rec.Ending == nil {
-		u.attend(ctx)
-		return
-	}
 	if u.rec.Launching && u.rec.Ending == nil {
 		u.adoptLaunch(ctx)
+		return
+	}
+	if u.rec.Passive && u.rec.Ending == nil && (u.rec.State.Alive() || !u.id.Named()) {
+		u.attend(ctx)
 		return
 	}
 	if u.rec.Main.PID != 0 {
@@ -260,7 +260,8 @@ func (u *unit) adoptMain() {
 }
 
 // adoptLaunch completes a launch in whose middle the supervisor died: the
-// process may have been born or not.
+// process may have been born or not. A workload is not launched twice: who asked for
+// it has not been told that it runs.
 func (u *unit) adoptLaunch(ctx context.Context) {
 	u.rec.Launching = false
 	infos, _ := u.living()
@@ -272,6 +273,10 @@ func (u *unit) adoptLaunch(ctx context.Context) {
 		u.rec.Started = info.Started
 		u.holdMain(handle)
 		u.started(ctx)
+		return
+	}
+	if u.rec.Passive {
+		u.endBy(ctx, causeExit)
 		return
 	}
 	u.dropGroup(ctx)()

@@ -17,10 +17,14 @@ type matcher struct {
 	pattern *regexp.Regexp
 }
 
-// compileWorkloads makes the patterns of a Spec ready.
+// compileWorkloads makes the patterns of a Spec ready. A workload without one is for
+// the service to name.
 func compileWorkloads(workloads []supervise.Workload) ([]matcher, error) {
 	matchers := make([]matcher, 0, len(workloads))
 	for _, w := range workloads {
+		if w.Match == "" {
+			continue
+		}
 		pattern, err := regexp.Compile(w.Match)
 		if err != nil {
 			return nil, fmt.Errorf("workload %s: %w", w.Name, err)

@@ -97,6 +97,7 @@ var (
 	_ supervise.Locator    = (*Supervisor)(nil)
 	_ supervise.Splitter   = (*Supervisor)(nil)
 	_ supervise.Overlapper = (*Supervisor)(nil)
+	_ supervise.Brancher   = (*Supervisor)(nil)
 )
 
 // ErrEnded is that the supervisor does not run any more; its units may.

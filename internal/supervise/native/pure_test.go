@@ -18,7 +18,8 @@ import (
 func TestGroupNamesAreReversible(t *testing.T) {
 	t.Parallel()
 	for _, name := range []string{
-		"virt.virtd", "virt_dev.vm@web-1", "virt.virtd/vm.4711", "virt.virtd/leftover.9", "virt.qemu-img~4711", "virt.hook.configure~9",
+		"virt.virtd", "virt_dev.vm@web-1", "virt.virtd/vm.4711", "virt.virtd/leftover.9", "virt.virtd/vm@web1", "virt.virtd/vm", "virt.vm@web1/job@a-b", "virt.vm@web1/successor.2",
+		"virt.qemu-img~4711", "virt.hook.configure~9",
 	} {
 		unit, err := tenure.ParseUnit(name)
 		if err != nil {

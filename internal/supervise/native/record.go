@@ -52,8 +52,9 @@ type record struct {
 	Launching bool `json:"launching,omitempty"`
 	// Ready is set when the current generation has been ready.
 	Ready bool `json:"ready,omitempty"`
-	// Passive units came out of another (Parent) or were started elsewhere:
-	// they are never started, and are forgotten when their last process ends.
+	// Passive units came out of another (Parent) or were started elsewhere: they are
+	// never started again, live as long as one of their processes does, and are
+	// forgotten then if they have no name of their own.
 	Passive bool          `json:"passive,omitempty"`
 	Parent  tenure.UnitID `json:"parent,omitzero"`
 	// Heir is that the unit is to be the service that it is the successor of;

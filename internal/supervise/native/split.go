@@ -76,37 +76,53 @@ func (u *unit) giveAway(ctx context.Context, p pick) error {
 	if !p.Into.IsZero() {
 		return u.giveMore(ctx, p)
 	}
-	spec := u.derived(p.Workload.Name, p.Leader)
-	spec.Stop = p.Workload.Stop
-	rec := record{
+	spec := u.derived(p.Workload.Name, p.Leader, p.Workload.Stop)
+	return u.part(ctx, spec, 0, p)
+}
+
+// part makes a unit with spec of processes that stand still. Its name had been
+// used for some generations.
+func (u *unit) part(ctx context.Context, spec supervise.Spec, generations int, p pick) error {
+	child := newUnit(u.s, record{
 		Spec: &spec, State: supervise.Running, Since: time.Now(), Started: p.Leader.Started,
-		Generation: 1, Main: p.Leader.Process, Passive: true, Parent: u.id, Ready: true,
+		Generation: generations, Main: p.Leader.Process, Passive: true, Parent: u.id, Ready: true,
+	})
+	if !u.s.add(child) {
+		return supervise.ErrRunning
 	}
-	for _, claim := range p.Claims {
-		rec.Claims = append(rec.Claims, filepath.Join(u.rec.Group, claim))
-	}
-	if len(p.Members) > 0 {
-		group, err := u.s.createGroup(groupName(spec.Unit, rec.Generation), label{spec.Unit, spec.Revision})
-		if err != nil {
-			return err
-		}
-		rec.Group, rec.From = group.Path(), u.rec.Group
-		for _, member := range p.Members {
-			rec.Moving = append(rec.Moving, member.Process)
-		}
-	}
-	child := newUnit(u.s, rec)
-	if err := u.s.records.save(&child.rec); err != nil {
+	if err := child.promise(u.rec.Group, p); err != nil {
+		u.s.drop(child)
+		close(child.gone)
 		return err
 	}
-	u.rec.Ceded = append(u.rec.Ceded, rec.Claims...)
+	u.rec.Ceded = append(u.rec.Ceded, child.rec.Claims...)
 	err := child.collectMoving()
 	u.adoptChild(ctx, child)
 	return err
 }
 
+// promise writes down what is to be the unit's, of which nothing has moved yet.
+func (u *unit) promise(from string, p pick) error {
+	for _, claim := range p.Claims {
+		u.rec.Claims = append(u.rec.Claims, filepath.Join(from, claim))
+	}
+	if len(p.Members) == 0 {
+		u.rec.Generation++
+		return u.s.records.save(&u.rec)
+	}
+	group, err := u.freshGroup()
+	if err != nil {
+		return err
+	}
+	u.rec.Group, u.rec.From, u.rec.Moving = group.Path(), from, processesOf(p.Members)
+	if err := u.s.records.save(&u.rec); err != nil {
+		return errors.Join(err, group.Remove())
+	}
+	return nil
+}
+
 // derived is the Spec of a unit that came out of this one.
-func (u *unit) derived(name string, leader proc.Info) supervise.Spec {
+func (u *unit) derived(name string, leader proc.Info, stop supervise.StopProtocol) supervise.Spec {
 	id := u.id.Service().Workload(name, leader.PID)
 	for {
 		if _, taken := u.s.find(id); !taken {
@@ -114,12 +130,7 @@ func (u *unit) derived(name string, leader proc.Info) supervise.Spec {
 		}
 		id.Serial++
 	}
-	parent := u.rec.Spec
-	return supervise.Spec{
-		Unit: id, Revision: parent.Revision, Base: parent.Base, Type: supervise.Simple,
-		Command: supervise.Command{Argv: leader.Args, Dir: parent.Command.Dir},
-		Profile: parent.Profile, Restart: supervise.RestartPolicy{Condition: supervise.RestartNever},
-	}
+	return u.rec.Spec.Branch(id, leader.Args, stop)
 }
 
 // collectMoving moves what was promised to the unit and is not there yet.
@@ -140,12 +151,16 @@ func (u *unit) collectMoving() error {
 	return errors.Join(errs...)
 }
 
-// adoptChild makes a unit that came out of this one known and alive.
+// adoptChild gives a unit that came out of this one its life.
 func (u *unit) adoptChild(ctx context.Context, child *unit) {
-	u.s.add(child)
 	u.s.spawn(ctx, child, child.attend)
+	u.tellSplit(child)
+}
+
+// tellSplit says that a unit came out of this one.
+func (u *unit) tellSplit(child *unit) {
 	u.s.bus.send(supervise.Event{
-		Kind: supervise.EventSplit, Time: time.Now(), Unit: child.id, Revision: child.rec.Spec.Revision, Parent: u.id, State: supervise.Running,
+		Kind: supervise.EventSplit, Time: time.Now(), Unit: child.id, Revision: child.rec.Spec.Revision, Parent: u.id, State: child.status.Load().State,
 	})
 }
 
@@ -166,15 +181,16 @@ func (u *unit) leaveBehind(ctx context.Context, infos []proc.Info) {
 	if len(infos) == 0 || u.rec.Group == "" {
 		return
 	}
-	spec := u.derived(tenure.Leftover, infos[0])
-	spec.Stop = u.rec.Spec.Stop
-	spec.Stop.Command, spec.Stop.Target = nil, supervise.TargetGroup
+	stop := u.rec.Spec.Stop
+	stop.Command, stop.Target = nil, supervise.TargetGroup
+	spec := u.derived(tenure.Leftover, infos[0], stop)
 	rec := record{
 		Spec: &spec, State: supervise.Running, Since: time.Now(), Started: infos[0].Started,
 		Generation: 1, Passive: true, Parent: u.id, Ready: true,
 		Group: u.rec.Group, Ceded: slices.Clone(u.rec.Ceded),
 	}
 	child := newUnit(u.s, rec)
+	u.s.add(child)
 	if err := u.s.records.save(&child.rec); err != nil {
 		u.warn("leftover cannot be recorded", err)
 	}

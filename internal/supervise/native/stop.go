@@ -527,7 +527,7 @@ func (u *unit) finish(ctx context.Context) {
 	told, again := u.rec.Told, u.rec.Again
 	u.rec.Told, u.rec.Again = false, false
 	switch {
-	case u.rec.Passive || u.overlaps():
+	case u.rec.Passive && !u.id.Named() || u.overlaps():
 		u.vanish(ctx)
 	case e.Cause == causeRequest || told:
 		u.rest(ctx, e.Hold)
@@ -584,8 +584,8 @@ func (u *unit) forget(ctx context.Context) error {
 		os.RemoveAll(u.dir()),
 		u.s.records.remove(u.id),
 	)
-	if u.id.Kind == tenure.HookRun {
-		// Nobody can name it any more, and the next run has another log.
+	if u.id.Kind == tenure.HookRun || u.id.Named() {
+		// Nobody asks for it any more, and the next one of the name has another log.
 		err = errors.Join(err, u.s.cfg.Holder.DropLog(ctx, u.id))
 	}
 	u.rec.Deadline = maps.Clone(map[alarm]moment{})

@@ -369,6 +369,7 @@ func (u *unit) nextMain(ctx context.Context) {
 			if handle, err := proc.Open(info.Process); err == nil {
 				u.holdMain(handle)
 				u.save()
+				u.event(supervise.Event{Kind: supervise.EventMain, Processes: []tenure.Process{info.Process}})
 				return
 			}
 		}

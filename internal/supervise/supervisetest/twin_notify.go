@@ -72,8 +72,13 @@ func (u *twinUnit) saidMain(value string) {
 		return
 	}
 	u.setMain(p)
+	u.tellMain()
+}
+
+// tellMain says that another process is the main one.
+func (u *twinUnit) tellMain() {
 	u.t.send(supervise.Event{
-		Kind: supervise.EventMain, Unit: u.status.Unit, Revision: u.status.Revision, Processes: []tenure.Process{p.Process},
+		Kind: supervise.EventMain, Unit: u.status.Unit, Revision: u.status.Revision, Processes: []tenure.Process{u.status.Main},
 	})
 }
 

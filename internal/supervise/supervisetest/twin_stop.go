@@ -222,14 +222,14 @@ func (u *twinUnit) finish() {
 	u.starting = nil
 	outcome := u.outcome(e)
 	switch {
-	case u.passive, u.heir, u.draining:
+	case u.transient():
 		u.vanish()
 	case e.requested || told:
 		u.rest(e.HoldSockets)
 	default:
 		u.ended(e)
 	}
-	if !u.passive && !u.heir && !u.draining {
+	if !u.transient() {
 		u.tellEmpty()
 	}
 	u.answerStop(twinEnded{exit: e.exit, killed: e.killed})

@@ -264,13 +264,24 @@ func (u *twinUnit) exited(p *process, how proc.Exit) {
 }
 
 // nextMain makes the oldest process of a passive unit its main one; the unit
-// goes with the last.
+// goes with the last, or rests if it has a name of its own.
 func (u *twinUnit) nextMain() {
-	if living := u.living(); len(living) > 0 {
+	living := u.living()
+	switch {
+	case len(living) > 0:
 		u.setMain(living[0])
-		return
+		u.tellMain()
+	case u.transient():
+		u.vanish()
+	default:
+		u.ended(&twinEnding{exit: u.status.LastExit})
+		u.tellEmpty()
 	}
-	u.vanish()
+}
+
+// transient reports whether the unit is forgotten with its last process.
+func (u *twinUnit) transient() bool {
+	return u.passive && !u.status.Unit.Named() || u.heir || u.draining
 }
 
 func (u *twinUnit) vanish() {

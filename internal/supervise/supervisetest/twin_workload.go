@@ -18,6 +18,9 @@ func (u *twinUnit) split() {
 		return
 	}
 	for _, w := range u.spec().Workloads {
+		if w.Match == "" {
+			continue
+		}
 		pattern := regexp.MustCompile(w.Match)
 		for _, p := range u.living() {
 			if p == u.main || p.unit != u || !pattern.MatchString(p.info().CommandLine()) {
@@ -37,15 +40,9 @@ func (u *twinUnit) leaveBehind(rest []*process) {
 }
 
 func (u *twinUnit) give(name string, stop supervise.StopProtocol, leader *process, family []*process) {
-	spec := supervise.Spec{
-		Unit: u.status.Unit.Service().Workload(name, leader.PID), Revision: u.status.Revision, Base: u.spec().Base,
-		Type: supervise.Simple, Command: supervise.Command{Argv: leader.args}, Profile: u.spec().Profile,
-		Stop: stop, Restart: supervise.RestartPolicy{Condition: supervise.RestartNever},
-	}
+	spec := u.spec().Branch(u.status.Unit.Service().Workload(name, leader.PID), leader.args, stop)
 	child := u.t.adopt(spec, leader, family)
-	u.t.send(supervise.Event{
-		Kind: supervise.EventSplit, Unit: child.status.Unit, Revision: child.status.Revision, Parent: u.status.Unit, State: supervise.Running,
-	})
+	u.t.tellSplit(child, u.status.Unit)
 }
 
 // adopt makes a unit of processes that run.
