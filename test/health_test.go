@@ -65,7 +65,7 @@ func TestHealthIsShown(t *testing.T) {
 	if got := health(); got == nil || got.Status != "blocked" {
 		t.Errorf("health after a refresh that was undone: %+v", got)
 	}
-	// Neither is what the last one said said of the next.
+	// Nor does an earlier installation speak for a later one.
 	i.Tenure("refresh", "--dangerous", hooked(t, i, map[string]string{"check-health": "snapctl set-health okay"}))
 	if got := health(); got == nil || got.Status != "okay" || strings.Contains(i.Tenure("list", "hooked"), "okay") {
 		t.Errorf("health of a snap that is well: %+v", got)

@@ -1,0 +1,325 @@
+package test
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"tenure"
+	"tenure/client"
+	"tenure/test/rig"
+)
+
+// told is how whatever runs for a change says why it does.
+const told = `"$SNAP_REVISION $SNAP_LIFECYCLE_REASON:$SNAP_LIFECYCLE_FROM-$SNAP_LIFECYCLE_TO" >>"$SNAP_COMMON/trace"`
+
+// reasons packs a snap whose service, its stop command, its post-stop command and its
+// hooks say why they are run or ended, in one file; the hooks do more if a test wants.
+func reasons(t *testing.T, i *rig.Instance, hooks map[string]string) string {
+	t.Helper()
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "meta/snap.yaml"), `
+name: reasons
+version: '1'
+base: debian12
+apps:
+  served:
+    command: bin/served
+    daemon: forking
+    stop-command: bin/told stop
+    post-stop-command: bin/told post
+`)
+	// It is ready when it hears signals. Its main process has the file alone.
+	writeFile(t, filepath.Join(dir, "bin/served"), `#!/bin/sh
+mkfifo "$SNAP_DATA/ready"
+(
+	trap 'echo "main $SNAP_REVISION $(cat "$SNAP_LIFECYCLE_REASON_FILE") $(snapctl reason)" >>"$SNAP_COMMON/trace"; exit 0' TERM
+	echo "up $SNAP_REVISION" >>"$SNAP_COMMON/trace"
+	echo >"$SNAP_DATA/ready"
+	while :; do sleep infinity & wait $!; done
+) &
+read -r _ <"$SNAP_DATA/ready"
+rm "$SNAP_DATA/ready"
+`)
+	writeFile(t, filepath.Join(dir, "bin/told"), "#!/bin/sh\necho \"$1\" "+told+"\n")
+	for _, name := range []string{"install", "pre-refresh", "evacuate", "post-refresh", "configure", "remove"} {
+		writeFile(t, filepath.Join(dir, "meta/hooks", name), "#!/bin/sh\necho \"${0##*/}\" "+told+"\n"+hooks[name]+"\n")
+	}
+	file := dir + ".snap"
+	i.Tenure("pack", "--compression", "lz4", dir, file)
+	return file
+}
+
+// Whatever runs for a change, and whatever is ended by one, is told why: the hooks, the
+// stop command, the main process, and the post-stop command, for every reason there is, and
+// when a refresh that has failed is undone.
+func TestTheReasonOfEverything(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	i.Tenure("install", "--dangerous", snap(t, "debian12", "1"))
+	first, second := reasons(t, i, nil), reasons(t, i, nil)
+	failing := reasons(t, i, map[string]string{"configure": "exit 1"})
+	log := filepath.Join(i.Common("reasons"), "trace")
+	// ends is what is said when the service is ended.
+	ends := func(rev, reason, from, to string) []string {
+		why := fmt.Sprintf("%s %s:%s-%s", rev, reason, from, to)
+		return []string{"stop " + why, fmt.Sprintf("main %s %s %s", rev, reason, reason), "post " + why}
+	}
+	for _, c := range []struct {
+		what  string
+		args  []string
+		fails bool
+		want  []string
+	}{
+		{
+			"install",
+			[]string{"install", "--dangerous", first},
+			false,
+			[]string{"install x1 refresh:-x1", "up x1", "configure x1 refresh:-x1"},
+		},
+		{"restart", []string{"restart", "reasons.served"}, false, append(ends("x1", "restart", "x1", "x1"), "up x1")},
+		{"stop", []string{"stop", "reasons"}, false, ends("x1", "stop", "x1", "x1")},
+		{"start", []string{"start", "reasons"}, false, []string{"up x1"}},
+		{"refresh", []string{"refresh", "--dangerous", second}, false, slices.Concat(
+			[]string{"pre-refresh x1 refresh:x1-x2", "evacuate x1 refresh:x1-x2"},
+			ends("x1", "refresh", "x1", "x2"),
+			[]string{"post-refresh x2 refresh:x1-x2", "up x2", "configure x2 refresh:x1-x2"},
+		)},
+		{"failed refresh", []string{"refresh", "--dangerous", failing}, true, slices.Concat(
+			[]string{"pre-refresh x2 refresh:x2-x3", "evacuate x2 refresh:x2-x3"},
+			ends("x2", "refresh", "x2", "x3"),
+			[]string{"post-refresh x3 refresh:x2-x3", "up x3", "configure x3 refresh:x2-x3"},
+			ends("x3", "refresh", "x3", "x2"),
+			[]string{"up x2"},
+		)},
+		{"revert", []string{"revert", "reasons"}, false, slices.Concat(
+			[]string{"evacuate x2 revert:x2-x1"}, ends("x2", "revert", "x2", "x1"), []string{"up x1"},
+		)},
+		{"disable", []string{"disable", "reasons"}, false, ends("x1", "disable", "x1", "")},
+		{"enable", []string{"enable", "reasons"}, false, []string{"up x1"}},
+	} {
+		if c.what != "install" {
+			write(t, log, "")
+		}
+		if result := i.Try(c.args...); (result.Status != 0) != c.fails {
+			t.Fatalf("%s: %+v", c.what, result)
+		}
+		text, err := os.ReadFile(log) //nolint:gosec // A file of the test's own root.
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(c.want, strings.Split(strings.TrimSpace(string(text)), "\n")); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", c.what, diff)
+		}
+	}
+	words := afterwards(t, log, func() { i.Tenure("remove", "reasons") })
+	if diff := cmp.Diff(append(ends("x1", "remove", "x1", ""), "remove x1 remove:x1-"), words); diff != "" {
+		t.Errorf("remove (-want +got):\n%s", diff)
+	}
+	i.Tenure("install", "--dangerous", first)
+	write(t, log, "")
+	shutdown(t, i)
+	text, err := os.ReadFile(log) //nolint:gosec // A file of the test's own root.
+	if diff := cmp.Diff(ends("x1", "shutdown", "", ""), strings.Split(strings.TrimSpace(string(text)), "\n")); err != nil || diff != "" {
+		t.Errorf("shutdown, %v (-want +got):\n%s", err, diff)
+	}
+}
+
+// afterwards are the lines that are written to a file by what removes it.
+func afterwards(t *testing.T, path string, remove func()) []string {
+	t.Helper()
+	write(t, path, "")
+	f, err := os.Open(path) //nolint:gosec // A file of the test's own root.
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close() //nolint:errcheck // Only read.
+	remove()
+	text, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Split(strings.TrimSpace(string(text)), "\n")
+}
+
+// shutdown ends everything, as the end of the machine does.
+func shutdown(t *testing.T, i *rig.Instance) {
+	t.Helper()
+	if got := i.Exec(filepath.Join(i.Bin, "tenured"), "shutdown", "--root", i.Root); got.Status != 0 {
+		t.Fatalf("tenured shutdown: %+v", got)
+	}
+	<-i.Ended()
+}
+
+// machines is how many a manager has.
+const machines = 10
+
+// reasonable packs a snap that starts machines, and whose stop command decides by nothing but
+// the reason in its environment what becomes of them. It waits at the fifo "gate", if
+// there is one.
+func reasonable(t *testing.T, i *rig.Instance) string {
+	t.Helper()
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "meta/snap.yaml"), `
+name: manager
+version: '1'
+base: debian12
+apps:
+  virtd:
+    command: bin/virtd
+    daemon: forking
+    stop-mode: sigterm
+    stop-command: bin/stop
+    lifecycle:
+      workloads:
+        vm: {match: '/bin/machine '}
+`)
+	writeFile(t, filepath.Join(dir, "bin/virtd"), fmt.Sprintf(`#!/bin/sh
+mkdir -p "$SNAP_COMMON/machines"
+sleep infinity & # The oldest that is left is the main process.
+n=0
+while [ $n -lt %d ]; do
+	if [ ! -e "$SNAP_COMMON/machines/$n" ]; then setsid "$SNAP/bin/machine" $n </dev/null >/dev/null 2>&1 & fi
+	n=$((n+1))
+done
+while [ $n -gt 0 ]; do
+	n=$((n-1))
+	until [ -e "$SNAP_COMMON/machines/$n" ]; do sleep 0.05; done # Now it hears signals.
+done
+`, machines))
+	writeFile(t, filepath.Join(dir, "bin/machine"), `#!/bin/sh
+end() { echo "$1" >>"$SNAP_COMMON/log"; kill $sleeper; rm "$SNAP_COMMON/machines/$n"; exit 0; }
+n=$1
+trap 'end "shut down"' TERM
+trap 'end suspended' USR1
+sleep infinity &
+sleeper=$!
+echo $$ >"$SNAP_COMMON/$n.new"
+mv "$SNAP_COMMON/$n.new" "$SNAP_COMMON/machines/$n"
+while :; do wait $sleeper; done
+`)
+	writeFile(t, filepath.Join(dir, "bin/stop"), `#!/bin/sh
+[ ! -p "$SNAP_COMMON/gate" ] || read -r _ <"$SNAP_COMMON/gate"
+case $SNAP_LIFECYCLE_REASON in
+remove) signal=TERM;;
+shutdown) signal=USR1;;
+*) exit 0;;
+esac
+cd "$SNAP_COMMON/machines"
+for machine in *; do kill -$signal "$(cat "$machine")"; done
+while [ -n "$(ls)" ]; do sleep 0.05; done
+`)
+	file := dir + ".snap"
+	i.Tenure("pack", "--compression", "lz4", dir, file)
+	return file
+}
+
+// livingMachines are the machines of a manager, by their command lines: as many as it
+// has. One that is just being made a unit of its own is missing for a moment.
+func livingMachines(t *testing.T, i *rig.Instance) map[string]tenure.Process {
+	t.Helper()
+	again := time.NewTicker(20 * time.Millisecond)
+	defer again.Stop()
+	for timeout := time.After(rig.Patience); ; {
+		found := map[string]tenure.Process{}
+		for _, unit := range i.Units() {
+			for _, p := range unit.Processes {
+				if strings.Contains(p.Command, "/bin/machine ") {
+					found[p.Command] = tenure.Process{PID: p.PID, Start: p.Start}
+				}
+			}
+		}
+		if len(found) == machines {
+			return found
+		}
+		select {
+		case <-again.C:
+		case <-timeout:
+			t.Fatalf("there are %d machines: %v", len(found), found)
+		}
+	}
+}
+
+// A manager leaves its machines alone when it is refreshed, shuts each down when its
+// snap is removed, and suspends them when the machine is shut down. Who asks for the
+// changes in progress meanwhile, as wrappers do, is told the same.
+func TestAManagerActsByTheReason(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	i.Tenure("install", "--dangerous", snap(t, "debian12", "1"))
+	first := reasonable(t, i)
+	i.Tenure("install", "--dangerous", first)
+	gatePath := filepath.Join(i.Common("manager"), "gate")
+	before := livingMachines(t, i)
+	// changing carries out an action whose stop command waits, and says what is in progress.
+	changing := func(action client.Action) string {
+		t.Helper()
+		if err := unix.Mkfifo(gatePath, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		id, err := i.Client().Do(t.Context(), action)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := os.OpenFile(gatePath, os.O_WRONLY, 0) //nolint:gosec // A file of the test's own root.
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close() //nolint:errcheck // Written to once.
+		changes, err := i.Client().Changes(t.Context(), "in-progress", "manager")
+		if err != nil || len(changes) != 1 {
+			t.Fatalf("changes in progress: %+v, %v", changes, err)
+		}
+		if err := os.Remove(gatePath); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := fmt.Fprintln(f); err != nil {
+			t.Fatal(err)
+		}
+		if status := endOf(t, i, id); status != "Done" {
+			t.Errorf("%s is %s", action.Action, status)
+		}
+		return changes[0].Kind
+	}
+	one := []string{"manager"}
+	for _, c := range []struct {
+		kind   string
+		action client.Action
+	}{
+		{"refresh-snap", client.Action{Action: "refresh", Files: []string{reasonable(t, i)}, Dangerous: true}},
+		{"revert-snap", client.Action{Action: "revert", Snaps: one}},
+		{"service-control", client.Action{Action: "restart", Names: one}},
+	} {
+		if kind := changing(c.action); kind != c.kind {
+			t.Errorf("%s is a change of kind %s, want %s", c.action.Action, kind, c.kind)
+		}
+		if diff := cmp.Diff(before, livingMachines(t, i)); diff != "" {
+			t.Errorf("machines after %s (-before +after):\n%s", c.action.Action, diff)
+		}
+	}
+	log := filepath.Join(i.Common("manager"), "log")
+	words := afterwards(t, log, func() {
+		if kind := changing(client.Action{Action: "remove", Snaps: one}); kind != "remove-snap" {
+			t.Errorf("a removal is a change of kind %s", kind)
+		}
+	})
+	if diff := cmp.Diff(slices.Repeat([]string{"shut down"}, machines), words); diff != "" {
+		t.Errorf("machines on remove (-want +got):\n%s", diff)
+	}
+	i.Tenure("install", "--dangerous", first)
+	livingMachines(t, i)
+	write(t, log, "")
+	shutdown(t, i)
+	text, err := os.ReadFile(log) //nolint:gosec // A file of the test's own root.
+	if err != nil || string(text) != strings.Repeat("suspended\n", machines) {
+		t.Errorf("on shutdown the machines were: %q, %v", text, err)
+	}
+}
