@@ -110,6 +110,7 @@ do to each process, and why.`,
 	root.AddCommand(a.snapCommands()...)
 	root.AddCommand(a.serviceCommands()...)
 	root.AddCommand(a.seeCommands()...)
+	root.AddCommand(a.policyCommand())
 	root.AddCommand(a.changeCommands()...)
 	root.AddCommand(a.configCommands()...)
 	root.AddCommand(a.packCommand(), a.runCommand(), a.versionCommand())

@@ -27,6 +27,7 @@ import (
 	"tenure/internal/mount"
 	"tenure/internal/proc"
 	"tenure/internal/refresh"
+	"tenure/internal/rules/rulefile"
 	"tenure/internal/squash"
 	"tenure/internal/supervise/fdstore"
 	"tenure/internal/supervise/fdstore/logfile"
@@ -59,6 +60,7 @@ type parts struct {
 	holder                 *fdstore.Client
 	logs                   logfile.Reader
 	supervisor             *native.Supervisor
+	rules                  *rulefile.Keeper
 	manager                *refresh.Manager
 	engine                 *change.Engine
 }
@@ -144,8 +146,10 @@ func (p *parts) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	p.rules = rulefile.New(rulefile.Config{Path: p.paths.Policy(), Kept: p.paths.KeptPolicy(), Logger: p.cfg.Logger})
 	p.manager = refresh.New(refresh.Config{
 		Paths:      p.paths,
+		Rules:      p.rules,
 		Journal:    p.journal,
 		Supervisor: p.supervisor,
 		Mounts:     mount.New(mount.Config{Root: p.cfg.Root}),
@@ -241,6 +245,7 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 	}
 	group.Go(func() error { return p.manager.Collect(ctx) })
 	group.Go(func() error { return p.manager.Confirm(ctx) })
+	group.Go(func() error { return p.rules.Watch(ctx, func() { p.manager.RulesChanged(ctx) }) })
 	group.Go(func() error {
 		return hook.Serve(ctx, hook.ServeConfig{
 			Socket: p.paths.SnapctlSocket(), Host: p.manager.Packages(Version), Logger: p.cfg.Logger,

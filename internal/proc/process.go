@@ -205,6 +205,15 @@ func goneProcess(err error) error {
 	return err
 }
 
+// MachineMemory is how much memory the machine has, in bytes; 0 where that is not told.
+func MachineMemory() int64 {
+	var info unix.Sysinfo_t
+	if unix.Sysinfo(&info) != nil {
+		return 0
+	}
+	return int64(info.Totalram) * int64(info.Unit) //nolint:gosec // No memory is that large.
+}
+
 // BootID is the kernel's name for the time since the machine last booted. A
 // tenure.Process means nothing under another one.
 func BootID() (string, error) {

@@ -58,7 +58,7 @@ func (m *Manager) stopOrWait(ctx context.Context, req supervise.StopRequest) (su
 		}
 	}
 	req.Limit = m.limits().MaxStopTimeout
-	ended, err := m.cfg.Supervisor.Stop(ctx, req)
+	ended, err := m.halt(ctx, req)
 	if !errors.Is(err, supervise.ErrStopTimeout) || change.IDFrom(ctx) == 0 {
 		return ended, err
 	}

@@ -298,7 +298,7 @@ func (m *Manager) endAll(ctx context.Context) error {
 		if len(units) == 0 {
 			continue
 		}
-		if _, err := m.cfg.Supervisor.Stop(ctx, supervise.StopRequest{
+		if _, err := m.halt(ctx, supervise.StopRequest{
 			Units: units, Reason: tenure.ReasonShutdown, Limit: m.limits().MaxStopTimeout,
 		}); err != nil {
 			return fmt.Errorf("end all units: %w", err)

@@ -43,7 +43,7 @@ func (m *Manager) pinFacts(ctx context.Context, snap tenure.Instance) (revision.
 		return revision.Facts{}, fmt.Errorf("see what pins %s: %w", snap, err)
 	}
 	facts := revision.Facts{
-		Retain:  m.retain(),
+		Retain:  m.retainOf(snap),
 		Units:   map[tenure.Revision][]tenure.UnitID{},
 		Changes: map[tenure.Revision][]string{},
 	}

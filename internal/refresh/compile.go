@@ -106,6 +106,8 @@ type switching struct {
 	// Blocks is that a unit of the snap must not be killed, so that its stop may have to
 	// be waited for.
 	Blocks bool
+	// Terms are those on which rules say that units of the plan are stopped.
+	Terms map[tenure.UnitID]supervise.Terms
 	// HandOver are the services that hand over to their next generation.
 	HandOver []succession
 	// Old are the workloads on the revision of those services, of an earlier time.
@@ -132,7 +134,7 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 	if len(sw.Stop)+len(sw.End) > 0 || j.ends() {
 		tasks = append(tasks, stopTasks(snap, stopParams{
 			Change: j.change(), Stop: sw.Stop, End: sw.End, Hold: names(sw.Start), Kill: j.Options.Kill,
-			Strays: j.ends(), Patient: sw.Blocks && !j.Options.Kill,
+			Strays: j.ends(), Patient: sw.Blocks && !j.Options.Kill, Terms: sw.Terms,
 		})...)
 	}
 	hooks(stopped)
@@ -204,7 +206,8 @@ func (m *Manager) compile(ctx context.Context, j *job, plan policy.Plan) (switch
 	if err != nil {
 		return sw, fmt.Errorf("compile the plan: %w", err)
 	}
-	sw.Blocks = mayBlock(j.snap(), statuses)
+	sw.Blocks = mayBlock(j.snap(), statuses) || m.mayForbidKill()
+	sw.Terms = termsOf(plan)
 	status := make(map[tenure.UnitID]supervise.Status, len(statuses))
 	for _, s := range statuses {
 		status[s.Unit] = s

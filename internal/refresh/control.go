@@ -265,7 +265,7 @@ func (m *Manager) controlTasks(ctx context.Context, req Request, c *controlled) 
 	if len(sw.Stop)+len(sw.End) > 0 {
 		tasks = append(tasks, stopTasks(snap, stopParams{
 			Change: c.plan.Change, Split: sw.Split, Stop: sw.Stop, End: sw.End, Hold: names(sw.Start), Kill: req.Options.Kill,
-			Patient: sw.Blocks && !req.Options.Kill,
+			Patient: sw.Blocks && !req.Options.Kill, Terms: sw.Terms,
 		})...)
 	}
 	if len(sw.Start) > 0 {
@@ -319,7 +319,7 @@ func (s reloadStep) Do(ctx context.Context, p reloadParams) (nothing, error) {
 		stop := supervise.StopRequest{
 			Units: []tenure.UnitID{spec.Unit}, Reason: tenure.ReasonRestart, HoldSockets: true, Limit: s.m.limits().MaxStopTimeout,
 		}
-		if _, err := s.m.cfg.Supervisor.Stop(ctx, stop); err != nil {
+		if _, err := s.m.halt(ctx, stop); err != nil {
 			if errors.Is(err, supervise.ErrStopTimeout) {
 				// It must not be killed, and cannot be un-told: it starts again when it has ended.
 				err = errors.Join(err, s.m.cfg.Supervisor.Start(ctx, *spec))

@@ -32,7 +32,7 @@ func (s decideStep) wait(ctx context.Context, p decideParams, j *job, plan polic
 	var units []awaited
 	for i := range plan.Items {
 		if item := &plan.Items[i]; item.Verdict == tenure.Defer {
-			a := awaited{Unit: item.Unit, Generation: known[item.Unit].Generation, Processes: item.Processes, While: item.While}
+			a := awaited{Unit: item.Unit, Generation: known[item.Unit].Generation, Processes: item.Processes, While: item.While, Limit: item.Deferral, Ruled: ruledDefer(item)}
 			if a.While != "" {
 				a.Processes = nil
 				for _, p := range item.Awaits {
@@ -53,16 +53,16 @@ func (s decideStep) wait(ctx context.Context, p decideParams, j *job, plan polic
 	if err := change.Replan(ctx, raw); err != nil {
 		return err
 	}
-	return &change.Waiting{For: s.m.waitText(plan)}
+	return &change.Waiting{For: waitText(plan)}
 }
 
 // waitText says whom a plan waits for, and how long at most.
-func (m *Manager) waitText(plan policy.Plan) string {
+func waitText(plan policy.Plan) string {
 	text := plan.WaitText() + " to end"
 	if slices.ContainsFunc(plan.Items, func(i policy.Item) bool { return i.While != "" }) {
 		text = plan.WaitText() + " to finish"
 	}
-	if limit := m.limits().MaxDeferral; limit > 0 && !plan.Change.Since.IsZero() {
+	if limit := patienceOf(plan); limit > 0 && !plan.Change.Since.IsZero() {
 		text += ", until " + plan.Change.Since.Add(limit).UTC().Format(time.RFC3339) + " at the latest"
 	}
 	return text

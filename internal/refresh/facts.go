@@ -21,17 +21,26 @@ func supported() []tenure.Verdict {
 	return []tenure.Verdict{tenure.Restart, tenure.Reload, tenure.HandOver, tenure.Stop, tenure.Endure, tenure.Defer, tenure.Refuse}
 }
 
-// facts gathers what a decision about change depends on. More are revisions
-// that are not installed yet, but that the change leads to.
+// facts gathers what a decision about change depends on, with what the administrator's
+// rules say. More are revisions that are not installed yet, but that the change leads to.
 func (m *Manager) facts(ctx context.Context, change policy.Change, more ...installed) (policy.Facts, error) {
+	facts, known, err := m.gather(ctx, change, more...)
+	if err == nil {
+		m.rule(&facts, known)
+	}
+	return facts, err
+}
+
+// gather is facts without the rules, and the revisions that they are about.
+func (m *Manager) gather(ctx context.Context, change policy.Change, more ...installed) (policy.Facts, revisions, error) {
 	facts := policy.Facts{Now: m.cfg.Now(), Change: change, Supported: supported(), Limits: m.limits()}
 	statuses, err := m.cfg.Supervisor.Units(ctx)
 	if err != nil {
-		return policy.Facts{}, fmt.Errorf("gather facts: %w", err)
+		return policy.Facts{}, revisions{}, fmt.Errorf("gather facts: %w", err)
 	}
 	states, err := m.snaps.All()
 	if err != nil {
-		return policy.Facts{}, fmt.Errorf("gather facts: %w", err)
+		return policy.Facts{}, revisions{}, fmt.Errorf("gather facts: %w", err)
 	}
 	for _, status := range statuses {
 		if status.Unit.Snap != change.Snap && status.Spec != nil && status.Spec.Base.Snap != change.Snap {
@@ -39,7 +48,7 @@ func (m *Manager) facts(ctx context.Context, change policy.Change, more ...insta
 		}
 		unit, err := m.unitFacts(ctx, status)
 		if err != nil {
-			return policy.Facts{}, err
+			return policy.Facts{}, revisions{}, err
 		}
 		if unit.Active || len(unit.Processes) > 0 {
 			facts.Units = append(facts.Units, unit)
@@ -65,7 +74,7 @@ func (m *Manager) facts(ctx context.Context, change policy.Change, more ...insta
 	slices.SortFunc(facts.Declarations, func(a, b policy.Declaration) int {
 		return cmp.Or(cmp.Compare(a.Snap, b.Snap), a.Revision.Compare(b.Revision))
 	})
-	return facts, nil
+	return facts, revisions{states, more}, nil
 }
 
 func (m *Manager) unitFacts(ctx context.Context, status supervise.Status) (policy.Unit, error) {
@@ -105,7 +114,7 @@ func (m *Manager) processes(ctx context.Context, unit tenure.UnitID) ([]proc.Inf
 }
 
 func processFacts(p proc.Info) policy.Process {
-	return policy.Process{Process: p.Process, PPID: p.PPID, CommandLine: p.CommandLine(), Foreign: p.Foreign, Group: p.Group}
+	return policy.Process{Process: p.Process, PPID: p.PPID, CommandLine: p.CommandLine(), Foreign: p.Foreign, Group: p.Group, Started: p.Started, Memory: p.Memory}
 }
 
 // declaration is what r says, in the terms of policy.

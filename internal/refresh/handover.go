@@ -92,7 +92,7 @@ func (m *Manager) endBeside(ctx context.Context, p handOverParams, name string, 
 	if stays == from {
 		from, to = to, from
 	}
-	ended, err := m.cfg.Supervisor.Stop(ctx, supervise.StopRequest{
+	ended, err := m.halt(ctx, supervise.StopRequest{
 		Units: units, Reason: p.Change.Reason, From: from, To: to, Kill: p.Change.Kill,
 	})
 	for _, killed := range ended.Killed {
@@ -223,7 +223,7 @@ func (m *Manager) handBack(ctx context.Context, c policy.Change, service *succes
 		change.ReporterFrom(ctx).Logf("%s is started again: %v", unit, err)
 	}
 	stop := supervise.StopRequest{Units: []tenure.UnitID{unit}, Reason: c.Reason, From: c.To, To: c.From, HoldSockets: true}
-	if _, err := m.cfg.Supervisor.Stop(ctx, stop); err != nil {
+	if _, err := m.halt(ctx, stop); err != nil {
 		return fmt.Errorf("hand back to %s: %w", c.From, err)
 	}
 	if err := m.cfg.Supervisor.Start(ctx, service.Old); err != nil {

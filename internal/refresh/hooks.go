@@ -185,13 +185,13 @@ func (s hookStep) fulfil(ctx context.Context, w wish, spec supervise.Spec) error
 		return s.m.cfg.Supervisor.Start(ctx, spec)
 	case ActionRestart:
 		stop.Reason, stop.HoldSockets = tenure.ReasonRestart, true
-		if _, err := s.m.cfg.Supervisor.Stop(ctx, stop); err != nil {
+		if _, err := s.m.halt(ctx, stop); err != nil {
 			return err
 		}
 		return s.m.cfg.Supervisor.Start(ctx, spec)
 	case ActionStop, ActionInstall, ActionRefresh, ActionRevert, ActionRemove, ActionEnable, ActionDisable:
 	}
-	_, err := s.m.cfg.Supervisor.Stop(ctx, stop)
+	_, err := s.m.halt(ctx, stop)
 	return err
 }
 

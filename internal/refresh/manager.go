@@ -15,6 +15,7 @@ import (
 	"tenure/internal/change"
 	"tenure/internal/journal"
 	"tenure/internal/mount"
+	"tenure/internal/rules/rulefile"
 	"tenure/internal/squash"
 	"tenure/internal/supervise"
 )
@@ -31,6 +32,8 @@ type Config struct {
 	// Snapctl is the path of the program that packages call, which units with a root
 	// of their own see.
 	Snapctl string
+	// Rules are the administrator's; nil is none.
+	Rules *rulefile.Keeper
 	// Logger hears what nobody waits for; by default nobody does.
 	Logger *slog.Logger
 	// Now is the clock; by default the real one.

@@ -45,6 +45,12 @@ func (p Paths) DataCurrent(i tenure.Instance) string { return filepath.Join(p.Da
 // State is the directory of what outlives the machine's run.
 func (p Paths) State() string { return p.at("var", "lib", "tenure") }
 
+// Policy is the file of the administrator's rules.
+func (p Paths) Policy() string { return p.at("etc", "tenure", "policy.yaml") }
+
+// KeptPolicy is the copy of the last good file of rules.
+func (p Paths) KeptPolicy() string { return filepath.Join(p.State(), "policy.yaml") }
+
 // Staging is where snap files arrive before they are admitted.
 func (p Paths) Staging() string { return filepath.Join(p.State(), "staging") }
 

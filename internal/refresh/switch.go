@@ -34,6 +34,8 @@ type stopParams struct {
 	Strays bool `json:"strays,omitempty"`
 	// Patient is that a step follows which waits for what must not be killed.
 	Patient bool `json:"patient,omitempty"`
+	// Terms are those that the plan says for its units, by the administrator's rules.
+	Terms map[tenure.UnitID]supervise.Terms `json:"terms,omitempty"`
 }
 
 // stopping is a service as it was when the stop was decided.
@@ -140,7 +142,7 @@ func (m *Manager) stopUnits(ctx context.Context, p stopParams, units []tenure.Un
 	}
 	ended, err := m.stopOrWait(ctx, supervise.StopRequest{
 		Units: units, Reason: p.Change.Reason, From: p.Change.From, To: p.Change.To,
-		HoldSockets: hold, Kill: p.Kill,
+		HoldSockets: hold, Kill: p.Kill, Terms: p.Terms,
 	})
 	report := change.ReporterFrom(ctx)
 	for _, killed := range ended.Killed {

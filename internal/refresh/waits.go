@@ -36,6 +36,10 @@ type awaited struct {
 	// While is the pattern of a service that is waited for only while one of Processes
 	// matches it.
 	While string `json:"while,omitempty"`
+	// Limit is how long it is waited for at most; 0 is without a limit of its own.
+	Limit time.Duration `json:"limit,omitempty"`
+	// Ruled is that a rule of the administrator has the change wait for it.
+	Ruled bool `json:"ruled,omitempty"`
 	// Command is the command line of the first of them, for people.
 	Command string `json:"command,omitempty"`
 	// Told is when the unit had been told to stop and had not ended in its time; zero for one that is
@@ -292,12 +296,17 @@ func (a *attendant) attend(ctx context.Context, c change.Change, w *wait, known 
 	due := w.over(known)
 	if w.yields() {
 		due = due || w.Now || w.Force
-		if limit > 0 {
-			at = c.Spawned.Add(limit)
+		if at = w.until(c.Spawned, limit); !at.IsZero() {
 			due = due || !a.m.cfg.Now().Before(at)
 		}
 	}
 	if !due {
+		if due, err = a.m.released(ctx, c, w); err != nil {
+			return at, err
+		}
+	}
+	if !due {
+		delete(a.woken, c.ID)
 		a.watch(ctx, w)
 		return w.lookAgainAt(a.m.cfg.Now(), at), nil
 	}
@@ -320,7 +329,11 @@ const glance = time.Second
 // lookAgainAt is when to look at w again, if nothing happens before: at its limit, or
 // soon where the end of what is waited for is not an event.
 func (w *wait) lookAgainAt(now, limit time.Time) time.Time {
-	soon := now.Add(glance)
+	soon := now.Add(ruledGlance)
+	if slices.ContainsFunc(w.Units, func(a awaited) bool { return a.Ruled }) && (limit.IsZero() || soon.Before(limit)) {
+		limit = soon
+	}
+	soon = now.Add(glance)
 	if slices.ContainsFunc(w.Units, func(a awaited) bool { return a.While != "" }) && (limit.IsZero() || soon.Before(limit)) {
 		return soon
 	}

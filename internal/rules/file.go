@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"tenure/internal/policy"
 )
 
 // The bounds of a file. MaxFile is in bytes.
@@ -39,6 +41,20 @@ func (s *Set) Names() []string {
 		names = append(names, s.rules[i].name)
 	}
 	return names
+}
+
+// MayForbidKill reports whether a rule may say that something must not be killed.
+func (s *Set) MayForbidKill() bool {
+	return s.speaks(func(e effect) bool { return e.key == doKill && e.text == string(policy.KillNever) })
+}
+
+// Retains reports whether a rule speaks of how many revisions are kept.
+func (s *Set) Retains() bool {
+	return s.speaks(func(e effect) bool { return e.key == doRetain })
+}
+
+func (s *Set) speaks(of func(effect) bool) bool {
+	return slices.ContainsFunc(s.rules, func(r rule) bool { return slices.ContainsFunc(r.effects, of) })
 }
 
 // Parse reads and checks a file that is called name in errors. What is wrong with it is
@@ -94,7 +110,7 @@ func (p *parser) fail(node *yaml.Node, rule, key, found, accepted string) {
 func (p *parser) read() *yaml.Node {
 	const list = "a list of rules, or [] for none"
 	if len(p.data) > MaxFile {
-		p.fail(nil, "", "", fmt.Sprintf("the file has %d bytes", len(p.data)), fmt.Sprintf("at most %d", MaxFile))
+		p.fail(nil, "", "", "the file is too large", fmt.Sprintf("at most %d bytes", MaxFile))
 		return nil
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(p.data))
