@@ -50,8 +50,11 @@ func (e *Engine) report(r *run, i int, c *call) {
 func (e *Engine) do(r *run, i int) {
 	t := &r.c.Tasks[i]
 	step := e.cfg.Registry.lookup(t.Kind)
-	if t.Gap && (i == 0 || !r.c.Tasks[i-1].Gap) {
-		e.boundary(r, i, GapBegin)
+	if t.Gap {
+		e.enterGap(r)
+		if i == 0 || !r.c.Tasks[i-1].Gap {
+			e.boundary(r, i, GapBegin)
+		}
 	}
 	if !r.aborting {
 		r.c.Status = Doing

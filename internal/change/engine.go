@@ -25,6 +25,10 @@ type Config struct {
 	// Boundary, if set, is called at every place where a test may want the
 	// process to die. It must not call the engine.
 	Boundary func(Point)
+	// Gap, if set, hears when the first of the running changes enters a gap, and
+	// when the last has left it. Steps wait for it, so it is to be quick. It must
+	// not call the engine.
+	Gap func(begins bool)
 	// Keep is how many ended changes are kept, by default 500, and KeepFor for
 	// how long, by default a week. Changes that have not ended are kept without
 	// limit, and never aborted by the engine.
@@ -59,6 +63,8 @@ type Engine struct {
 	lastID ID
 	runs   map[ID]*run
 	locks  map[tenure.Instance]*run
+	// gaps is how many of runs are in a gap.
+	gaps int
 	// ended are the finished changes that are kept, oldest first.
 	ended  []ID
 	writer writer

@@ -396,6 +396,29 @@ func TestGapWaitsForNoWrite(t *testing.T) {
 	}
 }
 
+// Who is told of gaps hears of all that run as of one, and of the end of one that fails.
+func TestGapIsTold(t *testing.T) {
+	t.Parallel()
+	s := newScript()
+	var told []bool
+	g := newGate()
+	s.do["gap1"] = g.do
+	s.do["gap2"] = func(context.Context) (string, error) { return "", errors.New("no") }
+	e, stop := run(t, change.Config{
+		Store: new(changetest.Memory), Registry: s.registry(), Gap: func(begins bool) { told = append(told, begins) },
+	})
+	first := start(t, e, on("x", "a", "gap1", "b"))
+	<-g.begun
+	wait(t, e, start(t, e, on("y", "a", "gap2", "b")), change.Error)
+	close(g.open)
+	wait(t, e, first, change.Done)
+	wait(t, e, start(t, e, on("z", "a", "gap3")), change.Done)
+	stop()
+	if want := []bool{true, false, true, false}; !slices.Equal(told, want) {
+		t.Errorf("told %v, want %v", told, want)
+	}
+}
+
 func TestGapProbedAfterCrash(t *testing.T) {
 	t.Parallel()
 	store := new(changetest.Memory)

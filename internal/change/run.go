@@ -22,6 +22,8 @@ type run struct {
 	aborting, failed bool
 	// ending is set when the change has ended and that is being written.
 	ending bool
+	// inGap is set from the first step of a gap until the next write.
+	inGap bool
 	// crashed are the tasks whose intent was durable, and whose result was not,
 	// when the process died. They may have been done.
 	crashed map[int]bool
@@ -167,6 +169,27 @@ func (e *Engine) resolve(r *run, i int) {
 		return
 	}
 	e.probe(r, i)
+}
+
+func (e *Engine) enterGap(r *run) {
+	if r.inGap {
+		return
+	}
+	r.inGap = true
+	if e.gaps++; e.gaps == 1 && e.cfg.Gap != nil {
+		e.cfg.Gap(true)
+	}
+}
+
+// leaveGap is told of every write, which is what no gap has in it.
+func (e *Engine) leaveGap(r *run) {
+	if !r.inGap {
+		return
+	}
+	r.inGap = false
+	if e.gaps--; e.gaps == 0 && e.cfg.Gap != nil {
+		e.cfg.Gap(false)
+	}
 }
 
 // advance goes on after task i is done: inside a gap at once, else when that,

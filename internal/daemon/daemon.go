@@ -162,6 +162,7 @@ func (p *parts) open(ctx context.Context) (err error) {
 	p.manager.Register(registry)
 	p.engine = change.New(change.Config{
 		Store: p.journal.Changes(), Registry: registry, Logger: p.cfg.Logger, Boundary: boundary(p.paths),
+		Gap: new(sparing).gap,
 	})
 	p.manager.Use(p.engine)
 	return nil

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"tenure/internal/change"
@@ -36,5 +37,53 @@ func giveBack(ctx context.Context, engine *change.Engine) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+const (
+	// sparedAt is how much the heap grows in a gap, in percent of what is in use,
+	// before it is collected: far more than a gap needs.
+	sparedAt = 300
+	// sparedFor is how long a gap is spared. One that is longer waits for a service
+	// that takes its time, and that a collection does not make wait longer.
+	sparedFor = time.Second
+)
+
+// sparing keeps collections of the heap out of gaps. On a machine that is busy one
+// takes longer than everything else that is done there: its threads spin while they
+// wait for each other.
+type sparing struct {
+	mu sync.Mutex
+	// timer runs while a gap is spared, and at is when the heap is collected otherwise.
+	timer *time.Timer
+	at    int
+}
+
+// gap is told when the first gap begins, and when the last one ends.
+func (s *sparing) gap(begins bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !begins {
+		s.end()
+		return
+	}
+	// This waits for a collection that is under way.
+	s.at = debug.SetGCPercent(sparedAt)
+	var timer *time.Timer
+	timer = time.AfterFunc(sparedFor, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.timer == timer {
+			s.end()
+		}
+	})
+	s.timer = timer
+}
+
+func (s *sparing) end() {
+	if s.timer != nil {
+		s.timer.Stop()
+		s.timer = nil
+		debug.SetGCPercent(s.at)
 	}
 }

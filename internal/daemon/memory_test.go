@@ -1,0 +1,39 @@
+package daemon
+
+import (
+	"runtime/metrics"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// collectsAt is by how many percent the heap grows before it is collected.
+func collectsAt() uint64 {
+	sample := []metrics.Sample{{Name: "/gc/gogc:percent"}}
+	metrics.Read(sample)
+	return sample[0].Value.Uint64()
+}
+
+func TestSparing(t *testing.T) {
+	t.Parallel()
+	before := collectsAt()
+	synctest.Test(t, func(t *testing.T) {
+		s := new(sparing)
+		for _, step := range []struct {
+			what string
+			do   func()
+			want uint64
+		}{
+			{"a gap", func() { s.gap(true) }, sparedAt},
+			{"its end", func() { s.gap(false) }, before},
+			{"the next gap", func() { s.gap(true) }, sparedAt},
+			{"that is long", func() { time.Sleep(sparedFor); synctest.Wait() }, before},
+			{"its end", func() { s.gap(false) }, before},
+		} {
+			step.do()
+			if got := collectsAt(); got != step.want {
+				t.Errorf("%s: the heap is collected at %d %%, want %d", step.what, got, step.want)
+			}
+		}
+	})
+}
