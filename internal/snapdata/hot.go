@@ -41,14 +41,7 @@ func findHot(ctx context.Context, dev uint64) ([]Inode, error) {
 			}
 		}
 	}
-	found := slices.Collect(maps.Keys(hot))
-	slices.SortFunc(found, func(a, b Inode) int {
-		if a.Ino < b.Ino {
-			return -1
-		}
-		return 1
-	})
-	return found, nil
+	return slices.SortedFunc(maps.Keys(hot), Inode.compare), nil
 }
 
 // ended tells whether a process has ended, or is hidden from us by the kernel, as

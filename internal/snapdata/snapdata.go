@@ -16,6 +16,7 @@
 package snapdata
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -24,6 +25,7 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"sort"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -74,10 +76,10 @@ type Pass struct {
 	SrcRoot Inode `json:"src_root"`
 	DstRoot Inode `json:"dst_root"`
 	// Hot are the files that some process could write to without the kernel
-	// noting a time.
+	// noting a time, in order.
 	Hot []Inode `json:"hot,omitempty"`
 	// Dirs are eight bytes for each directory, of a digest of its inode and
-	// path: what is in a directory that was renamed proves nothing.
+	// path, in order: what is in a directory that was renamed proves nothing.
 	Dirs []byte `json:"dirs,omitempty"`
 }
 
@@ -85,6 +87,10 @@ type Pass struct {
 type Inode struct {
 	Dev uint64 `json:"dev"`
 	Ino uint64 `json:"ino"`
+}
+
+func (i Inode) compare(other Inode) int {
+	return cmp.Or(cmp.Compare(i.Dev, other.Dev), cmp.Compare(i.Ino, other.Ino))
 }
 
 func inodeOf(st *unix.Stat_t) Inode { return Inode{st.Dev, st.Ino} }
@@ -188,14 +194,15 @@ func (p *Pass) second(ctx context.Context, opts Options) (Stats, error) {
 	return r.stats, err
 }
 
-// knowledge is a Pass as the second pass uses it.
+// knowledge is a Pass as the second pass uses it: there may be a hundred thousand
+// directories and open files, and the gap has no time to make a map of them.
 type knowledge struct {
 	dev uint64
 	// before is the time before which a change was seen by the first pass; 0
 	// if that cannot be said of any time.
 	before int64
-	hot    map[Inode]bool
-	dirs   map[uint64]bool
+	hot    []Inode
+	dirs   []byte
 }
 
 // slack is how far a time that the kernel notes may lie behind the clock: one
@@ -216,11 +223,7 @@ func (p *Pass) knowledge(src, dst *root) (knowledge, error) {
 		p.SrcRoot != inodeOf(&src.st) || p.DstRoot != inodeOf(&dst.st) {
 		return knowledge{}, nil
 	}
-	k := knowledge{dev: src.st.Dev, before: p.Start - slack, hot: map[Inode]bool{}, dirs: unpackDirs(p.Dirs)}
-	for _, i := range p.Hot {
-		k.hot[i] = true
-	}
-	return k, nil
+	return knowledge{dev: src.st.Dev, before: p.Start - slack, hot: p.Hot, dirs: p.Dirs}, nil
 }
 
 // trusts tells whether the copy of a file, in a directory that is where it was,
@@ -231,11 +234,15 @@ func (k *knowledge) trusts(st *unix.Stat_t) bool {
 		// Possibly a file system that counts in seconds.
 		changed += int64(time.Second)
 	}
-	return st.Dev == k.dev && changed < k.before && !k.hot[inodeOf(st)]
+	if st.Dev != k.dev || changed >= k.before {
+		return false
+	}
+	_, hot := slices.BinarySearchFunc(k.hot, inodeOf(st), Inode.compare)
+	return !hot
 }
 
 func (k *knowledge) inPlace(st *unix.Stat_t, path string) bool {
-	return k.before != 0 && k.dirs[dirKey(st, path)]
+	return k.before != 0 && hasDir(k.dirs, dirKey(st, path))
 }
 
 func dirKey(st *unix.Stat_t, path string) uint64 {
@@ -256,10 +263,10 @@ func packDirs(dirs map[uint64]bool) []byte {
 	return b
 }
 
-func unpackDirs(b []byte) map[uint64]bool {
-	dirs := make(map[uint64]bool, len(b)/8)
-	for ; len(b) >= 8; b = b[8:] {
-		dirs[binary.LittleEndian.Uint64(b)] = true
-	}
-	return dirs
+// hasDir looks a key up in what packDirs made.
+func hasDir(packed []byte, key uint64) bool {
+	_, found := sort.Find(len(packed)/8, func(i int) int {
+		return cmp.Compare(key, binary.LittleEndian.Uint64(packed[8*i:]))
+	})
+	return found
 }
