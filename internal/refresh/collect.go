@@ -148,7 +148,12 @@ func (m *Manager) Collect(ctx context.Context) error {
 func (m *Manager) watchUnits(ctx context.Context) {
 	for event := range m.cfg.Supervisor.Events(ctx) {
 		switch event.Kind {
-		case supervise.EventEmpty, supervise.EventState, supervise.EventMain, supervise.EventLost:
+		case supervise.EventState:
+			// A unit that goes on pins what it did.
+			if event.State == supervise.Inactive || event.State == supervise.Failed {
+				m.Wake()
+			}
+		case supervise.EventEmpty, supervise.EventMain, supervise.EventLost:
 			m.Wake()
 		case supervise.EventSplit, supervise.EventSignal:
 		}
