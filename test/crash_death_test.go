@@ -275,7 +275,7 @@ func sights(s *scene) []*sight {
 		{name: "the link switched", dir: "snap/" + s.snap, base: named("current"), op: fsnotify.Create, nth: 1},
 		{name: "the data link switched", dir: "var/snap/" + s.snap, base: named("current"), op: fsnotify.Create, nth: 1},
 	}
-	for n := range 6 {
+	for n := range 5 {
 		list = append(list, &sight{
 			name: "record " + strconv.Itoa(n+1) + " of the service", dir: "run/tenure/units",
 			base: named(s.service() + ".json"), op: fsnotify.Create, nth: n + 1,

@@ -27,7 +27,7 @@ func TestSparing(t *testing.T) {
 			{"a gap", func() { s.gap(true) }, sparedAt},
 			{"its end", func() { s.gap(false) }, before},
 			{"the next gap", func() { s.gap(true) }, sparedAt},
-			{"that is long", func() { time.Sleep(sparedFor); synctest.Wait() }, before},
+			{"that is long", func() { <-time.After(sparedFor); synctest.Wait() }, before},
 			{"its end", func() { s.gap(false) }, before},
 		} {
 			step.do()

@@ -135,6 +135,20 @@ func (h *Handle) Signal(signal syscall.Signal) error {
 	return nil
 }
 
+// MountNamespace opens the mount namespace of the process, which goes on to exist as
+// long as that is open (Linux 6.11).
+func (h *Handle) MountNamespace() (*os.File, error) {
+	opened := -1
+	err := control(h.pidfd, func(fd int) (err error) {
+		opened, err = unix.IoctlRetInt(fd, unix.PIDFD_GET_MNT_NAMESPACE)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("mount namespace of process %d: %w", h.process.PID, goneProcess(err))
+	}
+	return os.NewFile(uintptr(opened), "mount namespace of "+strconv.Itoa(h.process.PID)), nil //nolint:gosec // An open descriptor.
+}
+
 // Wait returns how the process ended, when it has. A child of the caller
 // is reaped. It may be called at any time, by any number of callers, and again;
 // a ctx that is done ends the call and nothing else.

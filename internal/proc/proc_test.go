@@ -123,6 +123,37 @@ func TestChildExit(t *testing.T) {
 	}
 }
 
+// A mount namespace that is held outlives its process.
+func TestMountNamespace(t *testing.T) {
+	t.Parallel()
+	h := hierarchy(t)
+	child := born(t, create(t, h, "own"), "exec unshare --mount --propagation private sh -c 'mount -t tmpfs -o nr_inodes=7 none /mnt; kill -STOP $$'")
+	var status unix.Siginfo
+	pid := child.Process().PID
+	if err := unix.Waitid(unix.P_PID, pid, &status, unix.WSTOPPED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	namespace, err := child.MountNamespace()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer namespace.Close() //nolint:errcheck // Only looked at.
+	if err := child.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := child.Wait(within(t)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := child.MountNamespace(); !errors.Is(err, ErrGone) {
+		t.Errorf("after the end: %v", err)
+	}
+	look := exec.Command("nsenter", "--mount=/proc/self/fd/3", "stat", "--file-system", "--format=%c", "/mnt")
+	look.ExtraFiles = []*os.File{namespace}
+	if out, err := look.CombinedOutput(); err != nil || string(out) != "7\n" {
+		t.Errorf("inodes of the file system in it: %q, %v, want 7", out, err)
+	}
+}
+
 // TestForeignExit waits for processes that are not the caller's children,
 // whose parent reaps them at once, or not at all.
 func TestForeignExit(t *testing.T) {

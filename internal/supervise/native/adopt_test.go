@@ -232,6 +232,48 @@ func TestAdoptAStop(t *testing.T) {
 	}
 }
 
+// The end of a unit that is to start again is not always in its record when the
+// supervisor dies: the next one finds it.
+func TestAdoptABriefRest(t *testing.T) {
+	t.Parallel()
+	r := newRoot(t)
+	spec := service(t, "brief", supervisetest.Program{Notify: true})
+	s, end := r.run(t)
+	if err := s.Start(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	path := (records{r.path("units")}).path(spec.Unit)
+	lagging, err := readRecord(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lagging.State = supervise.Stopping
+	lagging.Ending = &ending{
+		Cause: causeRequest, Reason: tenure.ReasonRefresh, Hold: true, Phase: phaseSignal, Signalled: []tenure.Process{lagging.Main},
+	}
+	if _, err := s.Stop(t.Context(), supervise.StopRequest{Units: []tenure.UnitID{spec.Unit}, HoldSockets: true}); err != nil {
+		t.Fatal(err)
+	}
+	if status := statusOf(t, s, spec.Unit); status.State != supervise.Inactive {
+		t.Errorf("stopped %+v", status)
+	}
+	end()
+	if rec, err := readRecord(path); err != nil || rec.State != supervise.Inactive || !rec.Holding {
+		t.Errorf("record of a supervisor that ends: %+v, %v", rec, err)
+	}
+	if err := (records{r.path("units")}).save(lagging); err != nil {
+		t.Fatal(err)
+	}
+	s = r.supervisor(t)
+	until(t, s, spec.Unit, func(s supervise.Status) bool { return s.State == supervise.Inactive })
+	if err := s.Start(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	if status := statusOf(t, s, spec.Unit); status.State != supervise.Running || status.Generation != 2 {
+		t.Errorf("started again %+v", status)
+	}
+}
+
 // awaitRecord reads a record until it is as wanted: nobody tells of another
 // process's files but the files.
 func awaitRecord(t *testing.T, path string, want func(*record) bool) {

@@ -20,6 +20,7 @@
 //	split.go    workloads and leftovers become units       restart.go  whether, when
 //	nursery.go  workloads are heard of when they start     kin.go      what joins them
 //	adopt.go    what the last supervisor left              record.go   what it wrote
+//	prepare.go  what is made ahead of a launch             aftermath.go what waits for it
 //
 // # What a unit leaves behind
 //

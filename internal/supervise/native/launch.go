@@ -57,6 +57,7 @@ type program struct {
 
 // fork starts the main process of the next generation.
 func (u *unit) fork(ctx context.Context) error {
+	u.keepPrepared()
 	group, err := u.freshGroup()
 	if err != nil {
 		return err
@@ -89,8 +90,12 @@ func (u *unit) fork(ctx context.Context) error {
 	return nil
 }
 
-// freshGroup makes the control group of the next generation.
+// freshGroup makes the control group of the next generation, or takes the one that
+// was made for it.
 func (u *unit) freshGroup() (proc.Group, error) {
+	if group, ok := u.groupAhead(); ok {
+		return group, nil
+	}
 	for {
 		u.rec.Generation++
 		group, err := u.createGroup(groupName(u.keeper(), u.rec.Generation))

@@ -12,6 +12,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -26,6 +28,11 @@ import (
 // so that what is said while no supervisor runs is heard by the next one.
 type notifySocket struct {
 	conn *net.UnixConn
+	raw  syscall.RawConn
+	// mu is held while a datagram is taken out; unheard counts those that were taken
+	// out, and that the actor has not come to.
+	mu      sync.Mutex
+	unheard int
 	// done is closed when nothing is heard any more.
 	done chan struct{}
 	// address is NOTIFY_SOCKET, and file what is there if it is a path; they are
@@ -162,16 +169,19 @@ func (u *unit) hear(ctx context.Context, conn *net.UnixConn) error {
 	}); err != nil || failure != nil {
 		return errors.Join(err, failure, conn.Close())
 	}
-	u.notify = &notifySocket{conn: conn, done: make(chan struct{})}
-	done := u.notify.done
+	socket := &notifySocket{conn: conn, raw: raw, done: make(chan struct{})}
+	u.notify = socket
 	u.s.wg.Go(func() {
-		defer close(done)
+		defer close(socket.done)
 		for {
-			heard, err := receive(conn)
+			heard, err := socket.receive()
 			if err != nil {
 				return
 			}
-			if u.tell(ctx, func(ctx context.Context) { u.notified(ctx, heard) }) != nil {
+			if u.tell(ctx, func(ctx context.Context) {
+				socket.heard()
+				u.notified(ctx, heard)
+			}) != nil {
 				closeFiles(heard.files)
 				return
 			}
@@ -188,20 +198,28 @@ type datagram struct {
 	pid   int
 }
 
-// receive reads one datagram. One that is too long says nothing.
-func receive(conn *net.UnixConn) (heard datagram, err error) {
+// receive waits for one datagram, and reads it. One that is too long says nothing.
+func (n *notifySocket) receive() (heard datagram, err error) {
 	const maxFiles = 253
 	data := make([]byte, maxNotification)
 	control := make([]byte, unix.CmsgSpace(unix.SizeofUcred)+unix.CmsgSpace(4*maxFiles))
-	size, controlSize, flags, _, err := conn.ReadMsgUnix(data, control)
-	if err != nil {
+	var size, controlSize, flags int
+	closed := n.raw.Read(func(fd uintptr) bool {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		size, controlSize, flags, _, err = unix.Recvmsg(int(fd), data, control, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		if err == nil {
+			n.unheard++
+		}
+		return !errors.Is(err, unix.EAGAIN)
+	})
+	if err := errors.Join(closed, err); err != nil {
 		return datagram{}, err
 	}
 	messages, _ := unix.ParseSocketControlMessage(control[:controlSize])
 	for i := range messages {
 		if fds, err := unix.ParseUnixRights(&messages[i]); err == nil {
 			for _, fd := range fds {
-				unix.CloseOnExec(fd)
 				heard.files = append(heard.files, os.NewFile(uintptr(fd), "received")) //nolint:gosec // The kernel's own number.
 			}
 		}
@@ -217,11 +235,30 @@ func receive(conn *net.UnixConn) (heard datagram, err error) {
 	return heard, nil
 }
 
+// heard is told when the actor comes to a datagram.
+func (n *notifySocket) heard() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.unheard--
+}
+
+// silent reports whether everything that was sent so far has been heard.
+func (n *notifySocket) silent() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	empty := false
+	err := n.raw.Control(func(fd uintptr) {
+		ready, err := unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 0) //nolint:gosec // A descriptor fits.
+		empty = ready == 0 && err == nil
+	})
+	return err == nil && empty && n.unheard == 0
+}
+
 // afterNotified calls then when all that was said so far has been heard: what a
-// process says and then ends is said before its end. It sends a word of its own
-// through the socket, behind everything that is in it.
+// process says and then ends is said before its end. If anything is under way it sends
+// a word of its own through the socket, behind everything that is in it.
 func (u *unit) afterNotified(ctx context.Context, then func(context.Context)) {
-	if u.notify == nil {
+	if u.notify == nil || u.notify.silent() {
 		then(ctx)
 		return
 	}

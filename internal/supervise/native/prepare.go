@@ -5,24 +5,38 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"tenure"
+	"tenure/internal/proc"
 	"tenure/internal/sandbox"
 	"tenure/internal/supervise"
 )
 
 // prepared is what was made ahead of a launch: its namespace, with the program
-// in memory, and its stream to the log. It is lost with the supervisor, which costs the time that it saves.
+// in memory, its stream to the log, and its control group. It is lost with the supervisor,
+// which costs the time that it saves; the next one removes the empty group.
 type prepared struct {
 	spec *supervise.Spec
 	in   *sandbox.Prepared
 	log  *os.File
+	// group is that of generation; the zero group when it could not be made.
+	group      proc.Group
+	generation int
 }
 
 func (p *prepared) drop() {
 	p.in.Close()
 	_ = p.log.Close() // Nothing was written to it.
+	p.dropGroup()
+}
+
+func (p *prepared) dropGroup() {
+	if !p.group.IsZero() && p.group.Remove() == nil {
+		_ = os.Remove(filepath.Dir(p.group.Path())) // It is in use when this fails.
+	}
+	p.group = proc.Group{}
 }
 
 // Prepare implements supervise.Preparer. The work is done here and not by the
@@ -58,7 +72,7 @@ func (s *Supervisor) prepare(ctx context.Context, spec *supervise.Spec) error {
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}
-	p := &prepared{spec, in, log}
+	p := &prepared{spec: spec, in: in, log: log}
 	if err := s.hand(ctx, spec.Unit, p); err != nil {
 		p.drop()
 		return err
@@ -70,7 +84,9 @@ func (s *Supervisor) prepare(ctx context.Context, spec *supervise.Spec) error {
 func (s *Supervisor) hand(ctx context.Context, id tenure.UnitID, p *prepared) error {
 	_, known, err := request(ctx, s, id, func(u *unit, _ context.Context, reply chan<- struct{}) {
 		u.unprepare()
-		u.prepared = p
+		if u.prepared = p; p != nil {
+			u.makeGroupAhead()
+		}
 		reply <- struct{}{}
 	})
 	if err == nil && !known && p != nil {
@@ -108,12 +124,44 @@ func (u *unit) unprepare() {
 	}
 }
 
-// launcher is what starts the unit's main process: in what was prepared for just
-// that, with its log, if anything was.
+// makeGroupAhead makes the group of the next launch.
+func (u *unit) makeGroupAhead() {
+	p := u.prepared
+	next := u.rec.Generation + 1
+	group, err := u.s.createGroup(groupName(u.keeper(), next), label{u.id, p.spec.Revision})
+	if err == nil {
+		p.group, p.generation = group, next
+	}
+}
+
+// groupAhead is the group that was made for the next launch, unless there has been
+// another launch meanwhile.
+func (u *unit) groupAhead() (group proc.Group, ok bool) {
+	p := u.prepared
+	if p == nil || p.group.IsZero() {
+		return proc.Group{}, false
+	}
+	if p.generation != u.rec.Generation+1 {
+		p.dropGroup()
+		return proc.Group{}, false
+	}
+	group, p.group = p.group, proc.Group{}
+	u.rec.Generation = p.generation
+	return group, true
+}
+
+// keepPrepared drops what was prepared for anything but what is launched now.
+func (u *unit) keepPrepared() {
+	if u.prepared != nil && !sameSpec(u.prepared.spec, u.rec.Spec) {
+		u.unprepare()
+	}
+}
+
+// launcher is what starts the unit's main process: in what was prepared for it,
+// with its log, if anything was.
 func (u *unit) launcher() (launch Launch, log *os.File) {
 	p := u.prepared
-	if p == nil || !sameSpec(p.spec, u.rec.Spec) {
-		u.unprepare()
+	if p == nil {
 		return u.s.cfg.Launch, nil
 	}
 	u.prepared = nil

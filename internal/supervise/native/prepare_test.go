@@ -2,21 +2,33 @@ package native
 
 import (
 	"context"
+	"fmt"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
 	"tenure"
+	"tenure/internal/proc"
 	"tenure/internal/supervise"
 	"tenure/internal/supervise/supervisetest"
 )
 
-// ahead reports what is prepared for a unit, as its actor sees it.
+// ahead reports whether anything is prepared for a unit, as its actor sees it. It
+// is to have the empty group of the next generation then, and else there is none.
 func ahead(t *testing.T, s *Supervisor, id tenure.UnitID) bool {
 	t.Helper()
 	is, known, err := request(t.Context(), s, id, func(u *unit, _ context.Context, reply chan<- bool) { reply <- u.prepared != nil })
 	if err != nil || !known {
 		t.Fatalf("known %t, %v", known, err)
+	}
+	status := statusOf(t, s, id)
+	next := proc.GroupAt(filepath.Join(filepath.Dir(status.Group), fmt.Sprintf("%s.%d", id.App, status.Generation+1)))
+	l, ok := s.labelOf(next)
+	_, missing := os.Stat(next.Path())
+	if is != (missing == nil) || is && (!ok || l.Unit != id) {
+		t.Errorf("prepared %t, group %s: %v, its label %v", is, next.Path(), missing, l)
 	}
 	return is
 }

@@ -108,7 +108,7 @@ func sameSpec(a, b *supervise.Spec) bool {
 
 // start is a request to run with spec.
 func (u *unit) start(ctx context.Context, spec supervise.Spec, reply chan<- error) {
-	same := sameSpec(u.rec.Spec, &spec)
+	same := func() bool { return sameSpec(u.rec.Spec, &spec) }
 	if u.overlaps() {
 		reply <- &supervise.StartError{Unit: u.id, Err: fmt.Errorf("%w: it cannot be started, only its service can", supervise.ErrUnknown)}
 		return
@@ -117,7 +117,7 @@ func (u *unit) start(ctx context.Context, spec supervise.Spec, reply chan<- erro
 	switch u.rec.State {
 	case supervise.Running, supervise.Reloading:
 		u.unprepare()
-		if !same {
+		if !same() {
 			reply <- running
 			return
 		}
@@ -127,7 +127,7 @@ func (u *unit) start(ctx context.Context, spec supervise.Spec, reply chan<- erro
 		}
 		reply <- nil
 	case supervise.Starting:
-		if !same {
+		if !same() {
 			reply <- running
 			return
 		}
@@ -135,7 +135,7 @@ func (u *unit) start(ctx context.Context, spec supervise.Spec, reply chan<- erro
 	case supervise.Stopping:
 		u.queued = append(u.queued, queuedStart{spec, reply})
 	case supervise.Listening, supervise.Waiting:
-		if same {
+		if same() {
 			reply <- nil
 			return
 		}
@@ -242,7 +242,6 @@ func (u *unit) started(ctx context.Context) {
 		u.setAlarm(alarmStart, timeout)
 	}
 	u.state(supervise.Starting)
-	u.save()
 }
 
 // becomeReady is told when the unit is what its type calls ready.
@@ -256,6 +255,9 @@ func (u *unit) becomeReady() {
 	}
 	u.state(supervise.Running)
 	u.answerStart(nil)
+	if u.rec.Spec.Type != supervise.Simple {
+		u.tidy() // A simple one has hardly begun.
+	}
 }
 
 func (u *unit) answerStart(err error) {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -177,6 +175,7 @@ func (u *unit) end(ctx context.Context, e ending) {
 	u.stopAwaiting()
 	e.Phase = phaseCommand
 	u.rec.Ending = &e
+	u.outlive()
 	u.dropAux(ctx)
 	u.answerReload(fmt.Errorf("%w: it is ending", supervise.ErrNotReady))
 	u.writeReason(e.Reason)
@@ -529,6 +528,8 @@ func (u *unit) finish(ctx context.Context) {
 	switch {
 	case u.rec.Passive && !u.id.Named() || u.overlaps():
 		u.vanish(ctx)
+	case e.Cause == causeRequest && e.Hold:
+		u.restBriefly()
 	case e.Cause == causeRequest || told:
 		u.rest(ctx, e.Hold)
 	default:
@@ -538,7 +539,7 @@ func (u *unit) finish(ctx context.Context) {
 		}
 		u.afterEnd(ctx, e.Cause, exit)
 	}
-	remove()
+	u.removeLater(e.Hold, remove)
 	u.answerStop(answer)
 	for _, reply := range starting {
 		reply <- outcome
@@ -559,37 +560,4 @@ func (u *unit) startOutcome(ctx context.Context, why cause) error {
 		return nil
 	}
 	return u.startError(ctx, why)
-}
-
-// vanish forgets a unit that came out of another, or was started elsewhere, or is
-// a service beside itself, with its last process.
-func (u *unit) vanish(ctx context.Context) {
-	u.state(supervise.Inactive)
-	if err := u.forget(ctx); err != nil {
-		u.warn("unit cannot be forgotten", err)
-	}
-}
-
-// forget drops all that is known of the unit.
-func (u *unit) forget(ctx context.Context) error {
-	if infos, ok := u.living(); !ok || len(infos) > 0 || u.rec.State.Alive() {
-		return supervise.ErrRunning
-	}
-	u.disarm()
-	u.closeSockets(ctx)
-	u.closeNotifyAtRest(ctx)
-	ctx = context.WithoutCancel(ctx)
-	err := errors.Join(
-		u.s.cfg.Holder.Remove(ctx, u.id, ""),
-		os.RemoveAll(u.dir()),
-		u.s.records.remove(u.id),
-	)
-	if u.id.Kind == tenure.HookRun || u.id.Named() {
-		// Nobody asks for it any more, and the next one of the name has another log.
-		err = errors.Join(err, u.s.cfg.Holder.DropLog(ctx, u.id))
-	}
-	u.rec.Deadline = maps.Clone(map[alarm]moment{})
-	u.forgotten = true
-	u.s.drop(u)
-	return err
 }

@@ -34,6 +34,8 @@ const (
 	alarmTimer alarm = "timer"
 	// alarmSplit is when what may be a workload has lived long enough to be one.
 	alarmSplit alarm = "split"
+	// alarmAftermath is when what is left of the last life is taken down.
+	alarmAftermath alarm = "aftermath"
 )
 
 // errForgotten is that a unit was forgotten before a message reached it.
@@ -72,6 +74,7 @@ type unit struct {
 	young     map[tenure.Process]bool
 	timer     *time.Timer
 	prepared  *prepared
+	aftermath aftermath
 	forgotten bool
 
 	starting  []chan<- error
@@ -153,6 +156,7 @@ func (u *unit) letGo() {
 	u.closeNotify()
 	u.unwatch()
 	u.unprepare()
+	u.tidy()
 }
 
 // setTimer sets the one timer to the nearest alarm.
@@ -192,6 +196,8 @@ func (u *unit) ring(ctx context.Context) {
 			u.launchByItself(ctx)
 		case alarmSplit:
 			u.setApartEarly(ctx)
+		case alarmAftermath:
+			u.tidy()
 		}
 	}
 }
@@ -208,11 +214,16 @@ func (u *unit) clearAlarms(names ...alarm) {
 
 // state moves the unit to a state, writes the record, and tells.
 func (u *unit) state(state supervise.State) {
+	u.turn(state, u.save)
+}
+
+// turn is state, with what makes the new state known before it is told.
+func (u *unit) turn(state supervise.State, know func()) {
 	changed := u.rec.State != state
 	if changed {
 		u.rec.State, u.rec.Since = state, time.Now()
 	}
-	u.save()
+	know()
 	if changed {
 		u.event(supervise.Event{Kind: supervise.EventState, State: state, Exit: u.rec.Exit, Reason: u.rec.Ending.reason()})
 	}
@@ -221,6 +232,7 @@ func (u *unit) state(state supervise.State) {
 // save writes the record and publishes it. What cannot be written is told, and
 // found by the next supervisor from the group instead.
 func (u *unit) save() {
+	u.aftermath.unwritten = false
 	if err := u.s.records.save(&u.rec); err != nil {
 		u.warn("record cannot be written", err)
 	}
