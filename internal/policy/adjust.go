@@ -137,9 +137,6 @@ func (d *decider) adjustToDeferral(s subject, item *Item) {
 		item.replace(d.undeferred(s), "rule %s lets nobody wait for it", limit.rule)
 	case limit.time > 0 && !d.Change.Since.IsZero() && d.Now.Sub(d.Change.Since) >= limit.time:
 		item.replace(d.undeferred(s), "the change has waited since %s, and %s is the limit%s", d.Change.Since.UTC().Format("2006-01-02"), formatDuration(limit.time), limit.by())
-	default:
-		item.Deferral = limit.time
-		item.Notes = append(item.Notes, limit.notes()...)
 	}
 }
 

@@ -28,6 +28,11 @@ func (d *decider) describe(s subject, item *Item) {
 	for _, p := range item.Awaits {
 		item.Notes = append(item.Notes, fmt.Sprintf("waits for process %d: %s", p.PID, strings.Map(printable, p.CommandLine)))
 	}
+	if item.Verdict == tenure.Defer && s.ID.Kind != tenure.HookRun {
+		limit := d.patience(s)
+		item.Deferral = limit.time
+		item.Notes = append(item.Notes, limit.notes()...)
+	}
 	d.describeObservation(s, item)
 	d.describeSurvivor(s, item)
 	if s.decl == nil && s.ID.Kind != tenure.HookRun {

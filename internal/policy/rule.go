@@ -54,7 +54,7 @@ func (d *decider) namedRule(s subject) ruled {
 
 func (d *decider) rulingRule(s subject) (ruled, bool) {
 	if veto, ok := d.ruling(s, AspectRefuse); ok {
-		text := "a rule of the administrator says: " + veto.Value
+		text := fmt.Sprintf("rule %s of the administrator says: %s", veto.Rule, veto.Value)
 		return ruled{tenure.Refuse, Rule{Administrator, veto.Rule, text}, "change the rule, or use --force"}, true
 	}
 	ruling, ok := d.ruling(s, AspectVerdict)
@@ -65,7 +65,7 @@ func (d *decider) rulingRule(s subject) (ruled, bool) {
 	if !slices.Contains(tenure.Verdicts(), verdict) {
 		return ruled{}, false
 	}
-	text := fmt.Sprintf("a rule of the administrator says %s", verdict)
+	text := fmt.Sprintf("rule %s of the administrator says %s", ruling.Rule, verdict)
 	return ruled{verdict, Rule{Administrator, ruling.Rule, text}, "change the rule, or use --force"}, true
 }
 

@@ -118,7 +118,7 @@ func (m *Manager) stopWorkload(ctx context.Context, unit tenure.UnitID) error {
 	if _, there := known[unit]; !there || unit.Overlaps() {
 		return errors.New("there is none; see snapctl workload list")
 	}
-	_, err = m.cfg.Supervisor.Stop(ctx, supervise.StopRequest{
+	_, err = m.halt(ctx, supervise.StopRequest{
 		Units: []tenure.UnitID{unit}, Reason: tenure.ReasonStop, Limit: m.limits().MaxStopTimeout,
 	})
 	return err
