@@ -67,12 +67,18 @@ func ReporterFrom(ctx context.Context) Reporter {
 	return discard{}
 }
 
-// IDFrom is the change whose step runs with ctx, and zero outside of a step.
+type idKey struct{}
+
+// WithID is ctx on behalf of a change, for what is asked for outside of its steps.
+func WithID(ctx context.Context, id ID) context.Context { return context.WithValue(ctx, idKey{}, id) }
+
+// IDFrom is the change whose step runs with ctx, or that of WithID; zero for none.
 func IDFrom(ctx context.Context) ID {
 	if c := callFrom(ctx); c != nil {
 		return c.id
 	}
-	return 0
+	id, _ := ctx.Value(idKey{}).(ID)
+	return id
 }
 
 // ErrNoStep is the error of Replan and SetDetails outside of a running step.

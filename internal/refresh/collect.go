@@ -155,7 +155,7 @@ func (m *Manager) watchUnits(ctx context.Context) {
 			}
 		case supervise.EventEmpty, supervise.EventMain, supervise.EventLost:
 			m.Wake()
-		case supervise.EventSplit, supervise.EventSignal:
+		case supervise.EventSplit, supervise.EventSignal, supervise.EventEnded:
 		}
 	}
 }

@@ -17,6 +17,10 @@
 //     and exactly one of them is the service.
 //   - No SIGKILL reaches a unit whose stop protocol says KillNever, unless the
 //     request says so by hand.
+//   - Every signal, every start and every end is reported as an Event. That of a
+//     signal is with the Recorder before the signal is with anybody.
+//
+// The change that a request is part of is that of its context (change.IDFrom).
 //
 // All methods may be called concurrently. Requests for one unit are carried
 // out one after another; different units do not wait for each other.
@@ -30,6 +34,7 @@ import (
 	"time"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/proc"
 )
 
@@ -325,8 +330,13 @@ const (
 	EventSplit EventKind = "split"
 	// EventSignal is that a signal was sent (Event.Signal, Event.Processes).
 	EventSignal EventKind = "signal"
-	// EventMain is that another process is the main one now.
+	// EventMain is that another process is the main one now. With a Parent it is that
+	// this unit, a successor until now, has taken the service over.
 	EventMain EventKind = "main"
+	// EventEnded is that a unit has ended, or the start of it, and how (Event.Exit,
+	// Event.Cause). It comes once for each life of a unit, whether that began with an
+	// EventState of Starting, with an EventSplit or with both, or was tracked.
+	EventEnded EventKind = "ended"
 	// EventLost is that the consumer was too slow and missed some.
 	EventLost EventKind = "lost"
 )
@@ -343,7 +353,41 @@ type Event struct {
 	Signal    string           `json:"signal,omitempty"`
 	Reason    tenure.Reason    `json:"reason,omitempty"`
 	Processes []tenure.Process `json:"processes,omitempty"`
+	// Change is the change that asked for it, if one did.
+	Change change.ID `json:"change,omitzero"`
+	// Cause is why a signal was sent, or a unit has ended.
+	Cause Cause `json:"cause,omitempty"`
+	// Late is that a signal was sent because a time was over: that of a stop, or that of
+	// the Helper.
+	Late bool `json:"late,omitempty"`
+	// Whole is that a signal went to the group as a whole: to what is forked meanwhile,
+	// too.
+	Whole bool `json:"whole,omitempty"`
+	// Helper is the command of the unit ("stop", "reload", "post") that a signal went
+	// to, where it did not go to the unit itself.
+	Helper string `json:"helper,omitempty"`
+	// Command is the command line of what came out of a unit or is tracked.
+	Command string `json:"command,omitempty"`
 }
+
+// Cause is what a signal, or the end of a unit, comes from.
+type Cause string
+
+// The causes.
+const (
+	// CauseRequest is that somebody asked.
+	CauseRequest Cause = "request"
+	// CauseExit is that the main process ended by itself.
+	CauseExit Cause = "exit"
+	// CauseTimeout is that it was not ready in time.
+	CauseTimeout Cause = "timeout"
+	// CauseWatchdog is that it did not report in time.
+	CauseWatchdog Cause = "watchdog"
+)
+
+// Recorder writes down what happens, for those who ask later. It is called by
+// whoever acts, at that moment, by several at once, and must not wait for the disk.
+type Recorder func(Event)
 
 // LogLine is one line that a process wrote.
 type LogLine struct {

@@ -235,7 +235,7 @@ func (u *unit) adopted(ctx context.Context) {
 	case u.rec.State == supervise.Reloading && u.rec.Aux == "":
 		u.state(supervise.Running)
 	case u.rec.State.Alive() && u.main == nil:
-		u.endBy(ctx, causeExit)
+		u.endBy(ctx, supervise.CauseExit)
 	case u.rec.State == supervise.Starting && u.rec.Spec.Type == supervise.DBus:
 		u.awaitBusName(ctx)
 	}
@@ -276,7 +276,7 @@ func (u *unit) adoptLaunch(ctx context.Context) {
 		return
 	}
 	if u.rec.Passive {
-		u.endBy(ctx, causeExit)
+		u.endBy(ctx, supervise.CauseExit)
 		return
 	}
 	u.dropGroup(ctx)()
@@ -289,7 +289,7 @@ func (u *unit) adoptAux(ctx context.Context) {
 	}
 	handle, err := proc.Open(u.rec.AuxMain)
 	if err != nil {
-		u.auxEnded(ctx, proc.Exit{})
+		u.auxEnded(ctx, proc.Exit{}, supervise.Event{Cause: supervise.CauseExit})
 		return
 	}
 	u.holdAux(handle)

@@ -249,7 +249,7 @@ func TestAdoptABriefRest(t *testing.T) {
 	}
 	lagging.State = supervise.Stopping
 	lagging.Ending = &ending{
-		Cause: causeRequest, Reason: tenure.ReasonRefresh, Hold: true, Phase: phaseSignal, Signalled: []tenure.Process{lagging.Main},
+		Cause: supervise.CauseRequest, Reason: tenure.ReasonRefresh, Hold: true, Phase: phaseSignal, Signalled: []tenure.Process{lagging.Main},
 	}
 	if _, err := s.Stop(t.Context(), supervise.StopRequest{Units: []tenure.UnitID{spec.Unit}, HoldSockets: true}); err != nil {
 		t.Fatal(err)

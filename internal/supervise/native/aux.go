@@ -35,12 +35,12 @@ func (u *unit) runAux(ctx context.Context, kind auxKind, command supervise.Comma
 	u.rec.Aux, u.rec.AuxKind, u.rec.AuxMain = group.Path(), kind, tenure.Process{}
 	u.save()
 	if err := u.prepareAuxDir(); err != nil {
-		u.dropAux(ctx)
+		u.dropAux(ctx, supervise.Event{Cause: supervise.CauseExit})
 		return err
 	}
 	handle, err := u.exec(ctx, program{command: command, group: group, env: u.auxEnv(), launch: u.s.cfg.Launch})
 	if err != nil {
-		u.dropAux(ctx)
+		u.dropAux(ctx, supervise.Event{Cause: supervise.CauseExit})
 		return fmt.Errorf("%s command: %w", kind, err)
 	}
 	u.rec.AuxMain = handle.Process()
@@ -119,7 +119,7 @@ func (u *unit) holdAux(handle *proc.Handle) {
 		}
 		_ = u.tell(ctx, func(ctx context.Context) {
 			if u.aux == handle {
-				u.auxEnded(ctx, exit)
+				u.auxEnded(ctx, exit, supervise.Event{Cause: supervise.CauseExit})
 			}
 		})
 	})
@@ -131,13 +131,13 @@ func (u *unit) auxTimedOut(ctx context.Context) {
 		return
 	}
 	u.warn("command did not end in time", fmt.Errorf("%s command: %w", u.rec.AuxKind, context.DeadlineExceeded))
-	u.auxEnded(ctx, proc.Exit{})
+	u.auxEnded(ctx, proc.Exit{}, supervise.Event{Late: true})
 }
 
 // auxEnded goes on where the command's end was waited for.
-func (u *unit) auxEnded(ctx context.Context, exit proc.Exit) {
+func (u *unit) auxEnded(ctx context.Context, exit proc.Exit, why supervise.Event) {
 	kind := u.rec.AuxKind
-	u.dropAux(ctx)
+	u.dropAux(ctx, why)
 	if !exit.Success() {
 		u.warn("command failed", fmt.Errorf("%s command: %s", kind, exit))
 	}
@@ -150,25 +150,23 @@ func (u *unit) auxEnded(ctx context.Context, exit proc.Exit) {
 }
 
 // dropAux ends what is left of a command, and forgets it. Where SIGKILL is not
-// allowed it is asked to end, and not waited for.
-func (u *unit) dropAux(ctx context.Context) {
+// allowed it is asked to end, and not waited for. The event says why.
+func (u *unit) dropAux(ctx context.Context, event supervise.Event) {
 	u.aux = nil
 	u.clearAlarms(alarmAux)
 	if u.rec.Aux == "" {
 		return
 	}
 	group := proc.GroupAt(u.rec.Aux)
+	event.Helper = string(u.rec.AuxKind)
+	infos, err := group.Processes()
+	if err != nil {
+		u.warn("processes of a command cannot be listed", err)
+	}
 	if u.mayKill() {
-		if err := group.Kill(); err != nil {
-			u.warn("command cannot be ended", err)
-		}
-	} else if infos, err := group.Processes(); err == nil {
-		for _, info := range infos {
-			if handle, err := proc.Open(info.Process); err == nil {
-				_ = handle.Signal(syscall.SIGTERM)
-				handle.Close()
-			}
-		}
+		u.killGroups(event, infos, err == nil, group)
+	} else {
+		u.sendAll(syscall.SIGTERM, event, infos)
 	}
 	u.s.discard(ctx, nil, group)
 	u.rec.Aux, u.rec.AuxKind, u.rec.AuxMain = "", "", tenure.Process{}

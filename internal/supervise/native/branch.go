@@ -58,7 +58,11 @@ func (u *unit) branch(ctx context.Context, spec supervise.Spec, reply chan<- err
 	})
 	child.starting = []chan<- error{reply}
 	// It is launched before it hears anything else, as that it is to stop.
-	child.inbox <- child.launch
+	by := u.by
+	child.inbox <- func(ctx context.Context) {
+		child.by = by
+		child.launch(ctx)
+	}
 	if !u.s.add(child) {
 		reply <- supervise.ErrRunning
 		return

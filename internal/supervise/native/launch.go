@@ -63,7 +63,7 @@ func (u *unit) fork(ctx context.Context) error {
 		return err
 	}
 	u.rec.Group, u.rec.Launching, u.rec.Started = group.Path(), true, time.Now()
-	u.rec.State, u.rec.Since = supervise.Starting, u.rec.Started
+	u.rec.State, u.rec.Since, u.rec.Change = supervise.Starting, u.rec.Started, u.by
 	if err := u.s.records.save(&u.rec); err != nil {
 		return err
 	}

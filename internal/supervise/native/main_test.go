@@ -55,6 +55,9 @@ type root struct {
 	// settle is Config.Settle: where it is not what a test is about nothing is set
 	// apart before its service stops.
 	settle time.Duration
+	record supervisetest.Record
+	// witness, if set, sees what is recorded while it is.
+	witness supervise.Recorder
 }
 
 var hierarchies atomic.Int64
@@ -149,8 +152,13 @@ func (r *root) config(t *testing.T) Config {
 	t.Helper()
 	return Config{
 		StateDir: r.path("units"), RuntimeDir: r.path("u"), Hierarchy: r.hierarchy, Holder: r.holder,
-		Settle: r.settle,
-		Logs:   logfile.NewReader(r.path("logs")), Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
+		Settle: r.settle, Record: func(e supervise.Event) {
+			r.record.Add(e)
+			if r.witness != nil {
+				r.witness(e)
+			}
+		},
+		Logs: logfile.NewReader(r.path("logs")), Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	}
 }
 
@@ -250,6 +258,7 @@ func newHarness(t *testing.T) supervisetest.Harness {
 	return supervisetest.Harness{
 		Supervisor: r.supervisor(t),
 		Exe:        executable(t),
+		Recorded:   r.record.All,
 		Spawn:      spawnOutside,
 		Connect:    connect,
 		Socket: func(_ *testing.T, name string) supervise.Socket {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/proc"
 	"tenure/internal/sandbox"
 	"tenure/internal/supervise"
@@ -62,6 +63,8 @@ type Config struct {
 	// service: one that goes to the background is then known by the process that
 	// stays. The default is 200 ms.
 	Settle time.Duration
+	// Record, if set, is told of everything that happens when it does.
+	Record supervise.Recorder
 	// Launch defaults to sandbox.Start. With another one nothing is prepared.
 	Launch Launch
 	Logger *slog.Logger
@@ -232,12 +235,13 @@ func request[T any](ctx context.Context, s *Supervisor, id tenure.UnitID, m func
 		if !ok {
 			return answer, false, nil
 		}
-		reply := make(chan T, 1)
+		reply, by := make(chan T, 1), change.IDFrom(ctx)
 		err := u.tell(ctx, func(ctx context.Context) {
 			if u.id != id {
 				close(reply)
 				return
 			}
+			u.by = by
 			m(u, ctx, reply)
 		})
 		if err == nil {

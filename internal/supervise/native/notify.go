@@ -438,7 +438,7 @@ func (u *unit) feedWatchdog() {
 // watchdogMissed ends a unit that has not given a sign of life.
 func (u *unit) watchdogMissed(ctx context.Context) {
 	if u.rec.State == supervise.Running || u.rec.State == supervise.Reloading {
-		u.endBy(ctx, causeWatchdog)
+		u.endBy(ctx, supervise.CauseWatchdog)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
 	"tenure/internal/supervise/fdstore"
@@ -58,9 +59,12 @@ func (s *Supervisor) succeed(ctx context.Context, spec supervise.Spec) error {
 		if err = errors.Join(err, born.err); err != nil || born.heir == nil {
 			return err
 		}
-		reply := make(chan error, 1)
+		reply, by := make(chan error, 1), change.IDFrom(ctx)
 		var failure error
-		if err = born.heir.tell(ctx, func(ctx context.Context) { born.heir.ascend(ctx, reply) }); err == nil {
+		if err = born.heir.tell(ctx, func(ctx context.Context) {
+			born.heir.by = by
+			born.heir.ascend(ctx, reply)
+		}); err == nil {
 			failure, err = await(ctx, born.heir, reply)
 		}
 		if !errors.Is(err, errForgotten) {
@@ -298,14 +302,16 @@ func (u *unit) cede(ctx context.Context, drain time.Duration) ceded {
 	}
 	if alive {
 		u.becomeDraining(c.draining, drain)
-		u.s.bus.send(supervise.Event{
-			Kind: supervise.EventSplit, Time: time.Now(), Unit: u.id, Revision: u.rec.Spec.Revision, Parent: service, State: u.rec.State,
+		u.event(supervise.Event{
+			Kind: supervise.EventSplit, Parent: service, State: u.rec.State, Processes: []tenure.Process{u.rec.Main}, Change: u.by,
 		})
 	} else {
 		u.retire(ctx)
 	}
+	by := u.by
 	u.background(func(ctx context.Context) {
 		err := heir.tell(ctx, func(ctx context.Context) {
+			heir.by = by
 			heir.inherit(ctx, sockets)
 			c.taken <- nil
 		})
@@ -389,7 +395,7 @@ func (u *unit) inherit(ctx context.Context, sockets []supervise.Socket) {
 			removeSocketFile(socket.Address)
 		}
 	}
-	u.event(supervise.Event{Kind: supervise.EventMain, Processes: []tenure.Process{u.rec.Main}})
+	u.event(supervise.Event{Kind: supervise.EventMain, Parent: successor, Processes: []tenure.Process{u.rec.Main}, Change: u.by})
 }
 
 // inherit makes the record of a successor that of the service.

@@ -159,17 +159,17 @@ func TestRestarts(t *testing.T) {
 	t.Parallel()
 	type end struct {
 		name string
-		why  cause
+		why  supervise.Cause
 		exit proc.Exit
 	}
 	ends := []end{
-		{"clean exit", causeExit, proc.Exit{Known: true}},
-		{"clean signal", causeExit, proc.Exit{Known: true, Signal: "SIGTERM"}},
-		{"unclean exit", causeExit, proc.Exit{Known: true, Code: 1}},
-		{"unclean signal", causeExit, proc.Exit{Known: true, Signal: "SIGSEGV"}},
-		{"timeout", causeTimeout, proc.Exit{Known: true, Signal: "SIGTERM"}},
-		{"watchdog", causeWatchdog, proc.Exit{Known: true, Signal: "SIGABRT"}},
-		{"unknown", causeExit, proc.Exit{}},
+		{"clean exit", supervise.CauseExit, proc.Exit{Known: true}},
+		{"clean signal", supervise.CauseExit, proc.Exit{Known: true, Signal: "SIGTERM"}},
+		{"unclean exit", supervise.CauseExit, proc.Exit{Known: true, Code: 1}},
+		{"unclean signal", supervise.CauseExit, proc.Exit{Known: true, Signal: "SIGSEGV"}},
+		{"timeout", supervise.CauseTimeout, proc.Exit{Known: true, Signal: "SIGTERM"}},
+		{"watchdog", supervise.CauseWatchdog, proc.Exit{Known: true, Signal: "SIGABRT"}},
+		{"unknown", supervise.CauseExit, proc.Exit{}},
 	}
 	for condition, want := range map[supervise.RestartCondition][]string{
 		supervise.RestartNever:      nil,
@@ -192,7 +192,7 @@ func TestRestarts(t *testing.T) {
 		}
 	}
 	spec := &supervise.Spec{Type: supervise.Oneshot, Restart: supervise.RestartPolicy{Condition: supervise.RestartAlways}}
-	if restarts(spec, causeExit, proc.Exit{Known: true}) {
+	if restarts(spec, supervise.CauseExit, proc.Exit{Known: true}) {
 		t.Error("a oneshot that ended well is started again")
 	}
 	spec.Restart = supervise.RestartPolicy{Condition: supervise.RestartOnFailure, SuccessExit: []int{7}, SuccessSignals: []string{"SIGUSR1"}}
@@ -202,7 +202,7 @@ func TestRestarts(t *testing.T) {
 		{Known: true, Signal: "SIGUSR1"}: false,
 		{Known: true, Signal: "SIGUSR2"}: true,
 	} {
-		if restarts(spec, causeExit, exit) != again {
+		if restarts(spec, supervise.CauseExit, exit) != again {
 			t.Errorf("%s with success-exit-status: restarted %t, want %t", exit, !again, again)
 		}
 	}

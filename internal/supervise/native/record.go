@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
 )
@@ -30,7 +31,9 @@ type record struct {
 	Since      time.Time       `json:"since"`
 	Started    time.Time       `json:"started,omitzero"`
 	Restarts   int             `json:"restarts,omitempty"`
-	Streak     int             `json:"streak,omitempty"`
+	// Change is the change that this generation was started for, if it was.
+	Change change.ID `json:"change,omitzero"`
+	Streak int       `json:"streak,omitempty"`
 	// Exit is how the main process of this generation ended, LastExit how the
 	// last one did that ended.
 	Exit     *proc.Exit `json:"exit,omitempty"`

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
 )
@@ -19,6 +20,7 @@ type reloading struct {
 	Reason tenure.Reason   `json:"reason,omitempty"`
 	From   tenure.Revision `json:"from,omitzero"`
 	To     tenure.Revision `json:"to,omitzero"`
+	Change change.ID       `json:"change,omitzero"`
 }
 
 // reload is a request to go on with a Spec.
@@ -42,7 +44,7 @@ func (u *unit) reload(ctx context.Context, req supervise.ReloadRequest, reply ch
 		reply <- nil
 		return
 	}
-	u.rec.Reloading = &reloading{Reason: req.Reason, From: req.From, To: req.To}
+	u.rec.Reloading = &reloading{Reason: req.Reason, From: req.From, To: req.To, Change: u.by}
 	u.writeReason(req.Reason)
 	if u.rec.Spec.Reload == nil {
 		u.save()

@@ -8,20 +8,6 @@ import (
 	"tenure/internal/supervise"
 )
 
-// cause is why a unit is ending or has ended.
-type cause string
-
-const (
-	// causeRequest is that somebody asked.
-	causeRequest cause = "request"
-	// causeExit is that the main process ended by itself.
-	causeExit cause = "exit"
-	// causeTimeout is that it was not ready in time.
-	causeTimeout cause = "timeout"
-	// causeWatchdog is that it did not report in time.
-	causeWatchdog cause = "watchdog"
-)
-
 const (
 	defaultRestartDelay = 100 * time.Millisecond
 	maxRestartDelay     = time.Minute
@@ -54,8 +40,8 @@ func clean(spec *supervise.Spec, exit proc.Exit) bool {
 // restarts reports whether a unit that ended by itself is started again: the
 // table of Restart= in systemd.service(5). An exit that nobody saw counts as a
 // failure where failures count, and as nothing else.
-func restarts(spec *supervise.Spec, why cause, exit proc.Exit) bool {
-	good := why == causeExit && clean(spec, exit)
+func restarts(spec *supervise.Spec, why supervise.Cause, exit proc.Exit) bool {
+	good := why == supervise.CauseExit && clean(spec, exit)
 	if good && spec.Type == supervise.Oneshot {
 		return false
 	}
@@ -68,11 +54,11 @@ func restarts(spec *supervise.Spec, why cause, exit proc.Exit) bool {
 	case supervise.RestartOnFailure:
 		return !good
 	case supervise.RestartOnAbnormal:
-		return why != causeExit || signalled || !exit.Known
+		return why != supervise.CauseExit || signalled || !exit.Known
 	case supervise.RestartOnAbort:
-		return why == causeExit && signalled
+		return why == supervise.CauseExit && signalled
 	case supervise.RestartOnWatchdog:
-		return why == causeWatchdog
+		return why == supervise.CauseWatchdog
 	case supervise.RestartNever:
 		return false
 	}

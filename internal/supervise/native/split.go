@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"tenure"
@@ -159,9 +160,18 @@ func (u *unit) adoptChild(ctx context.Context, child *unit) {
 
 // tellSplit says that a unit came out of this one.
 func (u *unit) tellSplit(child *unit) {
-	u.s.bus.send(supervise.Event{
-		Kind: supervise.EventSplit, Time: time.Now(), Unit: child.id, Revision: child.rec.Spec.Revision, Parent: u.id, State: child.status.Load().State,
-	})
+	status := child.status.Load()
+	e := supervise.Event{
+		Kind: supervise.EventSplit, Time: time.Now(), Unit: status.Unit, Revision: status.Revision, Parent: u.id, State: status.State,
+		Command: strings.Join(status.Spec.Command.Argv, " "), Change: u.by,
+	}
+	if u.rec.Ending != nil {
+		e.Change, e.Reason = u.rec.Ending.Change, u.rec.Ending.Reason
+	}
+	if status.Main.PID != 0 {
+		e.Processes = []tenure.Process{status.Main}
+	}
+	u.s.tell(e)
 }
 
 // attend is how a passive unit begins its life.

@@ -133,7 +133,7 @@ func (u *unit) start(ctx context.Context, spec supervise.Spec, reply chan<- erro
 		}
 		u.starting = append(u.starting, reply)
 	case supervise.Stopping:
-		u.queued = append(u.queued, queuedStart{spec, reply})
+		u.queued = append(u.queued, queuedStart{spec, u.by, reply})
 	case supervise.Listening, supervise.Waiting:
 		if same() {
 			reply <- nil
@@ -280,13 +280,13 @@ func (u *unit) forked(ctx context.Context) {
 			return
 		}
 	}
-	u.endBy(ctx, causeExit)
+	u.endBy(ctx, supervise.CauseExit)
 }
 
 // startTimedOut ends a unit that was not ready in time.
 func (u *unit) startTimedOut(ctx context.Context) {
 	if u.rec.State == supervise.Starting {
-		u.endBy(ctx, causeTimeout)
+		u.endBy(ctx, supervise.CauseTimeout)
 	}
 }
 
@@ -310,7 +310,7 @@ func (u *unit) awaitBusName(ctx context.Context) {
 			case u.rec.Generation != generation || u.rec.State != supervise.Starting:
 			case err != nil:
 				u.unready = err
-				u.endBy(ctx, causeTimeout)
+				u.endBy(ctx, supervise.CauseTimeout)
 			default:
 				u.becomeReady()
 			}
@@ -328,11 +328,12 @@ func (u *unit) stopAwaiting() {
 
 // fail is told when a launch did not even come to a process.
 func (u *unit) fail(ctx context.Context, err error) {
+	u.event(supervise.Event{Kind: supervise.EventEnded, Cause: supervise.CauseExit, Exit: &proc.Exit{Known: true, Code: execFailed}})
 	remove := u.dropGroup(ctx)
 	u.warn("launch failed", err)
 	starting := u.starting
 	u.starting = nil
-	u.afterEnd(ctx, causeExit, proc.Exit{Known: true, Code: execFailed})
+	u.afterEnd(ctx, supervise.CauseExit, proc.Exit{Known: true, Code: execFailed})
 	remove()
 	for _, reply := range starting {
 		reply <- &supervise.StartError{Unit: u.id, Err: fmt.Errorf("%w: %w", supervise.ErrNotReady, err)}
@@ -344,14 +345,14 @@ func (u *unit) fail(ctx context.Context, err error) {
 const execFailed = 203
 
 // startError says how a unit ended that was to become ready.
-func (u *unit) startError(ctx context.Context, why cause) error {
+func (u *unit) startError(ctx context.Context, why supervise.Cause) error {
 	e := &supervise.StartError{Unit: u.id, Exit: u.rec.Exit, Log: u.s.logTail(ctx, u.keeper(), u.rec.Started)}
 	switch {
-	case why == causeTimeout && u.unready != nil:
+	case why == supervise.CauseTimeout && u.unready != nil:
 		e.Err = fmt.Errorf("%w: %w", supervise.ErrNotReady, u.unready)
-	case why == causeTimeout:
+	case why == supervise.CauseTimeout:
 		e.Err = fmt.Errorf("%w within %s", supervise.ErrNotReady, u.rec.Spec.StartTimeout)
-	case why == causeRequest:
+	case why == supervise.CauseRequest:
 		e.Err = fmt.Errorf("%w: it was told to stop", supervise.ErrNotReady)
 	case u.rec.Exit != nil && u.rec.Exit.Success():
 		e.Err = fmt.Errorf("%w: its process ended and left none", supervise.ErrNotReady)
@@ -364,7 +365,7 @@ func (u *unit) startError(ctx context.Context, why cause) error {
 }
 
 // afterEnd decides what follows when a unit has ended by itself.
-func (u *unit) afterEnd(ctx context.Context, why cause, exit proc.Exit) {
+func (u *unit) afterEnd(ctx context.Context, why supervise.Cause, exit proc.Exit) {
 	if len(u.queued) > 0 {
 		u.rec.State = supervise.Inactive
 		u.runQueued(ctx)
@@ -387,7 +388,7 @@ func (u *unit) afterEnd(ctx context.Context, why cause, exit proc.Exit) {
 	if u.arm(ctx) {
 		return
 	}
-	if why == causeExit && clean(u.rec.Spec, exit) {
+	if why == supervise.CauseExit && clean(u.rec.Spec, exit) {
 		u.state(supervise.Inactive)
 	} else {
 		u.state(supervise.Failed)
@@ -398,7 +399,7 @@ func (u *unit) afterEnd(ctx context.Context, why cause, exit proc.Exit) {
 // runQueued carries out the starts that waited for the end.
 func (u *unit) runQueued(ctx context.Context) {
 	for _, q := range slices.Clone(u.queued) {
-		u.queued = u.queued[1:]
+		u.queued, u.by = u.queued[1:], q.by
 		u.start(ctx, q.spec, q.reply)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
 )
@@ -32,7 +33,7 @@ const (
 // ending is what is known of an ending in progress. It is part of the record,
 // so that the next supervisor goes on with it.
 type ending struct {
-	Cause  cause           `json:"cause"`
+	Cause  supervise.Cause `json:"cause"`
 	Reason tenure.Reason   `json:"reason,omitempty"`
 	From   tenure.Revision `json:"from,omitzero"`
 	To     tenure.Revision `json:"to,omitzero"`
@@ -40,11 +41,13 @@ type ending struct {
 	Kill   bool            `json:"kill,omitempty"`
 	Limit  time.Duration   `json:"limit,omitempty"`
 	// Terms replace parts of the protocol.
-	Terms    supervise.Terms `json:"terms,omitzero"`
-	Phase    phase           `json:"phase"`
-	Killed   bool            `json:"killed,omitempty"`
-	PostDone bool            `json:"post_done,omitempty"`
-	Exit     *proc.Exit      `json:"exit,omitempty"`
+	Terms supervise.Terms `json:"terms,omitzero"`
+	// Change is the change that asked for it, if one did.
+	Change   change.ID  `json:"change,omitzero"`
+	Phase    phase      `json:"phase"`
+	Killed   bool       `json:"killed,omitempty"`
+	PostDone bool       `json:"post_done,omitempty"`
+	Exit     *proc.Exit `json:"exit,omitempty"`
 	// Signalled are those that have been told, so that nobody is told twice.
 	Signalled []tenure.Process `json:"signalled,omitempty"`
 }
@@ -136,14 +139,14 @@ func (u *unit) stop(ctx context.Context, req supervise.StopRequest, reply chan<-
 	case supervise.Stopping:
 		u.stopping = append(u.stopping, reply)
 		e := u.rec.Ending
-		e.Cause, e.Reason, e.From, e.To, e.Hold = causeRequest, req.Reason, req.From, req.To, req.HoldSockets
-		e.Kill, e.Limit, e.Terms = e.Kill || req.Kill, req.Limit, req.Terms[u.id]
+		e.Cause, e.Reason, e.From, e.To, e.Hold = supervise.CauseRequest, req.Reason, req.From, req.To, req.HoldSockets
+		e.Kill, e.Limit, e.Terms, e.Change = e.Kill || req.Kill, req.Limit, req.Terms[u.id], u.by
 		u.save()
 	case supervise.Starting, supervise.Running, supervise.Reloading:
 		u.stopping = append(u.stopping, reply)
 		u.end(ctx, ending{
-			Cause: causeRequest, Reason: req.Reason, From: req.From, To: req.To, Hold: req.HoldSockets,
-			Kill: req.Kill, Limit: req.Limit, Terms: req.Terms[u.id],
+			Cause: supervise.CauseRequest, Reason: req.Reason, From: req.From, To: req.To, Hold: req.HoldSockets,
+			Kill: req.Kill, Limit: req.Limit, Terms: req.Terms[u.id], Change: u.by,
 		})
 	}
 }
@@ -161,7 +164,7 @@ func (u *unit) rest(ctx context.Context, hold bool) {
 }
 
 // endBy begins the ending of a unit that nobody asked to end.
-func (u *unit) endBy(ctx context.Context, why cause) {
+func (u *unit) endBy(ctx context.Context, why supervise.Cause) {
 	if u.rec.Ending != nil {
 		return
 	}
@@ -176,13 +179,13 @@ func (u *unit) end(ctx context.Context, e ending) {
 	e.Phase = phaseCommand
 	u.rec.Ending = &e
 	u.outlive()
-	u.dropAux(ctx)
+	u.dropAux(ctx, supervise.Event{})
 	u.answerReload(fmt.Errorf("%w: it is ending", supervise.ErrNotReady))
 	u.writeReason(e.Reason)
 	u.state(supervise.Stopping)
 	u.watchGroups(ctx)
 	command := u.rec.Spec.Stop.Command
-	if e.Cause == causeRequest && command != nil && (u.rec.Ready || u.rec.Passive) {
+	if e.Cause == supervise.CauseRequest && command != nil && (u.rec.Ready || u.rec.Passive) {
 		err := u.runAux(ctx, auxStop, *command, u.grace())
 		if err == nil {
 			return
@@ -204,7 +207,7 @@ func (u *unit) grace() time.Duration {
 // sd_notify(3)): nobody is told, but it has no longer than if it had been.
 func (u *unit) endByItself() {
 	u.clearAlarms(alarmWatchdog, alarmSplit)
-	u.rec.Ending = &ending{Cause: causeExit, Phase: phaseSignal}
+	u.rec.Ending = &ending{Cause: supervise.CauseExit, Phase: phaseSignal}
 	u.answerReload(fmt.Errorf("%w: it is ending", supervise.ErrNotReady))
 	if timeout := u.rec.Spec.Stop.Timeout; timeout > 0 {
 		u.setAlarm(alarmStop, timeout)
@@ -281,7 +284,7 @@ func (u *unit) signal(ctx context.Context) {
 
 // stopSignal is what the unit is told with now.
 func (u *unit) stopSignal() syscall.Signal {
-	if u.rec.Ending.Cause == causeWatchdog && u.main != nil {
+	if u.rec.Ending.Cause == supervise.CauseWatchdog && u.main != nil {
 		return syscall.SIGABRT
 	}
 	number, err := signalNumber(u.rec.Spec.Stop.Signal)
@@ -294,7 +297,7 @@ func (u *unit) stopSignal() syscall.Signal {
 // targets are those of a unit's own processes that its stop signal is for. The
 // watchdog's is for the main process, as long as there is one.
 func (u *unit) targets(infos []proc.Info) []proc.Info {
-	watchdog := u.rec.Ending.Cause == causeWatchdog && u.main != nil && u.rec.Ending.Phase == phaseSignal
+	watchdog := u.rec.Ending.Cause == supervise.CauseWatchdog && u.main != nil && u.rec.Ending.Phase == phaseSignal
 	if u.rec.Spec.Stop.Target == supervise.TargetGroup && !watchdog {
 		return infos
 	}
@@ -331,7 +334,7 @@ func (u *unit) stand(ctx context.Context, patience time.Duration) (thaw func(), 
 // process that was stopped by a signal is let go on, or it would not hear.
 func (u *unit) signalAll(number syscall.Signal, infos []proc.Info) {
 	e := u.rec.Ending
-	var told []tenure.Process
+	var all, halted []*proc.Handle
 	for _, info := range infos {
 		if slices.Contains(e.Signalled, info.Process) && number != syscall.SIGKILL {
 			continue
@@ -340,26 +343,14 @@ func (u *unit) signalAll(number syscall.Signal, infos []proc.Info) {
 		if err != nil {
 			continue
 		}
-		if handle.Signal(number) == nil {
-			told = append(told, info.Process)
-		}
+		defer handle.Close()
+		all = append(all, handle)
 		if info.State == 'T' {
-			_ = handle.Signal(syscall.SIGCONT) // It may have ended.
+			halted = append(halted, handle)
 		}
-		handle.Close()
 	}
-	if len(told) == 0 {
-		return
-	}
-	e.Signalled = append(e.Signalled, told...)
-	u.tellSignal(number, told)
-}
-
-// tellSignal says who was sent a signal.
-func (u *unit) tellSignal(number syscall.Signal, told []tenure.Process) {
-	u.event(supervise.Event{
-		Kind: supervise.EventSignal, Signal: proc.SignalName(number), Reason: u.rec.Ending.reason(), Processes: told,
-	})
+	e.Signalled = append(e.Signalled, u.send(number, supervise.Event{}, all)...)
+	u.send(syscall.SIGCONT, supervise.Event{}, halted)
 }
 
 // signalMain sends a signal to the main process, outside of an ending.
@@ -367,10 +358,9 @@ func (u *unit) signalMain(number syscall.Signal, reason tenure.Reason) error {
 	if u.main == nil {
 		return fmt.Errorf("%w: it has no main process", supervise.ErrNotReady)
 	}
-	if err := u.main.Signal(number); err != nil {
-		return err
+	if told := u.send(number, supervise.Event{Reason: reason}, []*proc.Handle{u.main}); len(told) == 0 {
+		return fmt.Errorf("%w: its main process has ended", supervise.ErrNotReady)
 	}
-	u.event(supervise.Event{Kind: supervise.EventSignal, Signal: proc.SignalName(number), Reason: reason, Processes: []tenure.Process{u.rec.Main}})
 	return nil
 }
 
@@ -437,13 +427,12 @@ func (u *unit) kill(ctx context.Context) {
 		thaw()
 		return
 	}
-	infos, _ := u.living()
+	infos, known := u.living()
+	var groups []proc.Group
 	for _, path := range u.ownGroups() {
-		if err := proc.GroupAt(path).Kill(); err != nil {
-			u.warn("group cannot be killed", err)
-		}
+		groups = append(groups, proc.GroupAt(path))
 	}
-	u.tellSignal(syscall.SIGKILL, processesOf(infos))
+	u.killGroups(supervise.Event{}, infos, known, groups...)
 }
 
 func processesOf(infos []proc.Info) []tenure.Process {
@@ -498,7 +487,7 @@ func (u *unit) giveUp(ctx context.Context) {
 	if len(u.starting) > 0 {
 		u.answerStart(u.startError(ctx, u.rec.Ending.Cause))
 	}
-	u.rec.Told = u.rec.Ending.Cause == causeRequest
+	u.rec.Told = u.rec.Ending.Cause == supervise.CauseRequest
 	u.rec.Ending = nil
 	u.state(supervise.Running)
 	u.answerStop(stopAnswer{err: err})
@@ -515,6 +504,7 @@ func (u *unit) answerStop(a stopAnswer) {
 // finish closes an ending: the unit has no process any more.
 func (u *unit) finish(ctx context.Context) {
 	e := u.rec.Ending
+	u.event(supervise.Event{Kind: supervise.EventEnded, Exit: u.rec.Exit})
 	starting, outcome := u.starting, error(nil)
 	if u.starting = nil; len(starting) > 0 {
 		outcome = u.startOutcome(ctx, e.Cause)
@@ -528,9 +518,9 @@ func (u *unit) finish(ctx context.Context) {
 	switch {
 	case u.rec.Passive && !u.id.Named() || u.overlaps():
 		u.vanish(ctx)
-	case e.Cause == causeRequest && e.Hold:
+	case e.Cause == supervise.CauseRequest && e.Hold:
 		u.restBriefly()
-	case e.Cause == causeRequest || told:
+	case e.Cause == supervise.CauseRequest || told:
 		u.rest(ctx, e.Hold)
 	default:
 		exit := proc.Exit{}
@@ -554,9 +544,9 @@ func (u *unit) finish(ctx context.Context) {
 
 // startOutcome is what those hear who wait for a unit that has ended: a oneshot
 // that ended well is what they waited for.
-func (u *unit) startOutcome(ctx context.Context, why cause) error {
+func (u *unit) startOutcome(ctx context.Context, why supervise.Cause) error {
 	exit := u.rec.Exit
-	if u.rec.Spec.Type == supervise.Oneshot && why == causeExit && exit != nil && clean(u.rec.Spec, *exit) {
+	if u.rec.Spec.Type == supervise.Oneshot && why == supervise.CauseExit && exit != nil && clean(u.rec.Spec, *exit) {
 		return nil
 	}
 	return u.startError(ctx, why)

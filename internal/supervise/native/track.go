@@ -53,7 +53,9 @@ func (s *Supervisor) track(ctx context.Context, spec *supervise.Spec, process te
 		return errors.Join(err, s.records.remove(u.id), os.RemoveAll(u.dir()))
 	}
 	s.spawn(ctx, u, u.attend)
-	u.event(supervise.Event{Kind: supervise.EventState, State: supervise.Running})
+	u.event(supervise.Event{
+		Kind: supervise.EventState, State: supervise.Running, Processes: []tenure.Process{process}, Command: strings.Join(spec.Command.Argv, " "),
+	})
 	return nil
 }
 

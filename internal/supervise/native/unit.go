@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
 )
@@ -76,6 +77,8 @@ type unit struct {
 	prepared  *prepared
 	aftermath aftermath
 	forgotten bool
+	// by is the change that the request which is carried out now is part of.
+	by change.ID
 
 	starting  []chan<- error
 	stopping  []chan<- stopAnswer
@@ -86,6 +89,7 @@ type unit struct {
 // queuedStart is a start that waits for the end of the unit.
 type queuedStart struct {
 	spec  supervise.Spec
+	by    change.ID
 	reply chan<- error
 }
 
@@ -137,13 +141,16 @@ func (u *unit) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case m := <-u.inbox:
+			u.by = 0
 			m(ctx)
 		case _, open := <-changed:
 			if !open {
 				u.watch = nil
 			}
+			u.by = 0
 			u.groupChanged(ctx)
 		case <-u.timer.C:
+			u.by = 0
 			u.ring(ctx)
 		}
 	}
@@ -225,7 +232,11 @@ func (u *unit) turn(state supervise.State, know func()) {
 	}
 	know()
 	if changed {
-		u.event(supervise.Event{Kind: supervise.EventState, State: state, Exit: u.rec.Exit, Reason: u.rec.Ending.reason()})
+		e := supervise.Event{Kind: supervise.EventState, State: state, Exit: u.rec.Exit, Reason: u.rec.Ending.reason()}
+		if u.rec.Main.PID != 0 {
+			e.Processes = []tenure.Process{u.rec.Main}
+		}
+		u.event(e)
 	}
 }
 
@@ -274,11 +285,6 @@ func (u *unit) keeper() tenure.UnitID {
 // ownGroups are the absolute paths of the unit's groups. Claims come first, for
 // they may be below a group of another unit, which then does not count.
 func (u *unit) ownGroups() []string { return *u.groups.Load() }
-
-func (u *unit) event(e supervise.Event) {
-	e.Time, e.Unit, e.Revision = time.Now(), u.id, u.rec.Spec.Revision
-	u.s.bus.send(e)
-}
 
 func (u *unit) warn(what string, err error) {
 	u.s.cfg.Logger.Warn("unit: "+what, slog.String("unit", u.id.String()), slog.Any("error", err)) //nolint:sloglint // The prefix is constant, and so is what every caller passes.
@@ -361,7 +367,7 @@ func (u *unit) mainExited(ctx context.Context, handle *proc.Handle, exit proc.Ex
 	case u.rec.State == supervise.Starting && u.rec.Spec.Type == supervise.Forking && exit.Success():
 		u.forked(ctx)
 	default:
-		u.endBy(ctx, causeExit)
+		u.endBy(ctx, supervise.CauseExit)
 	}
 }
 
@@ -374,7 +380,7 @@ func (u *unit) nextMain(ctx context.Context) {
 			return
 		}
 		if len(infos) == 0 {
-			u.endBy(ctx, causeExit)
+			u.endBy(ctx, supervise.CauseExit)
 			return
 		}
 		for _, info := range infos {

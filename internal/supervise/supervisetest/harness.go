@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -25,8 +26,30 @@ type Harness struct {
 	// Connect opens a connection to a declared socket, and returns what is
 	// answered, as soon as it is. The channel is closed when the connection ends.
 	Connect func(t *testing.T, socket supervise.Socket) <-chan string
+	// Recorded is what its Recorder was told so far.
+	Recorded func() []supervise.Event
 	// Socket gives a socket that can be declared.
 	Socket func(t *testing.T, name string) supervise.Socket
+}
+
+// Record keeps what a Recorder is told. The zero value is empty.
+type Record struct {
+	mu     sync.Mutex
+	events []supervise.Event
+}
+
+// Add is a supervise.Recorder.
+func (r *Record) Add(e supervise.Event) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.events = append(r.events, e)
+}
+
+// All is what was recorded so far.
+func (r *Record) All() []supervise.Event {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.events)
 }
 
 // law is one part of the law while it is tested.

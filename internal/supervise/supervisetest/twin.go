@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
 )
@@ -33,6 +34,7 @@ type Twin struct {
 	// printed is closed, and replaced, when lines grows.
 	printed chan struct{}
 	lastPID int
+	record  supervise.Recorder
 }
 
 // NewTwin is a supervisor that knows no unit.
@@ -42,6 +44,9 @@ func NewTwin() *Twin {
 		sockets: make(map[string]*twinSocket), readers: make(map[*reader]struct{}), printed: make(chan struct{}), lastPID: 1000,
 	}
 }
+
+// Record has everything that happens from now on recorded.
+func (t *Twin) Record(record supervise.Recorder) { t.do(func() { t.record = record }) }
 
 // do carries out f, and what it put off.
 func (t *Twin) do(f func()) {
@@ -122,7 +127,7 @@ func (t *Twin) Start(ctx context.Context, specs ...supervise.Spec) error {
 		replies := make([]chan error, len(round))
 		for i, unit := range round {
 			replies[i] = make(chan error, 1)
-			t.do(func() { t.unit(byUnit[unit]).start(byUnit[unit], replies[i]) })
+			t.do(func() { t.unit(byUnit[unit]).start(byUnit[unit], change.IDFrom(ctx), replies[i]) })
 		}
 		for i := range round {
 			failure, err := await(ctx, replies[i])
@@ -173,7 +178,7 @@ func (t *Twin) stopRound(ctx context.Context, round []tenure.UnitID, req supervi
 		replies[i] = make(chan twinEnded, 1)
 		t.do(func() {
 			if u := t.units[id]; u != nil {
-				u.stop(req, replies[i])
+				u.stop(req, change.IDFrom(ctx), replies[i])
 			} else {
 				replies[i] <- twinEnded{}
 			}
@@ -214,7 +219,7 @@ func (t *Twin) Reload(ctx context.Context, req supervise.ReloadRequest) error {
 	reply, id := make(chan error, 1), req.Spec.Unit
 	t.do(func() {
 		if u := t.units[id]; u != nil {
-			u.reload(req, reply)
+			u.reload(req, change.IDFrom(ctx), reply)
 		} else {
 			reply <- supervise.ErrUnknown
 		}
@@ -316,6 +321,9 @@ type reader struct {
 // send tells everybody who listens.
 func (t *Twin) send(e supervise.Event) {
 	e.Time = time.Now()
+	if t.record != nil {
+		t.record(e)
+	}
 	for r := range t.readers {
 		r.events = append(r.events, e)
 		select {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/supervise"
 )
 
@@ -31,8 +32,8 @@ func (t *Twin) Branch(ctx context.Context, parent tenure.UnitID, spec supervise.
 			Unit: spec.Unit, Revision: spec.Revision, State: supervise.Starting, Generation: generations, Since: time.Now(), Spec: &spec,
 		}}
 		t.units[spec.Unit] = u
-		u.launch()
-		t.tellSplit(u, parent)
+		u.launchFor(change.IDFrom(ctx))
+		t.tellSplit(u, t.units[parent])
 	})
 	failure, err := await(ctx, reply)
 	if err := errors.Join(failure, err); err != nil {
@@ -80,15 +81,22 @@ func (t *Twin) adoptProcess(spec supervise.Spec, as tenure.Process) error {
 	family := slices.DeleteFunc(t.descendants(p), func(q *process) bool { return q.unit != from || q == from.main && q != p })
 	u := t.adopt(spec, p, family)
 	u.status.Generation = generations + 1
-	t.tellSplit(u, from.status.Unit)
+	t.tellSplit(u, from)
 	if from.passive && slices.Contains(family, from.main) {
 		from.nextMain()
 	}
 	return nil
 }
 
-func (t *Twin) tellSplit(u *twinUnit, parent tenure.UnitID) {
-	t.send(supervise.Event{
-		Kind: supervise.EventSplit, Unit: u.status.Unit, Revision: u.status.Revision, Parent: parent, State: supervise.Running,
-	})
+func (t *Twin) tellSplit(u, parent *twinUnit) {
+	e := supervise.Event{
+		Kind: supervise.EventSplit, Unit: u.status.Unit, Revision: u.status.Revision, Parent: parent.status.Unit, State: supervise.Running,
+	}
+	if u.main != nil {
+		e.Processes, e.Command = []tenure.Process{u.main.Process}, u.main.info().CommandLine()
+	}
+	if parent.ending != nil {
+		e.Change, e.Reason = parent.ending.change, parent.ending.Reason
+	}
+	t.send(e)
 }

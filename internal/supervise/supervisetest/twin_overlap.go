@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/supervise"
 )
 
@@ -18,7 +19,7 @@ func (t *Twin) Succeed(ctx context.Context, spec supervise.Spec) error {
 	reply := make(chan error, 1)
 	t.do(func() {
 		if u := t.units[spec.Unit]; u != nil && !u.passive && spec.Unit.Kind == tenure.Service {
-			u.succeed(spec, reply)
+			u.succeed(spec, change.IDFrom(ctx), reply)
 		} else {
 			reply <- supervise.ErrUnknown
 		}
@@ -30,7 +31,7 @@ func (t *Twin) Succeed(ctx context.Context, spec supervise.Spec) error {
 	return nil
 }
 
-func (u *twinUnit) succeed(spec supervise.Spec, reply chan<- error) {
+func (u *twinUnit) succeed(spec supervise.Spec, by change.ID, reply chan<- error) {
 	heir := u.successor()
 	switch {
 	case u.ending != nil:
@@ -44,7 +45,7 @@ func (u *twinUnit) succeed(spec supervise.Spec, reply chan<- error) {
 		heir.heir, heir.status.Generation = true, u.status.Generation
 		heir.openSockets()
 		heir.starting = append(heir.starting, reply)
-		heir.launch()
+		heir.launchFor(by)
 	case !reflect.DeepEqual(heir.asService(), spec):
 		reply <- supervise.ErrRunning
 	case heir.ending != nil:
@@ -74,7 +75,7 @@ func (u *twinUnit) asService() supervise.Spec {
 }
 
 // TakeOver implements supervise.Overlapper.
-func (t *Twin) TakeOver(_ context.Context, service tenure.UnitID, drain time.Duration) (draining tenure.UnitID, err error) {
+func (t *Twin) TakeOver(ctx context.Context, service tenure.UnitID, drain time.Duration) (draining tenure.UnitID, err error) {
 	t.do(func() {
 		u := t.units[service]
 		if u == nil {
@@ -87,11 +88,11 @@ func (t *Twin) TakeOver(_ context.Context, service tenure.UnitID, drain time.Dur
 			return
 		}
 		if u.status.State.Alive() {
-			draining = u.drain(drain)
+			draining = u.drain(drain, change.IDFrom(ctx))
 		} else {
 			u.disarm()
 		}
-		heir.inherit()
+		heir.inherit(change.IDFrom(ctx))
 	})
 	if err != nil {
 		return draining, fmt.Errorf("let the successor of %s take over: %w", service, err)
@@ -100,7 +101,7 @@ func (t *Twin) TakeOver(_ context.Context, service tenure.UnitID, drain time.Dur
 }
 
 // drain gives the name of a service away.
-func (u *twinUnit) drain(timeout time.Duration) tenure.UnitID {
+func (u *twinUnit) drain(timeout time.Duration, by change.ID) tenure.UnitID {
 	service, spec := u.status.Unit, *u.spec()
 	spec.Unit = service.Workload(tenure.Draining, u.status.Main.PID)
 	spec.Sockets, spec.Timer, spec.After = nil, "", nil
@@ -113,17 +114,19 @@ func (u *twinUnit) drain(timeout time.Duration) tenure.UnitID {
 	u.t.units[spec.Unit] = u
 	u.t.send(supervise.Event{
 		Kind: supervise.EventSplit, Unit: spec.Unit, Revision: u.status.Revision, Parent: service, State: u.status.State,
+		Processes: []tenure.Process{u.status.Main}, Change: by,
 	})
 	return spec.Unit
 }
 
 // inherit makes the successor the service.
-func (u *twinUnit) inherit() {
-	spec := u.asService()
+func (u *twinUnit) inherit(by change.ID) {
+	spec, successor := u.asService(), u.status.Unit
 	delete(u.t.units, u.status.Unit)
 	u.heir, u.status.Unit, u.status.Spec = false, spec.Unit, &spec
 	u.t.units[spec.Unit] = u
 	u.t.send(supervise.Event{
 		Kind: supervise.EventMain, Unit: spec.Unit, Revision: u.status.Revision, Processes: []tenure.Process{u.status.Main},
+		Parent: successor, Change: by,
 	})
 }

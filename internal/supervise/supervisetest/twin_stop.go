@@ -8,22 +8,23 @@ import (
 	"time"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
 )
 
 // stop is a request to end.
-func (u *twinUnit) stop(req supervise.StopRequest, reply chan<- twinEnded) {
+func (u *twinUnit) stop(req supervise.StopRequest, by change.ID, reply chan<- twinEnded) {
 	u.queued = nil
 	switch {
 	case u.status.State == supervise.Stopping:
 		u.stopping = append(u.stopping, reply)
 		u.ending.requested = true
-		u.ending.HoldSockets, u.ending.Reason = req.HoldSockets, req.Reason
+		u.ending.HoldSockets, u.ending.Reason, u.ending.change = req.HoldSockets, req.Reason, by
 		u.ending.Kill, u.ending.Limit, u.ending.Terms = u.ending.Kill || req.Kill, req.Limit, req.Terms
 	case u.status.State.Alive():
 		u.stopping = append(u.stopping, reply)
-		u.end(twinEnding{StopRequest: req, requested: true})
+		u.end(twinEnding{StopRequest: req, change: by, requested: true})
 	default:
 		u.disarm()
 		u.rest(req.HoldSockets)
@@ -142,10 +143,9 @@ func (u *twinUnit) tell(number syscall.Signal, targets []*process) {
 	if len(told) == 0 {
 		return
 	}
-	u.t.send(supervise.Event{
-		Kind: supervise.EventSignal, Unit: u.status.Unit, Revision: u.status.Revision,
-		Signal: proc.SignalName(number), Reason: u.ending.Reason, Processes: told,
-	})
+	e := supervise.Event{Kind: supervise.EventSignal, Signal: proc.SignalName(number), Processes: told}
+	e.Late = u.ending.killing
+	u.tellOf(e)
 	for _, p := range told {
 		if target := u.t.processes[p.PID]; target != nil {
 			target.signal(number)
@@ -216,6 +216,7 @@ func (u *twinUnit) runQueued() {
 // finish closes an ending: the unit has no process any more.
 func (u *twinUnit) finish() {
 	e, told := u.ending, u.told
+	u.tellOf(supervise.Event{Kind: supervise.EventEnded, Exit: e.exit})
 	u.disarm()
 	u.ending, u.told = nil, false
 	starting := u.starting

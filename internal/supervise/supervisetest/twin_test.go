@@ -11,9 +11,10 @@ import (
 func TestTwinPassesTheLaw(t *testing.T) {
 	t.Parallel()
 	supervisetest.Run(t, func(*testing.T) supervisetest.Harness {
-		twin := supervisetest.NewTwin()
+		twin, record := supervisetest.NewTwin(), &supervisetest.Record{}
+		twin.Record(record.Add)
 		return supervisetest.Harness{
-			Supervisor: twin, Exe: "/twin",
+			Supervisor: twin, Exe: "/twin", Recorded: record.All,
 			Spawn:   func(_ *testing.T, p supervisetest.Program) tenure.Process { return twin.Spawn(p) },
 			Connect: func(_ *testing.T, s supervise.Socket) <-chan string { return twin.Connect(s) },
 			Socket: func(_ *testing.T, name string) supervise.Socket {

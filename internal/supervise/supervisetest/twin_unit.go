@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
 )
@@ -34,7 +35,9 @@ type twinUnit struct {
 	stored, passed []string
 	// due is what the time that now runs is for, watchdog what ends the wait for the
 	// next sign of life, and every the time between two that the service chose itself.
-	due      func()
+	due func()
+	// by is the change that its current generation was started for.
+	by       change.ID
 	watchdog func()
 	every    time.Duration
 }
@@ -43,6 +46,7 @@ type twinUnit struct {
 type twinEnding struct {
 	supervise.StopRequest
 
+	change change.ID
 	// requested is that somebody asked for it, late that the unit was not ready in time.
 	// silent that it gave no sign of life.
 	requested, late, silent bool
@@ -83,11 +87,35 @@ func (u *twinUnit) state(state supervise.State) {
 		return
 	}
 	u.status.State, u.status.Since = state, time.Now()
-	e := supervise.Event{Kind: supervise.EventState, Unit: u.status.Unit, Revision: u.status.Revision, State: state, Exit: u.status.LastExit}
-	if u.ending != nil {
-		e.Reason = u.ending.Reason
+	u.tellOf(supervise.Event{Kind: supervise.EventState, State: state, Exit: u.status.LastExit})
+}
+
+// tellOf says of an event whose it is, and on whose behalf.
+func (u *twinUnit) tellOf(e supervise.Event) {
+	e.Unit, e.Revision = u.status.Unit, u.status.Revision
+	switch {
+	case e.Kind == supervise.EventState && (e.State == supervise.Starting || e.State == supervise.Running):
+		e.Change = u.by
+	case u.ending != nil:
+		e.Reason, e.Change = u.ending.Reason, u.ending.change
+		if e.Cause == "" {
+			e.Cause = u.ending.cause()
+		}
 	}
 	u.t.send(e)
+}
+
+// cause is why the unit is ending.
+func (e *twinEnding) cause() supervise.Cause {
+	switch {
+	case e.requested:
+		return supervise.CauseRequest
+	case e.late:
+		return supervise.CauseTimeout
+	case e.silent:
+		return supervise.CauseWatchdog
+	}
+	return supervise.CauseExit
 }
 
 func (u *twinUnit) setMain(p *process) {
@@ -112,13 +140,13 @@ func (u *twinUnit) disarm() {
 }
 
 // start is a request to run with spec.
-func (u *twinUnit) start(spec supervise.Spec, reply chan<- error) {
+func (u *twinUnit) start(spec supervise.Spec, by change.ID, reply chan<- error) {
 	same := reflect.DeepEqual(*u.spec(), spec)
 	switch state := u.status.State; {
 	case u.passive, u.heir, u.draining:
 		reply <- &supervise.StartError{Unit: spec.Unit, Err: supervise.ErrUnknown}
 	case state == supervise.Stopping:
-		u.queued = append(u.queued, func() { u.start(spec, reply) })
+		u.queued = append(u.queued, func() { u.start(spec, by, reply) })
 	case state.Alive() && !same:
 		reply <- &supervise.StartError{Unit: spec.Unit, Err: supervise.ErrRunning}
 	case state == supervise.Starting:
@@ -135,7 +163,7 @@ func (u *twinUnit) start(spec supervise.Spec, reply chan<- error) {
 			return
 		}
 		u.starting = append(u.starting, reply)
-		u.launch()
+		u.launchFor(by)
 	}
 }
 
@@ -186,8 +214,12 @@ func (u *twinUnit) closeSockets() {
 	}
 }
 
-// launch starts the next generation.
-func (u *twinUnit) launch() {
+// launch starts the next generation because its time has come.
+func (u *twinUnit) launch() { u.launchFor(0) }
+
+// launchFor starts the next generation for a change.
+func (u *twinUnit) launchFor(by change.ID) {
+	u.by = by
 	u.disarm()
 	u.ready, u.log, u.status.Text, u.every = false, nil, "", 0
 	u.passed = nil
@@ -266,11 +298,13 @@ func (u *twinUnit) exited(p *process, how proc.Exit) {
 // nextMain makes the oldest process of a passive unit its main one; the unit
 // goes with the last, or rests if it has a name of its own.
 func (u *twinUnit) nextMain() {
-	living := u.living()
-	switch {
-	case len(living) > 0:
+	if living := u.living(); len(living) > 0 {
 		u.setMain(living[0])
 		u.tellMain()
+		return
+	}
+	u.tellOf(supervise.Event{Kind: supervise.EventEnded, Cause: supervise.CauseExit, Exit: u.status.LastExit})
+	switch {
 	case u.transient():
 		u.vanish()
 	default:

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
 )
@@ -42,7 +43,7 @@ func (u *twinUnit) leaveBehind(rest []*process) {
 func (u *twinUnit) give(name string, stop supervise.StopProtocol, leader *process, family []*process) {
 	spec := u.spec().Branch(u.status.Unit.Service().Workload(name, leader.PID), leader.args, stop)
 	child := u.t.adopt(spec, leader, family)
-	u.t.tellSplit(child, u.status.Unit)
+	u.t.tellSplit(child, u)
 }
 
 // adopt makes a unit of processes that run.
@@ -60,7 +61,7 @@ func (t *Twin) adopt(spec supervise.Spec, leader *process, family []*process) *t
 }
 
 // reload is a request to go on with a Spec.
-func (u *twinUnit) reload(req supervise.ReloadRequest, reply chan<- error) {
+func (u *twinUnit) reload(req supervise.ReloadRequest, by change.ID, reply chan<- error) {
 	if u.status.State != supervise.Running {
 		reply <- fmt.Errorf("%w: it is %s", supervise.ErrNotReady, u.status.State)
 		return
@@ -72,7 +73,8 @@ func (u *twinUnit) reload(req supervise.ReloadRequest, reply chan<- error) {
 		reply <- nil
 	case u.spec().Reload == nil:
 		u.t.send(supervise.Event{
-			Kind: supervise.EventSignal, Unit: u.status.Unit, Signal: "SIGHUP", Reason: req.Reason, Processes: []tenure.Process{u.status.Main},
+			Kind: supervise.EventSignal, Unit: u.status.Unit, Revision: u.status.Revision, Signal: "SIGHUP", Reason: req.Reason,
+			Processes: []tenure.Process{u.status.Main}, Change: by, Cause: supervise.CauseRequest,
 		})
 		u.main.signal(syscall.SIGHUP)
 		reply <- nil
