@@ -23,18 +23,17 @@ const (
 // Tx is a transaction. It is valid until the function that got it returns.
 type Tx struct {
 	bolt *bolt.Tx
-	db   *DB
 }
 
 // Update runs f and commits what it wrote, durably; or nothing, if f fails or
 // panics.
 func (db *DB) Update(f func(tx *Tx) error) error {
-	return db.bolt.Update(func(tx *bolt.Tx) error { return f(&Tx{bolt: tx, db: db}) })
+	return db.bolt.Update(func(tx *bolt.Tx) error { return f(&Tx{bolt: tx}) })
 }
 
 // View runs f on the state of one moment. Writing in f fails.
 func (db *DB) View(f func(tx *Tx) error) error {
-	return db.bolt.View(func(tx *bolt.Tx) error { return f(&Tx{bolt: tx, db: db}) })
+	return db.bolt.View(func(tx *bolt.Tx) error { return f(&Tx{bolt: tx}) })
 }
 
 // Collection is a set of documents of one type, each under a key of its own.

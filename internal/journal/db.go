@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"syscall"
 	"time"
 
@@ -25,15 +24,12 @@ type Config struct {
 	// LockTimeout is how long Open waits for another process to close the file,
 	// by default one second.
 	LockTimeout time.Duration
-	// MaxEvents is how many events are kept, by default 20,000.
-	MaxEvents int
 	// Logger hears about migrations; by default nobody does.
 	Logger *slog.Logger
 }
 
 const (
 	defaultLockTimeout = time.Second
-	defaultMaxEvents   = 20_000
 	fileMode           = 0o600
 )
 
@@ -66,12 +62,7 @@ func (e *DamagedError) Unwrap() error { return e.Cause }
 
 // DB is an open journal.
 type DB struct {
-	bolt      *bolt.DB
-	maxEvents int
-
-	mu sync.Mutex
-	// appended is closed, and replaced, when events were appended.
-	appended chan struct{}
+	bolt *bolt.DB
 }
 
 // The top-level buckets.
@@ -92,7 +83,6 @@ func Open(cfg Config) (*DB, error) {
 
 func open(cfg Config, steps []migration) (*DB, error) {
 	cfg.LockTimeout = cmp.Or(cfg.LockTimeout, defaultLockTimeout)
-	cfg.MaxEvents = cmp.Or(cfg.MaxEvents, defaultMaxEvents)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	existed, err := examine(cfg.Path)
 	if err != nil {
@@ -102,7 +92,7 @@ func open(cfg Config, steps []migration) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{bolt: b, maxEvents: cfg.MaxEvents, appended: make(chan struct{})}
+	db := &DB{bolt: b}
 	if err := db.prepare(cfg, existed, steps); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}

@@ -1,11 +1,11 @@
 // Package journal is the only package that knows how state is stored: in one
-// bbolt file, state.db.
+// bbolt file, state.db, and what has happened in the files of a History beside it.
 //
 // Always true: what a method has returned from is on disk, whole; a reader
 // sees all of an Update or nothing of it. A file that cannot be read, or that a
 // newer version wrote, is refused before anything in it is modified.
 //
-// The schema, version 1. ◀ is a bucket, numbers are 8 bytes, big-endian:
+// The schema, version 2. ◀ is a bucket, numbers are 8 bytes, big-endian:
 //
 //	meta ◀
 //	    version           : number        the schema's; a file without meta is new
@@ -14,8 +14,6 @@
 //	documents ◀
 //	    COLLECTION ◀                      "snaps", "settings", ...: see NewCollection
 //	        key text      : JSON          what the collection's owner keeps
-//	events ◀                              its sequence is the last event's
-//	    sequence number   : JSON          Event
 //
 // A file of an older version is migrated when it is opened, in one transaction.
 // The file as it was before is kept beside it, as state.db.bak, at every open.

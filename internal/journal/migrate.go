@@ -15,7 +15,7 @@ type migration func(tx *bolt.Tx) error
 
 // migrations are all there are, from version 0, a new file, to the present.
 func migrations() []migration {
-	return []migration{toVersion1}
+	return []migration{toVersion1, toVersion2}
 }
 
 func toVersion1(tx *bolt.Tx) error {
@@ -25,6 +25,14 @@ func toVersion1(tx *bolt.Tx) error {
 		}
 	}
 	return nil
+}
+
+// toVersion2 drops the events, which are in a History now. Nothing has ever written any.
+func toVersion2(tx *bolt.Tx) error {
+	if tx.Bucket([]byte(bucketEvents)) == nil {
+		return nil
+	}
+	return tx.DeleteBucket([]byte(bucketEvents))
 }
 
 // migrate runs the steps that the file lacks, all or none.
