@@ -303,6 +303,7 @@ func TestAPIKnowsWhoAsks(t *testing.T) {
 	for _, c := range []struct{ method, path, body string }{
 		{"GET", "/v2/units", ""},
 		{"GET", "/v2/pins?ref=hello@x1", ""},
+		{"GET", "/v2/timeline?for=hello", ""},
 		{"GET", "/v2/logs?names=hello", ""},
 		{"GET", "/v2/policy", ""},
 		{"GET", "/v2/policy/explain?snap=hello", ""},

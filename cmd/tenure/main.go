@@ -28,13 +28,16 @@ func run() int {
 		Getenv: os.Getenv, Environ: os.Environ, Interrupts: interrupts, Version: version,
 	}
 	if term.IsTerminal(int(os.Stderr.Fd())) {
-		cfg.Terminal, cfg.Width = os.Stderr, width
+		cfg.Terminal, cfg.Width = os.Stderr, func() int { return width(os.Stderr) }
+	}
+	if term.IsTerminal(int(os.Stdout.Fd())) {
+		cfg.Screen = func() int { return width(os.Stdout) }
 	}
 	return cli.Run(ctx, cfg)
 }
 
-func width() int {
-	columns, _, err := term.GetSize(int(os.Stderr.Fd()))
+func width(screen *os.File) int {
+	columns, _, err := term.GetSize(int(screen.Fd()))
 	if err != nil {
 		return 0
 	}

@@ -137,6 +137,7 @@ func (s *server) handler() http.Handler {
 	admin("GET /v2/policy", s.policy)
 	admin("POST /v2/policy/check", s.checkPolicy)
 	admin("GET /v2/policy/explain", s.explainPolicy)
+	admin("GET /v2/timeline", s.timeline)
 	admin("POST /v2/run", s.run)
 	mux.Handle("GET /v2/logs", s.stream(s.logs))
 	mux.Handle("/", s.elsewhere(mux))

@@ -35,6 +35,8 @@ type Config struct {
 	// how many columns it has, if set.
 	Terminal io.Writer
 	Width    func() int
+	// Screen tells how many columns the terminal has that Stdout is; nil where it is none.
+	Screen func() int
 	// Interrupts brings what the terminal sends for ^C; it may be nil.
 	Interrupts <-chan os.Signal
 	Version    string

@@ -12,7 +12,7 @@ import (
 )
 
 func (a *app) seeCommands() []*cobra.Command {
-	commands := []*cobra.Command{a.planCommand(), a.ps(), a.why()}
+	commands := []*cobra.Command{a.planCommand(), a.ps(), a.why(), a.timeline()}
 	for _, c := range commands {
 		c.GroupID = "see"
 	}

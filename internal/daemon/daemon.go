@@ -29,6 +29,7 @@ import (
 	"tenure/internal/refresh"
 	"tenure/internal/rules/rulefile"
 	"tenure/internal/squash"
+	"tenure/internal/supervise"
 	"tenure/internal/supervise/fdstore"
 	"tenure/internal/supervise/fdstore/logfile"
 	"tenure/internal/supervise/native"
@@ -56,6 +57,7 @@ type parts struct {
 	paths                  refresh.Paths
 	lock                   *os.File
 	journal                *journal.DB
+	history                *journal.History
 	hierarchy, holderGroup *proc.Hierarchy
 	holder                 *fdstore.Client
 	logs                   logfile.Reader
@@ -90,6 +92,7 @@ func Shutdown(ctx context.Context, cfg Config) error {
 	inner, done := context.WithCancel(ctx)
 	defer done()
 	group, inner := errgroup.WithContext(inner)
+	group.Go(func() error { return p.history.Run(inner) })
 	group.Go(func() error { return p.supervisor.Run(inner) })
 	if !await(inner, p.supervisor.Ready()) {
 		return group.Wait()
@@ -125,6 +128,9 @@ func (p *parts) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
+	if p.history, err = journal.OpenHistory(journal.HistoryConfig{Dir: p.paths.History(), Logger: p.cfg.Logger}); err != nil {
+		return err
+	}
 	hierarchy, err := proc.OpenHierarchy(HierarchyName(p.cfg.Root))
 	if err != nil {
 		return err
@@ -141,7 +147,9 @@ func (p *parts) open(ctx context.Context) (err error) {
 		Holder:     p.holder,
 		Logs:       p.logs,
 		BusNames:   sysbus.Names{},
-		Logger:     p.cfg.Logger,
+		// The manager is there before anything is supervised.
+		Record: func(e supervise.Event) { p.manager.Record(e) },
+		Logger: p.cfg.Logger,
 	})
 	if err != nil {
 		return err
@@ -151,6 +159,7 @@ func (p *parts) open(ctx context.Context) (err error) {
 		Paths:      p.paths,
 		Rules:      p.rules,
 		Journal:    p.journal,
+		History:    p.history,
 		Supervisor: p.supervisor,
 		Mounts:     mount.New(mount.Config{Root: p.cfg.Root}),
 		Reader:     squash.Open(squash.Config{}),
@@ -165,7 +174,7 @@ func (p *parts) open(ctx context.Context) (err error) {
 		Gap: new(sparing).gap,
 	})
 	p.manager.Use(p.engine)
-	return nil
+	return p.manager.Began()
 }
 
 // openHolder connects to the holder, or starts one in a group of its own, which
@@ -232,6 +241,7 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 	ctx, failed := context.WithCancelCause(ctx)
 	defer failed(nil)
 	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.history.Run(ctx) })
 	group.Go(func() error { return p.supervisor.Run(ctx) })
 	if !await(ctx, p.supervisor.Ready()) {
 		return group.Wait()
@@ -279,6 +289,11 @@ func (p *parts) serve(ctx context.Context) error {
 func (p *parts) close() {
 	if p.holder != nil {
 		_ = p.holder.Close() // The holder keeps what it holds.
+	}
+	if p.history != nil {
+		if err := p.history.Close(); err != nil {
+			p.cfg.Logger.Error("cannot close the history", slog.Any("error", err))
+		}
 	}
 	if p.journal != nil {
 		if err := p.journal.Close(); err != nil {

@@ -22,8 +22,10 @@ import (
 
 // Config is what a Manager works with. All fields without a default are required.
 type Config struct {
-	Paths      Paths
-	Journal    *journal.DB
+	Paths   Paths
+	Journal *journal.DB
+	// History is where what happens is written down; by default nobody does.
+	History    *journal.History
 	Supervisor supervise.Supervisor
 	Mounts     *mount.Store
 	Reader     *squash.Reader
@@ -56,6 +58,9 @@ type Manager struct {
 	// collect wakes the collector.
 	collect chan struct{}
 	endings endings
+	// plans and chatter are for the history.
+	plans   planCache
+	chatter chatter
 	// trusted are changes that are observed no longer.
 	trusted trust
 	// voices are those of the hooks that run.

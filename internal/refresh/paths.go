@@ -57,6 +57,9 @@ func (p Paths) Staging() string { return filepath.Join(p.State(), "staging") }
 // Logs is where what units write is kept.
 func (p Paths) Logs() string { return filepath.Join(p.State(), "logs") }
 
+// History is where what has happened is kept.
+func (p Paths) History() string { return filepath.Join(p.State(), "history") }
+
 // Run is the directory of what ends with the machine's run.
 func (p Paths) Run() string { return p.at("run", "tenure") }
 

@@ -105,12 +105,12 @@ func (m *Manager) endStrays(ctx context.Context, snap tenure.Instance, kill bool
 		}
 		var failures []error
 		for _, stray := range strays {
-			failures = append(failures, m.tellStray(ctx, stray))
+			failures = append(failures, m.tellStray(ctx, snap, stray))
 		}
 		deadline, cancel := context.WithTimeout(ctx, strayGrace)
 		for _, stray := range strays {
 			mayKill := kill || mayKill(state.Kept[stray.Revision].Info)
-			failures = append(failures, awaitStray(ctx, deadline, stray, mayKill))
+			failures = append(failures, m.awaitStray(ctx, deadline, snap, stray, mayKill))
 		}
 		cancel()
 		if err := errors.Join(failures...); err != nil {
@@ -124,16 +124,13 @@ func mayKill(info *snapfile.Snap) bool {
 	return !slices.ContainsFunc(info.Apps, func(app snapfile.App) bool { return !app.Lifecycle.MayKill() })
 }
 
-func (m *Manager) tellStray(ctx context.Context, stray policy.Stray) error {
+func (m *Manager) tellStray(ctx context.Context, snap tenure.Instance, stray policy.Stray) error {
 	change.ReporterFrom(ctx).Logf("process %d (%s) is in no unit and is told to end", stray.PID, stray.CommandLine)
-	return signalStray(stray, syscall.SIGTERM)
-}
-
-func signalStray(stray policy.Stray, signal syscall.Signal) error {
 	handle, err := proc.Open(stray.Process)
 	if err == nil {
 		defer handle.Close()
-		err = handle.Signal(signal)
+		m.recordStray(ctx, snap, stray, "SIGTERM", false)
+		err = handle.Signal(syscall.SIGTERM)
 	}
 	if errors.Is(err, proc.ErrGone) {
 		return nil
@@ -142,7 +139,7 @@ func signalStray(stray policy.Stray, signal syscall.Signal) error {
 }
 
 // awaitStray waits for the end of a stray, until the deadline on its own account.
-func awaitStray(ctx, deadline context.Context, stray policy.Stray, mayKill bool) error {
+func (m *Manager) awaitStray(ctx, deadline context.Context, snap tenure.Instance, stray policy.Stray, mayKill bool) error {
 	handle, err := proc.Open(stray.Process)
 	if errors.Is(err, proc.ErrGone) {
 		return nil
@@ -159,6 +156,7 @@ func awaitStray(ctx, deadline context.Context, stray policy.Stray, mayKill bool)
 		// Everybody may read an error of a change; command lines are for administrators.
 		return fmt.Errorf("process %d did not end within %s, and must not be killed", stray.PID, strayGrace)
 	}
+	m.recordStray(ctx, snap, stray, "SIGKILL", true)
 	if err := handle.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, proc.ErrGone) {
 		return err
 	}
