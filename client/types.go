@@ -202,6 +202,7 @@ type Action struct {
 	Action        string   `json:"action"`
 	Snaps         []string `json:"snaps,omitempty"`
 	Names         []string `json:"names,omitempty"`
+	Args          []string `json:"args,omitempty"`
 	Name          string   `json:"name,omitempty"`
 	Files         []string `json:"-"`
 	Revision      string   `json:"revision,omitempty"`

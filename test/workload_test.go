@@ -168,14 +168,12 @@ func TestAServiceNamesItsWorkloads(t *testing.T) {
 	s := newServant(t, i, "named", "manager")
 	i.Tenure("install", "--dangerous", snap(t, "debian12", "1"), obedientSnap(t, i, managerYAML("1")))
 
-	s.do(`snapctl workload start vm@web1 -- sh -c 'echo "up $SNAP_REVISION"; cat /proc/self/cgroup /proc/self/status >$SNAP_COMMON/self; exec sleep infinity'`)
+	s.do(`snapctl workload start vm@web1 -- sh -c 'cat /proc/self/cgroup /proc/self/status >$SNAP_COMMON/self; echo "up $SNAP_REVISION"; exec sleep infinity'`)
 	web := i.Main("named.manager/vm@web1")
 	db := s.grandchild()
 	s.do(fmt.Sprintf("snapctl workload adopt vm@db --pid %d", db.PID))
 	same(t, "main process of vm@db", db, i.Main("named.manager/vm@db"))
-	if logs := i.Tenure("logs", "named.manager/vm@web1"); !strings.Contains(logs, "up x1") {
-		t.Errorf("logs of vm@web1: %s", logs)
-	}
+	wrote(t, i, "named.manager/vm@web1", "up x1", 1)
 	self, err := os.ReadFile(filepath.Join(i.Common("named"), "self"))
 	if err != nil || !strings.Contains(string(self), "named/manager+vm@web1.1\n") || !strings.Contains(string(self), "NoNewPrivs:\t1\n") {
 		t.Errorf("vm@web1 was not born as what it is: %v\n%s", err, self)

@@ -130,7 +130,7 @@ func (s *server) readRequest(r *http.Request, name string) (request refresh.Requ
 
 func requestOf(action client.Action, files []refresh.File) (refresh.Request, error) {
 	request := refresh.Request{
-		Action: refresh.Action(action.Action), Files: files, Names: action.Names,
+		Action: refresh.Action(action.Action), Files: files, Names: action.Names, Args: action.Args,
 		Permanent: action.Enable || action.Disable, Reload: action.Reload, Purge: action.Purge,
 		Options: refresh.Options{
 			Dangerous: action.Dangerous, DevMode: action.DevMode, JailMode: action.JailMode, Classic: action.Classic,

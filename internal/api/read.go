@@ -96,7 +96,7 @@ func (s *server) withServices(ctx context.Context, snap client.Snap) (*reply, er
 	}
 	for i := range snap.Apps {
 		for j := range services {
-			if string(services[j].Unit.Snap) == snap.Name && string(services[j].Unit.App) == snap.Apps[i].Name {
+			if string(services[j].Unit.Snap) == snap.Name && services[j].Unit.At == "" && string(services[j].Unit.App) == snap.Apps[i].Name {
 				snap.Apps[i] = serviceOf(&services[j])
 			}
 		}
@@ -150,7 +150,7 @@ func (s *server) apps(r *http.Request) (*reply, error) {
 
 func serviceOf(found *refresh.ServiceInfo) client.Service {
 	service := client.Service{
-		Snap: string(found.Unit.Snap), Name: string(found.Unit.App), Daemon: string(found.App.Daemon),
+		Snap: string(found.Unit.Snap), Name: serviceName(found.Unit), Daemon: string(found.App.Daemon),
 		DaemonScope: string(snapfile.ScopeSystem), Enabled: found.Enabled, Active: found.Active,
 		State: string(found.Status.State), PID: found.Status.Main.PID, Since: found.Status.Since, Text: found.Status.Text,
 	}
@@ -160,6 +160,9 @@ func serviceOf(found *refresh.ServiceInfo) client.Service {
 	if !found.Status.Revision.IsZero() {
 		service.Revision = found.Status.Revision.String()
 	}
+	if found.App.Lifecycle.Instances && found.Unit.At == "" {
+		service.Notes = append(service.Notes, "template")
+	}
 	if len(found.App.Sockets) > 0 {
 		service.Notes = append(service.Notes, "socket-activated")
 	}
@@ -167,6 +170,11 @@ func serviceOf(found *refresh.ServiceInfo) client.Service {
 		service.Notes = append(service.Notes, "timer-activated")
 	}
 	return service
+}
+
+// serviceName is the name of a service within its snap, or of an instance: "vm@web1".
+func serviceName(unit tenure.UnitID) string {
+	return strings.TrimPrefix(unit.String(), string(unit.Snap)+".")
 }
 
 func (s *server) changes(r *http.Request) (*reply, error) {
@@ -385,7 +393,7 @@ func (s *server) logUnits(r *http.Request) ([]tenure.UnitID, error) {
 	wanted := map[tenure.UnitID]bool{}
 	var names []string
 	for _, name := range splitList(r.FormValue("names")) {
-		if unit, err := tenure.ParseUnit(name); err == nil && unit.Kind != tenure.Service {
+		if unit, err := tenure.ParseUnit(name); err == nil && (unit.Kind != tenure.Service || unit.At != "") {
 			if err := s.known(r.Context(), unit); err != nil {
 				return nil, err
 			}

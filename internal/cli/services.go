@@ -56,13 +56,21 @@ themselves and whether they run.`,
 func (a *app) start() *cobra.Command {
 	action := client.Action{Action: "start"}
 	c := &cobra.Command{
-		Use: "start SNAP|SERVICE...", Short: "Start services", Args: takes(1, -1, "snap or service"),
+		Use: "start SNAP|SERVICE|TEMPLATE@NAME... [-- ARGUMENT...]", Short: "Start services", Args: takes(1, -1, "snap or service"),
 		Long: `start starts services, or the enabled services of a snap, and waits until they are
-ready.`,
-		Example:           "  tenure start virt\n  tenure start --enable virt.virtd",
+ready. An app with lifecycle.instances is a template: an instance of it has a name, and
+its arguments follow those of the template. They are kept as long as the instance is
+enabled, or known in tenure services.`,
+		Example:           "  tenure start virt\n  tenure start --enable virt.virtd\n  tenure start --enable virt.vm@web1 -- -m 1G",
 		ValidArgsFunction: a.complete(a.serviceNames, -1),
 		RunE: func(c *cobra.Command, args []string) error {
 			action.Names = args
+			if dash := c.ArgsLenAtDash(); dash >= 0 {
+				action.Names, action.Args = args[:dash], args[dash:]
+			}
+			if len(action.Names) == 0 {
+				return misused(c, "name a service before the --")
+			}
 			return a.control(c.Context(), action, "Started.")
 		},
 	}

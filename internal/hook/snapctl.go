@@ -80,6 +80,8 @@ type Control struct {
 	Action string
 	// Names are services, SNAP.APP, or the snap.
 	Names []string
+	// Args follow the command of an instance of a template that is started.
+	Args []string
 	// Permanent is that start enables and stop disables.
 	Permanent bool
 	Reload    bool
@@ -341,6 +343,7 @@ func control(ctx context.Context, host Host, caller Caller, action string, args 
 		fs.BoolVar(&c.Reload, "reload", false, "")
 	}
 	var err error
+	args, c.Args = cutCommand(args)
 	if c.Names, err = flags(fs, args); err != nil {
 		return 0, err
 	}

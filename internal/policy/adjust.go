@@ -93,8 +93,11 @@ func (d *decider) adjustToTarget(s subject, item *Item) {
 	if target == nil || s.user || s.ID.Kind != tenure.Service || !renews(item.Verdict) {
 		return
 	}
-	if !target.Apps[s.ID.App].Daemon {
+	switch app := target.Apps[s.ID.App]; {
+	case !app.Daemon:
 		item.replace(tenure.Stop, "revision %s has no service %s", d.Change.To, s.ID.App)
+	case app.Instances != (s.ID.At != ""):
+		item.replace(tenure.Stop, "%s is a template for instances in one of the revisions, and not in the other", s.ID.App)
 	}
 }
 

@@ -136,6 +136,10 @@ func (d *decider) defaultRule(s subject) ruled {
 	reason := d.Change.Reason
 	switch s.ID.Kind {
 	case tenure.Service:
+		if s.ID.At != "" && d.switches() {
+			name := fmt.Sprintf("default for instances on %s", reason)
+			return ruled{tenure.Endure, Rule{Default, name, "an instance of a template stays on the revision that it was started from"}, ""}
+		}
 		name := fmt.Sprintf("default for services on %s", reason)
 		if d.switches() || reason == tenure.ReasonRestart {
 			return ruled{tenure.Restart, Rule{Default, name, "a service is restarted unless its package says otherwise"}, ""}

@@ -203,7 +203,11 @@ func (m *Manager) missing(ctx context.Context, state *snapState, known map[tenur
 			specs = append(specs, m.launch.service(r, app))
 		}
 	}
-	return specs
+	instances, err := m.missingInstances(r, known)
+	if err != nil {
+		m.cfg.Logger.ErrorContext(ctx, "cannot start instances", slog.Any("snap", state.Instance), slog.Any("error", err))
+	}
+	return append(specs, instances...)
 }
 
 // sweepStaging removes staged files that no change speaks of.

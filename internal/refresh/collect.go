@@ -181,7 +181,7 @@ func (m *Manager) collectIdle(ctx context.Context, snap tenure.Instance) error {
 			return nil
 		}
 	}
-	if err := errors.Join(m.forgetHooks(ctx, snap), m.forgetEnded(ctx, snap)); err != nil {
+	if err := errors.Join(m.forgetHooks(ctx, snap), m.forgetEnded(ctx, snap), m.forgetInstances(ctx, snap)); err != nil {
 		return err
 	}
 	return m.collectSnap(ctx, snap)
@@ -329,7 +329,7 @@ func (m *Manager) sweepRest(ctx context.Context, snap tenure.Instance) error {
 	if err := os.RemoveAll(m.cfg.Paths.Tmp(snap)); err != nil {
 		return fmt.Errorf("remove temporary files of %s: %w", snap, err)
 	}
-	if err := m.confs.drop(snap); err != nil {
+	if err := errors.Join(m.confs.drop(snap), m.instances.drop(snap)); err != nil {
 		return err
 	}
 	return m.snaps.Put(snap, nil)

@@ -42,6 +42,7 @@ const (
 	taskHook      = "run-hook"
 	taskHookInGap = "run-hook-in-gap"
 	taskKeepConf  = "keep-configuration"
+	taskInstances = "keep-instances"
 )
 
 // tasks prepare the first of jobs, up to the decision, which brings the tasks of
@@ -245,8 +246,7 @@ func (m *Manager) compile(ctx context.Context, j *job, plan policy.Plan) (switch
 			return sw, fmt.Errorf("the verdict %q on %s cannot be carried out", item.Verdict, item.Unit)
 		}
 	}
-	sw.Start, err = m.toStart(j, stays)
-	return sw, err
+	return sw, m.fillStart(j, &sw, stays)
 }
 
 // renew notes a service that becomes another revision without being stopped first.
@@ -271,6 +271,16 @@ func (sw *switching) end(unit tenure.UnitID, exists bool, why policy.Change) {
 	if service := unit.Service(); !exists && named && !slices.Contains(sw.Split, service) {
 		sw.Split = append(sw.Split, service)
 	}
+}
+
+// fillStart notes who is started when all that is stopped is known.
+func (m *Manager) fillStart(j *job, sw *switching, stays map[tenure.UnitID]bool) (err error) {
+	if sw.Start, err = m.toStart(j, stays); err != nil {
+		return err
+	}
+	instances, err := m.startInstances(j, sw)
+	sw.Start = append(sw.Start, instances...)
+	return err
 }
 
 // toStart are the services of j's target that are started in its switch: all
@@ -367,9 +377,13 @@ func (m *Manager) next(j *job, known supervise.Status) (*snapfile.App, supervise
 	if err != nil {
 		return nil, supervise.Spec{}, err
 	}
-	app := r.Info.App(known.Unit.App)
-	if app == nil || known.Spec == nil {
-		return nil, supervise.Spec{}, fmt.Errorf("it is not known how %s goes on with %s", known.Unit, j.to())
+	kept, err := m.instancesOf(j.snap())
+	if err != nil {
+		return nil, supervise.Spec{}, err
 	}
-	return app, m.launch.service(r, app), nil
+	spec, err := m.spec(r, known.Unit, kept)
+	if err != nil || known.Spec == nil {
+		return nil, supervise.Spec{}, errors.Join(fmt.Errorf("it is not known how %s goes on with %s", known.Unit, j.to()), err)
+	}
+	return r.Info.App(known.Unit.App), spec, nil
 }

@@ -86,7 +86,10 @@ type controlled struct {
 	// that are no services.
 	services []*snapfile.App
 	others   []tenure.UnitID
-	plan     policy.Plan
+	// templates are the service templates that were named.
+	templates []tenure.UnitID
+	asked     asked
+	plan      policy.Plan
 }
 
 func (c *controlled) units() []tenure.UnitID {
@@ -94,7 +97,7 @@ func (c *controlled) units() []tenure.UnitID {
 	for _, app := range c.services {
 		units = append(units, tenure.ServiceUnit(c.state.Instance, app.Name))
 	}
-	return append(units, c.others...)
+	return slices.Concat(units, c.asked.units, c.others)
 }
 
 func (m *Manager) controls(ctx context.Context, req Request) ([]*controlled, func(), error) {
@@ -112,6 +115,9 @@ func (m *Manager) controls(ctx context.Context, req Request) ([]*controlled, fun
 			snaps = append(snaps, snap)
 		}
 		bySnap[snap] = append(bySnap[snap], name)
+	}
+	if err := checkArgs(req); err != nil {
+		return nil, nil, err
 	}
 	release, err := m.claims.take(ctx, snaps...)
 	if err != nil {
@@ -146,6 +152,9 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 	if err := c.pick(req, info, wanted); err != nil {
 		return nil, err
 	}
+	if err := m.instancesAsked(ctx, req, c, info); err != nil {
+		return nil, err
+	}
 	question := policy.Change{
 		Reason: tenure.ReasonRestart, Snap: snap, From: state.Line.Current, To: state.Line.Current,
 		Kill: req.Options.Kill, Force: req.Options.Force,
@@ -159,6 +168,10 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 	}
 	if !c.whole || len(c.others) > 0 {
 		question.Units = c.units()
+	}
+	if !c.whole && len(question.Units) == 0 {
+		c.plan = policy.Plan{Change: question, Summary: "there is no instance of " + strings.Join(named, ", ")}
+		return c, nil
 	}
 	facts, err := m.facts(ctx, question)
 	if err != nil {
@@ -182,7 +195,7 @@ func (c *controlled) found(op string) error {
 // pick notes the services that the request means, in start order.
 func (c *controlled) pick(req Request, info *snapfile.Snap, wanted map[tenure.App]bool) error {
 	op := string(req.Action)
-	if !c.state.Line.Active && (c.whole || len(wanted) > 0) {
+	if !c.state.Line.Active && (c.whole || len(wanted)+len(c.asked.units)+len(c.templates) > 0) {
 		return &Error{Kind: KindBad, Op: op, Object: string(c.state.Instance), Hint: "enable it with tenure enable " + string(c.state.Instance), Err: fmt.Errorf("snap %q is disabled", c.state.Instance)}
 	}
 	services := info.StartOrder()
@@ -190,7 +203,7 @@ func (c *controlled) pick(req Request, info *snapfile.Snap, wanted map[tenure.Ap
 		return &Error{Kind: KindApp, Op: op, Object: string(c.state.Instance), Err: fmt.Errorf("snap %q has no services", c.state.Instance)}
 	}
 	for _, app := range services {
-		if wanted[app.Name] || c.whole && c.concerns(req, app.Name) {
+		if wanted[app.Name] || c.whole && !app.Lifecycle.Instances && c.concerns(req, app.Name) {
 			c.services = append(c.services, app)
 		}
 	}
@@ -222,7 +235,7 @@ func (c *controlled) name(op string, info *snapfile.Snap, name string, wanted ma
 	if err != nil {
 		return &Error{Kind: KindBad, Op: op, Object: name, Err: err}
 	}
-	if unit.Kind != tenure.Service || unit.At != "" {
+	if unit.Kind != tenure.Service {
 		if op != string(ActionStop) {
 			return &Error{Kind: KindBad, Op: op, Object: name, Err: errors.New("it is not a service; such a unit can only be stopped")}
 		}
@@ -230,6 +243,18 @@ func (c *controlled) name(op string, info *snapfile.Snap, name string, wanted ma
 		return nil
 	}
 	app := info.App(unit.App)
+	template := app != nil && app.IsService() && app.Lifecycle.Instances
+	switch {
+	case unit.At != "":
+		c.asked.units = append(c.asked.units, unit)
+		return nil
+	case template && op == string(ActionStart):
+		_, err := declared(info, unit)
+		return &Error{Kind: KindBad, Op: op, Object: name, Err: err}
+	case template:
+		c.templates = append(c.templates, unit)
+		return nil
+	}
 	if app == nil || !app.IsService() {
 		return &Error{Kind: KindApp, Op: op, Object: name, Hint: "see tenure services " + string(c.state.Instance), Err: fmt.Errorf("snap %q has no service %q", c.state.Instance, unit.App)}
 	}
@@ -256,9 +281,17 @@ func (m *Manager) controlTasks(ctx context.Context, req Request, c *controlled) 
 		for _, app := range c.services {
 			sw.Start = append(sw.Start, m.launch.service(r, app))
 		}
+		instances, err := m.instanceSpecs(ctx, req, c, r, &sw)
+		if err != nil {
+			return nil, err
+		}
+		sw.Start = append(sw.Start, instances...)
 	}
 	snap := c.state.Instance
 	var tasks []change.TaskSpec
+	if len(c.asked.keep.After) > 0 {
+		tasks = append(tasks, change.NewTask(taskInstances, fmt.Sprintf("Keep instances of %q", snap), c.asked.keep))
+	}
 	if req.Action == ActionRestart && req.Reload {
 		return []change.TaskSpec{change.NewTask(taskReload, fmt.Sprintf("Reload services of %q", snap), reloadParams{Specs: sw.Start})}, nil
 	}

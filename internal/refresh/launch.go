@@ -26,9 +26,19 @@ type launcher struct {
 
 // service is the Spec of one service of r.
 func (l launcher) service(r *installed, app *snapfile.App) supervise.Spec {
-	command := l.commands(r, app)
+	return l.instance(r, app, "", nil)
+}
+
+// instance is the Spec of one instance of a service template of r; without a name it
+// is that of a service.
+func (l launcher) instance(r *installed, app *snapfile.App, at string, args []string) supervise.Spec {
+	var own []string
+	if at != "" {
+		own = []string{"SNAP_LIFECYCLE_INSTANCE=" + at}
+	}
+	command := l.commands(r, app, own...)
 	spec := supervise.Spec{
-		Unit:         tenure.ServiceUnit(r.Ref.Snap, app.Name),
+		Unit:         tenure.InstanceUnit(r.Ref.Snap, app.Name, at),
 		Revision:     r.Ref.Revision,
 		Base:         r.Base,
 		Type:         supervise.Type(app.Daemon),
@@ -48,6 +58,7 @@ func (l launcher) service(r *installed, app *snapfile.App) supervise.Spec {
 		Timer:   app.Timer,
 		BusName: busName(r, app),
 	}
+	spec.Command.Argv = append(spec.Command.Argv, args...)
 	for _, signal := range app.SuccessExitStatus.Signals {
 		spec.Restart.SuccessSignals = append(spec.Restart.SuccessSignals, signalName(signal.Number()))
 	}
@@ -66,10 +77,11 @@ func (l launcher) service(r *installed, app *snapfile.App) supervise.Spec {
 }
 
 // commands makes commands of app runnable: the command chain in front, paths
-// and variables resolved as the unit sees them. It maps no command to nil.
-func (l launcher) commands(r *installed, app *snapfile.App) func(snapfile.Command) *supervise.Command {
+// and variables resolved as the unit sees them, with own in their environment. It maps
+// no command to nil.
+func (l launcher) commands(r *installed, app *snapfile.App, own ...string) func(snapfile.Command) *supervise.Command {
 	v := l.paths.view(r, l.home())
-	env := l.paths.environ(r, app.Environment, user{home: l.home()})
+	env := append(l.paths.environ(r, app.Environment, user{home: l.home()}), own...)
 	lookup := newEnviron(env).get
 	var chain []string
 	for _, link := range app.CommandChain {

@@ -53,6 +53,8 @@ type Manager struct {
 	confs    confs
 	launch   launcher
 	claims   claims
+	// instances are those of service templates.
+	instances instances
 	// copies are the data copies of changes that run, between their passes.
 	copies running
 	// collect wakes the collector.
@@ -74,13 +76,14 @@ func New(cfg Config) *Manager {
 		cfg.Now = time.Now
 	}
 	return &Manager{
-		cfg:      cfg,
-		snaps:    newStates(cfg.Journal),
-		settings: journal.NewCollection[json.RawMessage](cfg.Journal, journal.Settings),
-		waits:    journal.NewCollection[wait](cfg.Journal, "waits"),
-		confs:    newConfs(cfg.Journal),
-		launch:   launcher{snapctl: cfg.Snapctl, paths: cfg.Paths, usernames: filepath.Join(cfg.Paths.Run(), "etc")},
-		collect:  make(chan struct{}, 1),
+		cfg:       cfg,
+		snaps:     newStates(cfg.Journal),
+		settings:  journal.NewCollection[json.RawMessage](cfg.Journal, journal.Settings),
+		waits:     journal.NewCollection[wait](cfg.Journal, "waits"),
+		confs:     newConfs(cfg.Journal),
+		instances: instances{journal.NewCollection[instance](cfg.Journal, "instances")},
+		launch:    launcher{snapctl: cfg.Snapctl, paths: cfg.Paths, usernames: filepath.Join(cfg.Paths.Run(), "etc")},
+		collect:   make(chan struct{}, 1),
 	}
 }
 
@@ -115,6 +118,7 @@ func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskHook, outsideHookStep{hookStep{m}})
 	change.Register(reg, taskHookInGap, hookStep{m})
 	change.Register(reg, taskConfigure, configureStep{m})
+	change.Register(reg, taskInstances, keepInstancesStep{m})
 }
 
 // states are the documents of snaps in the journal.

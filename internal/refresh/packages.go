@@ -102,13 +102,16 @@ func (p Packages) Services(ctx context.Context, c hook.Caller, named []string) (
 // change works on the snap, when it has ended well.
 func (p Packages) Control(ctx context.Context, c hook.Caller, control hook.Control) (change.ID, error) {
 	if c.Unit.Kind == tenure.HookRun {
+		if slices.ContainsFunc(control.Names, func(name string) bool { return strings.Contains(name, "@") }) {
+			return 0, fmt.Errorf("instances cannot be controlled from a hook")
+		}
 		return 0, p.m.confs.amend(c.Unit, func(run *hookRun) error {
 			run.Controls = append(run.Controls, control)
 			return nil
 		})
 	}
 	id, err := p.m.Do(ctx, Request{
-		Action: Action(control.Action), Names: control.Names, Permanent: control.Permanent, Reload: control.Reload,
+		Action: Action(control.Action), Names: control.Names, Args: control.Args, Permanent: control.Permanent, Reload: control.Reload,
 	})
 	if err != nil || control.NoWait {
 		return id, err
@@ -140,11 +143,14 @@ func wishes(snap tenure.Instance, services []tenure.App, controls []hook.Control
 	return found
 }
 
-// services are the names of the services of a snap, in the order of their starts.
+// services are the names of the services of a snap, in the order of their starts,
+// without templates.
 func services(info *snapfile.Snap) []tenure.App {
 	var names []tenure.App
 	for _, app := range info.StartOrder() {
-		names = append(names, app.Name)
+		if !app.Lifecycle.Instances {
+			names = append(names, app.Name)
+		}
 	}
 	return names
 }

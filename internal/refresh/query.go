@@ -66,32 +66,54 @@ func (m *Manager) Services(ctx context.Context, named []string) ([]ServiceInfo, 
 			continue
 		}
 		found[string(state.Instance)] = true
-		info := state.Kept[state.Line.Current].Info
-		for j := range info.Apps {
-			app := &info.Apps[j]
-			unit := tenure.ServiceUnit(state.Instance, app.Name)
-			found[unit.String()] = found[unit.String()] || app.IsService()
-			wanted := len(named) == 0 || slices.Contains(named, string(state.Instance)) || slices.Contains(named, unit.String())
-			if !app.IsService() || !wanted {
-				continue
+		all, err := m.servicesOf(state, statuses)
+		if err != nil {
+			return nil, err
+		}
+		for j := range all {
+			found[all[j].Unit.String()] = true
+			if wantsService(named, all[j].Unit) {
+				services = append(services, all[j])
 			}
-			status := statuses[unit]
-			services = append(services, ServiceInfo{
-				Unit: unit, App: app, Status: status, Active: status.State.Alive(),
-				Enabled: state.Line.Active && !slices.Contains(state.Disabled, app.Name),
-			})
 		}
 	}
 	for _, name := range named {
 		if !found[name] {
 			return nil, &Error{Kind: KindApp, Op: "find", Object: name, Hint: "see tenure services", Err: errors.New("there is no snap or service of that name")}
 		}
-		of := func(s ServiceInfo) bool { return string(s.Unit.Snap) == name || s.Unit.String() == name }
-		if !slices.ContainsFunc(services, of) {
+		if !slices.ContainsFunc(services, func(s ServiceInfo) bool { return wantsService([]string{name}, s.Unit) }) {
 			return nil, &Error{Kind: KindApp, Op: "find services of", Object: name, Err: fmt.Errorf("snap %q has no services", name)}
 		}
 	}
 	return services, nil
+}
+
+// servicesOf are the services of a snap, templates among them, and their instances.
+func (m *Manager) servicesOf(state *snapState, statuses map[tenure.UnitID]supervise.Status) ([]ServiceInfo, error) {
+	var services []ServiceInfo
+	info := state.Kept[state.Line.Current].Info
+	for i := range info.Apps {
+		app := &info.Apps[i]
+		if !app.IsService() {
+			continue
+		}
+		unit := tenure.ServiceUnit(state.Instance, app.Name)
+		services = append(services, ServiceInfo{
+			Unit: unit, App: app, Status: statuses[unit], Active: statuses[unit].State.Alive(),
+			Enabled: state.Line.Active && !app.Lifecycle.Instances && !slices.Contains(state.Disabled, app.Name),
+		})
+	}
+	instances, err := m.serviceInstances(state, statuses)
+	return append(services, instances...), err
+}
+
+// wantsService reports whether names are about a service: by its own, its snap's or its
+// template's.
+func wantsService(names []string, unit tenure.UnitID) bool {
+	template := tenure.ServiceUnit(unit.Snap, unit.App).String()
+	return len(names) == 0 || slices.ContainsFunc(names, func(name string) bool {
+		return name == string(unit.Snap) || name == unit.String() || name == template
+	})
 }
 
 func (m *Manager) statuses(ctx context.Context) (map[tenure.UnitID]supervise.Status, error) {

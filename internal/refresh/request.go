@@ -70,6 +70,9 @@ type Request struct {
 	Revision tenure.Revision
 	// Names are for start, stop and restart: snaps, services or single units.
 	Names []string
+	// Args follow the command of the instance of a template that is started; nil where
+	// they stay what they are.
+	Args []string
 	// Permanent makes start enable, and stop disable, the services (--enable, --disable).
 	Permanent bool
 	// Reload makes restart reload where the service can.

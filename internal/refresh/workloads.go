@@ -156,19 +156,25 @@ func (p Packages) Workloads(ctx context.Context, c hook.Caller) ([]hook.Workload
 	return list, nil
 }
 
-// keptEnded is how many workloads that have ended are known for each snap, so that
-// their services can ask how.
+// keptEnded is how many workloads and instances that have ended are known for each
+// snap, so that it can be asked how.
 const keptEnded = 32
 
-// forgetEnded drops what is known of workloads that have ended, and their logs, but
-// for the last ones.
+// forgetEnded drops what is known of workloads and instances that have ended and will
+// not run by themselves, and their logs, but for the last ones.
 func (m *Manager) forgetEnded(ctx context.Context, snap tenure.Instance) error {
 	statuses, err := m.cfg.Supervisor.Units(ctx)
 	if err != nil {
 		return fmt.Errorf("forget workloads of %s: %w", snap, err)
 	}
+	kept, err := m.instancesOf(snap)
+	if err != nil {
+		return err
+	}
 	ended := slices.DeleteFunc(statuses, func(status supervise.Status) bool {
-		return status.Unit.Snap != snap || !status.Unit.Named() || !idle(status)
+		unit := status.Unit
+		passing := unit.Named() || unit.Kind == tenure.Service && unit.At != "" && !kept[unit].Enabled
+		return unit.Snap != snap || !passing || !idle(status)
 	})
 	if len(ended) <= keptEnded {
 		return nil

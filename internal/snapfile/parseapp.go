@@ -73,6 +73,9 @@ func (o *object) app(name tenure.App, snap string) App {
 	o.service(&app, snap)
 	o.refreshMode(&app)
 	app.Lifecycle = o.lifecycle()
+	if v, found := o.take("sockets"); found && app.Lifecycle.Instances {
+		v.fail(v.describe()+" with instances: true", "no sockets, for all instances would listen at one address")
+	}
 	return app
 }
 

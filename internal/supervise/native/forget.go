@@ -34,7 +34,7 @@ func (u *unit) forget(ctx context.Context) error {
 		os.RemoveAll(u.dir()),
 		u.s.records.remove(u.id),
 	)
-	if u.id.Kind == tenure.HookRun || u.id.Named() {
+	if u.id.Kind == tenure.HookRun || u.id.Named() || u.id.At != "" {
 		// Nobody asks for it any more, and the next one of the name has another log.
 		err = errors.Join(err, u.s.cfg.Holder.DropLog(ctx, u.id))
 	}
