@@ -287,6 +287,10 @@ func (u *unit) adoptAux(ctx context.Context) {
 	if u.rec.Aux == "" {
 		return
 	}
+	if infos, err := proc.GroupAt(u.rec.Aux).Processes(); err == nil && len(infos) > 0 && u.rec.AuxMain.PID == 0 {
+		u.rec.AuxMain = infos[0].Process // The last supervisor died before it could write that.
+		u.save()
+	}
 	handle, err := proc.Open(u.rec.AuxMain)
 	if err != nil {
 		u.auxEnded(ctx, proc.Exit{}, supervise.Event{Cause: supervise.CauseExit})

@@ -232,6 +232,37 @@ func TestAdoptAStop(t *testing.T) {
 	}
 }
 
+// A stop command in whose launch the daemon was killed has its time.
+func TestAdoptAStopCommand(t *testing.T) {
+	t.Parallel()
+	r := newRoot(t)
+	command := supervisetest.Program{Name: "stopper", IgnoreTerm: true}.Command(executable(t))
+	spec := service(t, "commanded", supervisetest.Program{Notify: true}, func(s *supervise.Spec) { s.Stop.Command, s.Stop.Timeout = &command, time.Second })
+	s, end := r.run(t)
+	if err := s.Start(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _, _ = s.Stop(t.Context(), supervise.StopRequest{Units: []tenure.UnitID{spec.Unit}}) }()
+	path := records{r.path("units")}.path(spec.Unit)
+	awaitRecord(t, path, func(rec *record) bool { return rec.AuxMain.PID != 0 })
+	end()
+	lagging, err := readRecord(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lagging.AuxMain = tenure.Process{}
+	if err := (records{r.path("units")}).save(lagging); err != nil {
+		t.Fatal(err)
+	}
+	s = r.supervisor(t)
+	until(t, s, spec.Unit, func(s supervise.Status) bool { return s.State == supervise.Inactive })
+	for _, e := range r.record.All() {
+		if e.Helper != "" && !e.Late {
+			t.Errorf("the command was ended before its time: %+v", e)
+		}
+	}
+}
+
 // The end of a unit that is to start again is not always in its record when the
 // supervisor dies: the next one finds it.
 func TestAdoptABriefRest(t *testing.T) {

@@ -33,6 +33,9 @@ func (u *unit) runAux(ctx context.Context, kind auxKind, command supervise.Comma
 		return err
 	}
 	u.rec.Aux, u.rec.AuxKind, u.rec.AuxMain = group.Path(), kind, tenure.Process{}
+	if timeout > 0 {
+		u.setAlarm(alarmAux, timeout)
+	}
 	u.save()
 	if err := u.prepareAuxDir(); err != nil {
 		u.dropAux(ctx, supervise.Event{Cause: supervise.CauseExit})
@@ -44,9 +47,6 @@ func (u *unit) runAux(ctx context.Context, kind auxKind, command supervise.Comma
 		return fmt.Errorf("%s command: %w", kind, err)
 	}
 	u.rec.AuxMain = handle.Process()
-	if timeout > 0 {
-		u.setAlarm(alarmAux, timeout)
-	}
 	u.save()
 	u.holdAux(handle)
 	return nil
