@@ -153,12 +153,18 @@ type Unit struct {
 	// snap or of its base; StaleBase that it does of its base.
 	Stale bool `json:"stale"`
 	// Staged is the revision that waits to take the place of the current one.
-	Staged    string    `json:"staged,omitempty"`
-	StaleBase bool      `json:"stale-base,omitempty"`
-	Since     time.Time `json:"since,omitzero"`
-	Restarts  int       `json:"restarts,omitempty"`
-	Text      string    `json:"text,omitempty"`
-	Processes []Process `json:"processes,omitempty"`
+	Staged    string `json:"staged,omitempty"`
+	StaleBase bool   `json:"stale-base,omitempty"`
+	// StaleSince is since when it has been stale; EnduresUntil when it will have been
+	// for as long as the administrator allows (lifecycle.max-endure), and EndureAction what
+	// becomes of it then: warn or end.
+	StaleSince   time.Time `json:"stale-since,omitzero"`
+	EnduresUntil time.Time `json:"endures-until,omitzero"`
+	EndureAction string    `json:"endure-action,omitempty"`
+	Since        time.Time `json:"since,omitzero"`
+	Restarts     int       `json:"restarts,omitempty"`
+	Text         string    `json:"text,omitempty"`
+	Processes    []Process `json:"processes,omitempty"`
 }
 
 // Process is a process of a unit. PID and Start together identify it.

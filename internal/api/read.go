@@ -332,6 +332,14 @@ func unitOf(found *refresh.UnitInfo) client.Unit {
 	if found.Spec != nil && !found.Spec.Base.IsZero() {
 		unit.Base = found.Spec.Base.String()
 	}
+	unit.StaleSince, unit.EnduresUntil = found.StaleSince, found.EnduresUntil
+	switch {
+	case found.EnduresUntil.IsZero():
+	case found.EnduredEnds && found.Unit.Kind != tenure.AppRun:
+		unit.EndureAction = "end"
+	default:
+		unit.EndureAction = "warn"
+	}
 	if !found.Staged.IsZero() {
 		unit.Staged = found.Staged.String()
 	}

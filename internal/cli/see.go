@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -76,7 +77,8 @@ func (a *app) ps() *cobra.Command {
 		Use: "ps [SNAP...]", Short: "Show what runs: units with their revisions and processes",
 		Long: `ps shows every unit (service, workload, run of an app or hook) that is alive, with the
 revision that it runs from, its age and its processes; * marks the main process. A
-unit is stale when its revision is not the current one.`,
+unit is stale when its revision is not the current one; where lifecycle.max-endure is
+set, ps says until when it may be.`,
 		Example:           "  tenure ps\n  tenure ps virt",
 		ValidArgsFunction: a.complete(a.snapNames, -1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -144,6 +146,7 @@ func psRows(u *client.Unit, row func(string)) {
 	case u.Staged != "":
 		rev += " (" + u.Staged + " staged)"
 	}
+	rev += endurance(u, time.Now())
 	row(strings.Join([]string{"  " + u.ID, u.Kind, rev, u.State, age(u.Since), ""}, "\t"))
 	for i := range u.Processes {
 		p := &u.Processes[i]
@@ -153,6 +156,17 @@ func psRows(u *client.Unit, row func(string)) {
 		}
 		row(strings.Join([]string{"    " + strconv.Itoa(p.PID) + mark, "", "", "", age(p.Started), cut(p.Command, 60)}, "\t"))
 	}
+}
+
+// endurance says how long a stale unit may go on: " until 2026-11-26 09:00 UTC".
+func endurance(u *client.Unit, now time.Time) string {
+	switch {
+	case u.EnduresUntil.IsZero():
+		return ""
+	case now.Before(u.EnduresUntil):
+		return " until " + u.EnduresUntil.UTC().Format("2006-01-02 15:04 MST")
+	}
+	return " overdue since " + u.EnduresUntil.UTC().Format("2006-01-02 15:04 MST")
 }
 
 func (a *app) why() *cobra.Command {

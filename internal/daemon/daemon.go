@@ -276,6 +276,7 @@ func (p *parts) serve(ctx context.Context) error {
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return p.manager.Attend(ctx) })
+	group.Go(func() error { return p.manager.Converge(ctx) })
 	group.Go(func() error {
 		return api.Serve(ctx, api.Config{
 			Socket:  filepath.Join(p.paths.Run(), "tenured.sock"),

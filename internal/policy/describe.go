@@ -82,6 +82,9 @@ func (d *decider) describeSurvivor(s subject, item *Item) {
 		return
 	}
 	item.Stale = d.stale(s)
+	if note := d.endureNote(s); item.Stale && note != "" {
+		item.Notes = append(item.Notes, note)
+	}
 	if s.user && item.Stale {
 		item.Notes = append(item.Notes, d.userNote(s))
 	}

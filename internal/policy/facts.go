@@ -86,6 +86,9 @@ type Unit struct {
 	Main      tenure.Process `json:"main,omitzero"`
 	Processes []Process      `json:"processes,omitempty"`
 	Since     time.Time      `json:"since,omitzero"`
+	// StaleSince is since when it runs on another revision than the current one; zero if
+	// it does not.
+	StaleSince time.Time `json:"stale_since,omitzero"`
 }
 
 // Process is a process of a unit.
@@ -215,6 +218,10 @@ type Limits struct {
 	MaxInhibition time.Duration `json:"max_inhibition,omitempty"`
 	// MaxDeferral is how long units may defer any change, from Change.Since on.
 	MaxDeferral time.Duration `json:"max_deferral,omitempty"`
+	// MaxEndure is how long a unit may run on another revision than the current one, and
+	// EndEndured that it is ended then, and not only warned of.
+	MaxEndure  time.Duration `json:"max_endure,omitempty"`
+	EndEndured bool          `json:"end_endured,omitempty"`
 	// MaxEvacuation is how long a package may take to move its work away.
 	MaxEvacuation time.Duration `json:"max_evacuation,omitempty"`
 }

@@ -322,6 +322,10 @@ func (s *script) limit(d *datadriven.TestData) (err error) {
 			s.facts.Limits.MaxStopTimeout, err = parseDuration(value)
 		case "deferral":
 			s.facts.Limits.MaxDeferral, err = parseDuration(value)
+		case "endure":
+			s.facts.Limits.MaxEndure, err = parseDuration(value)
+		case "endured":
+			s.facts.Limits.EndEndured = value == "end"
 		case "evacuation":
 			s.facts.Limits.MaxEvacuation, err = parseDuration(value)
 		case "inhibition":
@@ -543,6 +547,12 @@ func parseUnit(fields []string) (policy.Unit, error) {
 				return unit, err
 			}
 			unit.Since = scriptNow().Add(-age)
+		case strings.HasPrefix(field, "stale="):
+			stale, err := parseDuration(strings.TrimPrefix(field, "stale="))
+			if err != nil {
+				return unit, err
+			}
+			unit.StaleSince = scriptNow().Add(-stale)
 		case field == "stopped":
 			unit.Active = false
 		case field == "armed":

@@ -18,6 +18,9 @@ type commitParams struct {
 
 func (s commitStep) Do(ctx context.Context, p commitParams) (nothing, error) {
 	after := p.After
+	if after != nil {
+		after.left(p.Before, s.m.cfg.Now())
+	}
 	if after == nil || !after.Line.Active {
 		return nothing{}, s.m.snaps.Put(p.Snap, after)
 	}

@@ -54,6 +54,8 @@ func options() map[string]optionKind {
 		optionRetain:      {checkRetain, fmt.Sprintf("its default holds: %d", revision.DefaultRetain)},
 		optionStopTimeout: {checkLimit, "there is no limit"},
 		optionDeferral:    {checkLimit, "there is no limit"},
+		optionEndure:      {checkLimit, "there is no limit"},
+		optionEndured:     {checkEndured, "its default holds: " + enduredWarn},
 		optionEvacuate:    {checkLimit, fmt.Sprintf("its default holds: %s", hook.Evacuate.Timeout())},
 		optionObserve: {
 			checkObserve, fmt.Sprintf("what packages say holds, and %s for those that say nothing", snapfile.DefaultObserve),
@@ -108,7 +110,7 @@ func parseLimit(text string) (time.Duration, error) {
 func (m *Manager) limits() policy.Limits {
 	return policy.Limits{
 		MaxStopTimeout: m.limit(optionStopTimeout), MaxDeferral: m.limit(optionDeferral),
-		MaxEvacuation: m.maxEvacuation(),
+		MaxEvacuation: m.maxEvacuation(), MaxEndure: m.limit(optionEndure), EndEndured: m.endsEndured(),
 	}
 }
 

@@ -53,13 +53,21 @@ func (m *Manager) control(ctx context.Context, req Request) (change.ID, error) {
 	}
 	id, err := m.engine.Start(ctx, change.NewChange{
 		Kind:    "service-control",
-		Summary: fmt.Sprintf("%s %s", capitalise(string(req.Action)), strings.Join(req.Names, ", ")),
+		Summary: controlSummary(req),
 		Snaps:   snaps, Tasks: tasks, Plan: raw,
 	})
 	if err != nil {
 		return 0, conflict(string(req.Action), strings.Join(req.Names, ", "), err)
 	}
 	return id, nil
+}
+
+func controlSummary(req Request) string {
+	text := fmt.Sprintf("%s %s", capitalise(string(req.Action)), strings.Join(req.Names, ", "))
+	if req.Because != "" {
+		text += ": " + req.Because
+	}
+	return text
 }
 
 func capitalise(s string) string { return strings.ToUpper(s[:1]) + s[1:] }

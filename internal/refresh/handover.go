@@ -93,7 +93,7 @@ func (m *Manager) endBeside(ctx context.Context, p handOverParams, name string, 
 		from, to = to, from
 	}
 	ended, err := m.halt(ctx, supervise.StopRequest{
-		Units: units, Reason: p.Change.Reason, From: from, To: to, Kill: p.Change.Kill,
+		Units: units, Reason: p.Change.Reason, From: from, To: to, Kill: p.Change.Kill, Limit: m.limits().MaxStopTimeout,
 	})
 	for _, killed := range ended.Killed {
 		change.ReporterFrom(ctx).Logf("%s did not end in its time and was killed", killed)

@@ -146,6 +146,11 @@ func (m *Manager) Units(ctx context.Context) ([]UnitInfo, error) {
 	for ref := range m.staged() {
 		staged[ref.Snap] = ref.Revision
 	}
+	lines, err := m.lines()
+	if err != nil {
+		return nil, err
+	}
+	limit, ends := m.limit(optionEndure), m.endsEndured()
 	var units []UnitInfo
 	for _, status := range list {
 		if idle(status) {
@@ -163,6 +168,7 @@ func (m *Manager) Units(ctx context.Context) ([]UnitInfo, error) {
 			unit.StaleBase = current[status.Spec.Base.Snap] != status.Spec.Base.Revision
 		}
 		unit.Stale = status.Revision != unit.Current || unit.StaleBase
+		lines.date(&unit, limit, ends)
 		units = append(units, unit)
 	}
 	slices.SortFunc(units, func(a, b UnitInfo) int { return strings.Compare(a.Unit.String(), b.Unit.String()) })

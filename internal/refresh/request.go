@@ -81,6 +81,8 @@ type Request struct {
 	// any case.
 	Purge   bool
 	Options Options
+	// Because is why nobody has to ask for it: a sentence, for start, stop and restart.
+	Because string
 }
 
 // Snap is what there is to say about one revision of an installed snap.
@@ -119,6 +121,11 @@ type UnitInfo struct {
 	Current          tenure.Revision
 	// Staged is the revision that waits to become current; zero if none does.
 	Staged tenure.Revision
+	// StaleSince is since when it has been stale, and EnduresUntil when it will have been
+	// for as long as the administrator allows; zero where that does not apply.
+	StaleSince, EnduresUntil time.Time
+	// EnduredEnds is that it is ended then, and not only warned of.
+	EnduredEnds bool
 }
 
 // Planned is a plan for each snap that a request touches.

@@ -31,6 +31,8 @@ type kept struct {
 	Digest    string    `json:"digest"`
 	Size      int64     `json:"size"`
 	Installed time.Time `json:"installed"`
+	// Left is when it last ceased to be the current revision.
+	Left time.Time `json:"left,omitzero"`
 }
 
 // installed is one revision, ready to be run from.

@@ -392,9 +392,14 @@ func (u *unit) changeMain(pid int) {
 	u.event(supervise.Event{Kind: supervise.EventMain, Processes: []tenure.Process{info.Process}})
 }
 
-// extend moves the end of what the unit is doing, as EXTEND_TIMEOUT_USEC asks.
-func (u *unit) extend(by time.Duration) {
+// extend moves the end of what the unit is doing, as EXTEND_TIMEOUT_USEC asks. A stop
+// does not take longer than its limit.
+func (u *unit) extend(asked time.Duration) {
 	for _, name := range []alarm{alarmStart, alarmStop} {
+		by := asked
+		if e := u.rec.Ending; name == alarmStop && e != nil && e.Limit > 0 {
+			by = min(by, e.Limit-time.Since(e.Told.time()))
+		}
 		if at, set := u.rec.Deadline[name]; set && time.Until(at.time()) < by {
 			u.setAlarm(name, by)
 		}

@@ -40,6 +40,8 @@ type ending struct {
 	Hold   bool            `json:"hold,omitempty"`
 	Kill   bool            `json:"kill,omitempty"`
 	Limit  time.Duration   `json:"limit,omitempty"`
+	// Told is when the grace period began; zero before.
+	Told moment `json:"told,omitzero"`
 	// Terms replace parts of the protocol.
 	Terms supervise.Terms `json:"terms,omitzero"`
 	// Change is the change that asked for it, if one did.
@@ -262,6 +264,7 @@ func (u *unit) keeps() bool { return len(u.matchers) > 0 && !u.rec.Passive }
 // signal tells the unit to end: with everything standing still, so that what
 // must not be told has been set apart, and nobody forks away meanwhile.
 func (u *unit) signal(ctx context.Context) {
+	u.rec.Ending.Told = momentOf(time.Now())
 	if timeout := u.grace(); timeout > 0 {
 		u.setAlarm(alarmStop, timeout)
 	}

@@ -100,6 +100,7 @@ func words() []part {
 		{"MAINPID makes another process the main one", saysMain},
 		{"EXTEND_TIMEOUT_USEC extends a start", extendsItsStart},
 		{"EXTEND_TIMEOUT_USEC extends a stop", extendsItsStop},
+		{"EXTEND_TIMEOUT_USEC extends no stop beyond its limit", extendsWithinLimit},
 		{"FDSTORE keeps descriptors, FDSTOREREMOVE drops them", storedDescriptors},
 		{"a missed watchdog aborts", watchdogMissed},
 		{"a fed watchdog does not", watchdogFed},

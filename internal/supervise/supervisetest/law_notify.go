@@ -108,6 +108,16 @@ func extendsItsStop(l *law) {
 	}
 }
 
+func extendsWithinLimit(l *law) {
+	id := unit("slow")
+	l.start(l.spec("slow", Program{Notify: true, TermSay: "EXTEND_TIMEOUT_USEC=20000000", TermAfter: 2 * patience},
+		func(s *supervise.Spec) { s.Stop.Timeout = 2 * patience }))
+	ended, err := l.Supervisor.Stop(l.ctx, supervise.StopRequest{Units: []tenure.UnitID{id}, Limit: time.Second})
+	if err != nil || !slices.Equal(ended.Killed, []tenure.UnitID{id}) {
+		l.t.Errorf("ended %+v, %v, want it killed", ended, err)
+	}
+}
+
 // storedDescriptors are passed to the next generation, by their names, also after a
 // crash; a stop that holds nothing drops them.
 func storedDescriptors(l *law) {

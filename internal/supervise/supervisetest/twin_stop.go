@@ -96,6 +96,7 @@ func (u *twinUnit) progress() {
 
 // signal tells the unit to end, after what must not be told has been set apart.
 func (u *twinUnit) signal() {
+	u.ending.told = time.Now()
 	if timeout := u.grace(); timeout > 0 {
 		u.clock(timeout, u.graceOver)
 	}

@@ -56,9 +56,11 @@ type twinEnding struct {
 	// signals is that the unit has been told, timed that its grace is over, and killing
 	// that SIGKILL may follow.
 	signals, timed, killing bool
-	exit                    *proc.Exit
-	killed                  bool
-	signalled               map[*process]bool
+	// told is when the grace period began.
+	told      time.Time
+	exit      *proc.Exit
+	killed    bool
+	signalled map[*process]bool
 }
 
 // twinEnded is what the stop of one unit came to.
