@@ -54,6 +54,10 @@ type Snap struct {
 	Current  bool   `json:"current"`
 	// Health is what the revision has last said of itself (snapctl set-health).
 	Health *Health `json:"health,omitempty"`
+	// Source is where this revision came from; empty for a file that somebody gave.
+	Source string `json:"source,omitempty"`
+	// Hold is until when the administrator holds refreshes of it: a time, or "forever".
+	Hold string `json:"hold,omitempty"`
 }
 
 // Health is what a snap says of itself: okay, waiting, blocked or error, and why.
@@ -213,6 +217,10 @@ type Action struct {
 	Files         []string `json:"-"`
 	Revision      string   `json:"revision,omitempty"`
 	Channel       string   `json:"channel,omitempty"`
+	Source        string   `json:"source,omitempty"`
+	Amend         bool     `json:"amend,omitempty"`
+	Time          string   `json:"time,omitempty"`
+	HoldLevel     string   `json:"hold-level,omitempty"`
 	Dangerous     bool     `json:"dangerous,omitempty"`
 	DevMode       bool     `json:"devmode,omitempty"`
 	JailMode      bool     `json:"jailmode,omitempty"`

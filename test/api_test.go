@@ -232,7 +232,7 @@ func TestAPIRefusesBadRequests(t *testing.T) {
 		{"number as revision", "POST", "/v2/snaps/hello", asJSON, `{"action":"revert","revision":1}`, 400, "", "revision cannot be a number"},
 		{"wrong revision", "POST", "/v2/snaps/hello", asJSON, `{"action":"revert","revision":"x0"}`, 400, "", `revision "x0"`},
 		{"revision that is not there", "POST", "/v2/snaps/hello", asJSON, `{"action":"revert","revision":"x7"}`, 400, "snap-not-revertible", "no such revision"},
-		{"channel", "POST", "/v2/snaps/hello", asJSON, `{"action":"refresh","channel":"edge"}`, 400, "", "no source of snaps is configured"},
+		{"channel", "POST", "/v2/snaps/hello", asJSON, `{"action":"refresh","channel":"edge"}`, 400, "snap-no-source", "no source of snaps is configured"},
 		{"wrong name", "POST", "/v2/snaps/..%2F..%2Fetc", asJSON, `{"action":"remove"}`, 400, "", "invalid name"},
 		{"no such snap", "POST", "/v2/snaps/nosuch", asJSON, `{"action":"remove"}`, 404, "snap-not-installed", "is not installed"},
 		{"no such snap to look at", "GET", "/v2/snaps/nosuch", "", "", 404, "snap-not-found", "is not installed"},

@@ -32,6 +32,9 @@ import (
 //	await CHANGE STATUS [TASK]    wait until a change, or its task of that kind, has come to it
 //	status N PROGRAM ARGUMENT...  the program ends with N
 //	fields NAME...                the JSON on stdout (the first of a list) has these fields
+//	release DIR NAME_REV FILE WHEN [LINE...]
+//	                              put a snap file into a directory that is a source, released WHEN (-2h), with
+//	                              more LINEs in its description
 //	follow SERVICE BEFORE [AFTER] follow a log until it has a line, and then, after a restart, another
 //	said SERVICE N TEXT           wait until a log has a line N times
 //
@@ -65,6 +68,7 @@ func TestScripts(t *testing.T) {
 				},
 				Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 					"daemon": s.daemon, "await": s.await, "fields": fields, "follow": s.follow, "said": s.said, "status": status,
+					"release": releaseFile,
 				},
 			})
 		})

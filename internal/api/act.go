@@ -64,6 +64,9 @@ func (s *server) act(r *http.Request, name string) (*reply, error) {
 		return nil, err
 	}
 	defer done()
+	if request.OfAll() {
+		return s.refreshAll(r, request)
+	}
 	id, err := s.cfg.Manager.Do(r.Context(), request)
 	if err != nil {
 		return nil, err
@@ -132,27 +135,12 @@ func requestOf(action client.Action, files []refresh.File) (refresh.Request, err
 	request := refresh.Request{
 		Action: refresh.Action(action.Action), Files: files, Names: action.Names, Args: action.Args,
 		Permanent: action.Enable || action.Disable, Reload: action.Reload, Purge: action.Purge,
+		Channel: action.Channel, Source: action.Source, Amend: action.Amend,
 		Options: refresh.Options{
 			Dangerous: action.Dangerous, DevMode: action.DevMode, JailMode: action.JailMode, Classic: action.Classic,
 			IgnoreRunning: action.IgnoreRunning, Kill: action.Kill,
 			Force: action.Force, Now: action.Now, Leave: action.Leave,
 		},
-	}
-	switch request.Action {
-	case refresh.ActionInstall, refresh.ActionRefresh, refresh.ActionRevert, refresh.ActionRemove, refresh.ActionEnable,
-		refresh.ActionDisable, refresh.ActionStart, refresh.ActionStop, refresh.ActionRestart:
-	default:
-		return request, bad(fmt.Sprintf("unsupported action %q", action.Action))
-	}
-	if action.Enable && request.Action != refresh.ActionStart || action.Disable && request.Action != refresh.ActionStop {
-		return request, bad("--enable goes with start, --disable with stop")
-	}
-	if action.Channel != "" {
-		return request, bad(fmt.Sprintf("cannot take a snap from channel %q: no source of snaps is configured; "+
-			"give a file, and no channel", action.Channel))
-	}
-	if action.Revision != "" && len(action.Snaps) > 1 {
-		return request, bad("a single snap name is needed to specify the revision")
 	}
 	for _, name := range action.Snaps {
 		snap, err := tenure.ParseInstance(name)
@@ -160,6 +148,20 @@ func requestOf(action client.Action, files []refresh.File) (refresh.Request, err
 			return request, err
 		}
 		request.Snaps = append(request.Snaps, snap)
+	}
+	if action.Action == "hold" || action.Action == "unhold" {
+		hold, err := holdOf(&action, request.Snaps)
+		request.Hold = hold
+		return request, err
+	}
+	switch request.Action {
+	case refresh.ActionInstall, refresh.ActionRefresh, refresh.ActionRevert, refresh.ActionRemove, refresh.ActionEnable,
+		refresh.ActionDisable, refresh.ActionStart, refresh.ActionStop, refresh.ActionRestart, refresh.ActionSwitch:
+	default:
+		return request, bad(fmt.Sprintf("unsupported action %q", action.Action))
+	}
+	if err := contradicting(&action, request.Action, files); err != nil {
+		return request, err
 	}
 	if action.Revision != "" {
 		rev, err := tenure.ParseRevision(action.Revision)
@@ -179,6 +181,23 @@ func requestOf(action client.Action, files []refresh.File) (refresh.Request, err
 		request.Files[0].Name = name
 	}
 	return request, nil
+}
+
+// contradicting refuses fields of an action that do not go together.
+func contradicting(action *client.Action, verb refresh.Action, files []refresh.File) error {
+	if action.Enable && verb != refresh.ActionStart || action.Disable && verb != refresh.ActionStop {
+		return bad("--enable goes with start, --disable with stop")
+	}
+	if action.Channel+action.Source != "" && len(files) > 0 {
+		return bad("a file comes from no channel and no source: give the name of a snap, or leave those out")
+	}
+	if action.Time+action.HoldLevel != "" {
+		return bad("time and hold-level go with hold and unhold")
+	}
+	if action.Revision != "" && len(action.Snaps) > 1 {
+		return bad("a single snap name is needed to specify the revision")
+	}
+	return nil
 }
 
 // upload is a form with snap files, which go to the disk as they come.
@@ -247,7 +266,7 @@ func (u *upload) remove() {
 
 // known refuses fields that nothing would become of.
 func (u *upload) known() error {
-	fields := append(ignored(), "action", "name", "channel", "snap-path",
+	fields := append(ignored(), "amend", "action", "name", "channel", "snap-path",
 		"dangerous", "devmode", "jailmode", "classic", "ignore-running", "kill", "force", "now")
 	for name := range u.fields {
 		if !slices.Contains(fields, name) {

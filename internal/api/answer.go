@@ -93,7 +93,7 @@ func classify(err error) (status int, kind string) {
 	case refresh.KindConflict:
 		return http.StatusConflict, string(kind)
 	case refresh.KindBad, refresh.KindInstalled, refresh.KindNotRevertible, refresh.KindNeedsFlag, refresh.KindBase,
-		refresh.KindPackage, refresh.KindRefused, refresh.KindNoSource, refresh.KindOption:
+		refresh.KindPackage, refresh.KindRefused, refresh.KindNoSource, refresh.KindNoUpdate, refresh.KindOption:
 		return http.StatusBadRequest, string(kind)
 	}
 	_, finished := errors.AsType[*change.FinishedError](err)

@@ -15,7 +15,7 @@ import (
 // snapd's clients may send them.
 func ignored() []string {
 	return []string{
-		"amend", "cohort-key", "ignore-validation", "leave-cohort", "prefer", "scope",
+		"cohort-key", "ignore-validation", "leave-cohort", "prefer", "scope",
 		"system-restart-immediate", "transaction", "unaliased", "users",
 	}
 }

@@ -32,11 +32,15 @@ func (s *server) systemInfo(*http.Request) (*reply, error) {
 		return nil, fmt.Errorf("read the kernel's version: %w", err)
 	}
 	paths := s.cfg.Manager.Paths()
+	timer, err := s.refreshInfo()
+	if err != nil {
+		return nil, err
+	}
 	return &reply{result: client.SystemInfo{
 		Series: "16", Version: s.cfg.Version, Architecture: refresh.DebianArch(runtime.GOARCH),
 		OSRelease: osRelease(), KernelVersion: cString(uts.Release[:]), OnClassic: true, Confinement: "partial",
 		Locations: map[string]string{"snap-mount-dir": paths.SnapMountDir(), "snap-bin-dir": paths.Bin()},
-		Refresh:   map[string]string{"timer": "00:00~24:00/4"},
+		Refresh:   timer,
 	}}, nil
 }
 
@@ -112,6 +116,13 @@ func snapOf(found *refresh.Snap) client.Snap {
 		Confinement: string(info.Confinement), Grade: string(info.Grade), License: info.License, Status: "installed",
 		DevMode: found.Options.DevMode, JailMode: found.Options.JailMode,
 		InstalledSize: found.Size, InstallDate: found.Installed, Digest: found.Digest, Current: found.Current,
+	}
+	snap.TrackingChannel = string(found.Tracking.Channel)
+	if found.Origin != nil {
+		snap.Channel, snap.Source = string(found.Origin.Channel), found.Origin.Source
+	}
+	if found.Held != nil {
+		snap.Hold = holdText(found.Held)
 	}
 	if found.Active {
 		snap.Status = "active"

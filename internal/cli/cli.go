@@ -116,6 +116,7 @@ do to each process, and why.`,
 	root.AddCommand(a.changeCommands()...)
 	root.AddCommand(a.configCommands()...)
 	root.AddCommand(a.packCommand(), a.runCommand(), a.versionCommand())
+	root.AddCommand(a.sourceCommand(), a.switchCommand(), a.findCommand())
 	return root
 }
 

@@ -3,6 +3,7 @@ package cli
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 )
@@ -26,6 +27,17 @@ func (a *app) complete(propose candidates, most int) cobra.CompletionFunc {
 // snapFiles completes to files that end in .snap.
 func snapFiles(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	return []cobra.Completion{"snap"}, cobra.ShellCompDirectiveFilterFileExt
+}
+
+// namesOrFiles completes to names of snaps, and to files where one is begun.
+func (a *app) namesOrFiles(names candidates) cobra.CompletionFunc {
+	return func(c *cobra.Command, args []string, toComplete string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		proposed, _ := a.complete(names, -1)(c, args, toComplete)
+		if len(proposed) == 0 || strings.ContainsAny(toComplete, "/.") {
+			return snapFiles(c, args, toComplete)
+		}
+		return proposed, cobra.ShellCompDirectiveNoFileComp
+	}
 }
 
 func directories(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {

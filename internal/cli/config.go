@@ -34,6 +34,15 @@ The options of the system itself are those of the snap "system":
   lifecycle.max-deferral
                    how long a refresh waits at most for services that ask to be
                    waited for; no limit where nothing is set.
+  refresh.timer    when automatic refreshes may begin, in snap's syntax: 00:00~24:00/4,
+                   four times a day at random, where nothing is set.
+  refresh.hold     until when all automatic refreshes are held: a time like
+                   2030-01-02T15:04:05Z, or forever.
+  refresh.minimum-age
+                   how old a release has to be before it comes by itself: 90s, 1h30m, 7d.
+  refresh.max-inhibition-days
+                   how many days an automatic refresh waits at most for apps that people
+                   run: 1 to 21, and 14 where nothing is set.
 `
 
 func (a *app) completeOption(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {

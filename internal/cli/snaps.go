@@ -86,6 +86,7 @@ func (a *app) waiting(c *cobra.Command) *cobra.Command {
 // source of snaps.
 func channels(c *cobra.Command, action *client.Action) {
 	c.Flags().StringVar(&action.Channel, "channel", "", "the channel to take it from ([TRACK/]RISK[/BRANCH])")
+	c.Flags().StringVar(&action.Source, "source", "", "the source to take it from (see tenure source list)")
 }
 
 // confined refuses what contradicts itself.
@@ -99,21 +100,27 @@ func confined(c *cobra.Command, action *client.Action) error {
 func (a *app) install() *cobra.Command {
 	action := client.Action{Action: "install"}
 	c := &cobra.Command{
-		Use: "install FILE...", Short: "Install snaps from files", Args: takes(1, -1, "snap file"),
-		Long: `install installs the snaps in files, all of them or none. A base may come in the same
-command as the snaps that need it. What is installed already is refreshed.
+		Use: "install SNAP|FILE...", Short: "Install snaps from sources or files", Args: takes(1, -1, "snap or snap file"),
+		Long: `install installs snaps, all of them or none: from the first source that has them (see
+tenure help source), or from files. Bases that they need come from a source, too; from
+files they may come in the same command. What is in a file and is installed already is
+refreshed.
 
 A file that no source vouches for needs --dangerous. A snap that is made for classic
 confinement or for development mode needs --classic or --devmode: it is not confined.`,
-		Example: `  tenure install --dangerous ./hello_1.snap
+		Example: `  tenure install hello --channel=edge
+  tenure install --dangerous ./hello_1.snap
   tenure install --dangerous ./debian12_1.snap ./postgres_15.snap
   tenure install --dangerous --name hello_two ./hello_1.snap`,
-		ValidArgsFunction: snapFiles,
+		ValidArgsFunction: a.namesOrFiles(a.foundNames),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := confined(c, &action); err != nil {
 				return err
 			}
 			action.Files, action.Snaps = files(args)
+			if len(action.Files) > 0 && len(action.Snaps) > 0 {
+				return misused(c, "files and names of snaps go in commands of their own")
+			}
 			return a.act(c.Context(), action, "installed")
 		},
 	}
@@ -125,39 +132,60 @@ confinement or for development mode needs --classic or --devmode: it is not conf
 
 func (a *app) refresh() *cobra.Command {
 	action := client.Action{Action: "refresh"}
-	dryRun := false
+	dryRun, other := false, refreshing{}
 	c := &cobra.Command{
-		Use: "refresh FILE...|--now SNAP", Short: "Refresh installed snaps to the revisions in files", Args: takes(1, -1, "snap file"),
-		Long: `refresh brings installed snaps to the revisions in files, all of them or none. What
+		Use: "refresh [SNAP...|FILE...]", Short: "Refresh installed snaps to newer revisions", Args: takes(0, -1, ""),
+		Long: `refresh brings installed snaps to the newest revisions of their channels, all that are
+named or none; without a name every snap that there is an update of, each for itself,
+but for those that are held. With files it brings snaps to the revisions in them. What
 becomes of each running process is decided by the rules that tenure plan, or --dry-run,
 shows. The old revision is kept for tenure revert, and for as long as anything runs
 from it.
 
+Snaps from sources are also refreshed automatically, at the times of the system option
+refresh.timer, when a release is as old as refresh.minimum-age, and unless it is held
+or has failed before. --list says when each update comes, and --time when updates are
+looked for. --hold keeps snaps that are named from being refreshed by itself or with
+all others; without a name it holds the automatic refreshes of all.
+
 A service may ask to be waited for. The revision is then staged, and the command
 returns: the change goes on when the service ends, is restarted or the machine starts,
 or when --now is given, with the files or later with the name of the snap.`,
-		Example: `  tenure refresh --dry-run ./virt_2.snap
+		Example: `  tenure refresh
+  tenure refresh virt --channel=edge
+  tenure refresh --hold=7d virt
+  tenure refresh --dry-run ./virt_2.snap
   tenure refresh --dangerous ./virt_2.snap
   tenure refresh --now postgres`,
-		ValidArgsFunction: snapFiles,
+		ValidArgsFunction: a.namesOrFiles(a.snapNames),
 		RunE: func(c *cobra.Command, args []string) error {
+			if done, err := other.only(c, a, args); done {
+				return err
+			}
 			if err := confined(c, &action); err != nil {
 				return err
 			}
 			action.Files, action.Snaps = files(args)
+			if len(action.Files) > 0 && len(action.Snaps) > 0 {
+				return misused(c, "files and names of snaps go in commands of their own")
+			}
 			if dryRun {
 				return a.plan(c.Context(), action)
 			}
 			if a.asJSON {
-				return misused(c, "--json goes with --dry-run")
+				return misused(c, "--json goes with --dry-run, --list and --time")
 			}
-			return a.act(c.Context(), action, "refreshed")
+			if len(args) == 0 {
+				return a.refreshAll(c.Context(), action)
+			}
+			return a.noUpdate(a.act(c.Context(), action, "refreshed"))
 		},
 	}
 	confinement(c, &action)
 	channels(c, &action)
 	c.Flags().StringVar(&action.Name, "name", "", "the instance to refresh (SNAP_KEY)")
 	overrides(c, &action, overrideIgnore, overrideForce, overrideNow, overrideKill)
+	other.flags(c, &action)
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would be done to each process, and why")
 	return a.readable(a.waiting(c))
 }
@@ -246,6 +274,11 @@ func (a *app) act(ctx context.Context, action client.Action, done string) error 
 	if err != nil || change == nil {
 		return err
 	}
+	return a.sayDone(ctx, change, action, done)
+}
+
+// sayDone says what came of a change.
+func (a *app) sayDone(ctx context.Context, change *client.Change, action client.Action, done string) error {
 	if change.Status == statusWait && !change.Observed() {
 		return a.sayWaiting(change)
 	}
@@ -309,7 +342,7 @@ every revision that is kept; tenure why says what for.`,
 			}
 			a.table("Name\tVersion\tRev\tTracking\tPublisher\tNotes", func(row func(string)) {
 				for i := range snaps {
-					row(strings.Join([]string{snaps[i].Name, snaps[i].Version, snaps[i].Revision, "-", "-", notes(&snaps[i])}, "\t"))
+					row(strings.Join([]string{snaps[i].Name, snaps[i].Version, snaps[i].Revision, cmp.Or(snaps[i].TrackingChannel, "-"), "-", notes(&snaps[i])}, "\t"))
 				}
 			})
 			return nil
@@ -328,6 +361,9 @@ func notes(s *client.Snap) string {
 		if set {
 			notes = append(notes, name)
 		}
+	}
+	if s.Hold != "" {
+		notes = append(notes, "held")
 	}
 	switch {
 	case s.StagedBy != "":
@@ -350,13 +386,14 @@ func (a *app) info() *cobra.Command {
 	c := &cobra.Command{
 		Use: "info SNAP...", Short: "Show what is known of snaps", Args: takes(1, -1, "snap"),
 		Long: `info shows what an installed snap says of itself, which commands and services it has,
-and how the services are.`,
+and how the services are; and which channels the sources have of it, and what comes of
+them by itself, and when.`,
 		Example:           "  tenure info virt",
 		ValidArgsFunction: a.complete(a.snapNames, -1),
 		RunE: func(c *cobra.Command, args []string) error {
 			snaps := []client.Snap{}
 			for _, name := range args {
-				snap, err := a.client().Snap(c.Context(), name)
+				snap, err := a.known(c.Context(), name)
 				if err != nil {
 					return err
 				}
@@ -374,6 +411,9 @@ and how the services are.`,
 					a.printf("---\n")
 				}
 				a.printInfo(&snaps[i], absolute)
+				if err := a.printRemote(c.Context(), args[i], absolute); err != nil {
+					return err
+				}
 			}
 			return nil
 		},
@@ -385,6 +425,9 @@ and how the services are.`,
 func (a *app) printInfo(snap *client.Snap, absolute bool) {
 	field := func(name, value string) { a.printf("%-13s %s\n", name+":", value) }
 	field("name", snap.Name)
+	if snap.Revision == "" {
+		return // It is not installed.
+	}
 	field("summary", snap.Summary)
 	field("publisher", "-")
 	field("license", cmp.Or(snap.License, "unset"))
@@ -421,6 +464,12 @@ func (a *app) printInfo(snap *client.Snap, absolute bool) {
 	}
 	if len(services) > 0 {
 		a.printf("services:\n%s\n", strings.Join(services, "\n"))
+	}
+	if snap.TrackingChannel != "" {
+		field("tracking", snap.TrackingChannel)
+	}
+	if snap.Hold != "" {
+		field("hold", snap.Hold)
 	}
 	field("refresh-date", a.moment(snap.InstallDate, absolute))
 	field("installed", fmt.Sprintf("%s (%s) %s %s", snap.Version, snap.Revision, size(snap.InstalledSize), notes(snap)))

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// moment is t for people: the clock of today and yesterday, days up to 60, then the
+// moment is t for people: the clock of days next to today, days up to 60, then the
 // date, as snap writes it; with absolute, RFC 3339.
 func moment(t, now time.Time, absolute bool) string {
 	if t.IsZero() {
@@ -21,6 +21,8 @@ func moment(t, now time.Time, absolute bool) string {
 		return "yesterday at " + clock
 	case days == 0:
 		return "today at " + clock
+	case days == -1:
+		return "tomorrow at " + clock
 	case days < 0:
 		return t.Format("2006-01-02")
 	case days <= 60:

@@ -28,6 +28,7 @@ import (
 	"tenure/internal/proc"
 	"tenure/internal/refresh"
 	"tenure/internal/rules/rulefile"
+	sourcedir "tenure/internal/source/dir"
 	"tenure/internal/squash"
 	"tenure/internal/supervise"
 	"tenure/internal/supervise/fdstore"
@@ -165,6 +166,7 @@ func (p *parts) open(ctx context.Context) (err error) {
 		Reader:     squash.Open(squash.Config{}),
 		Tenure:     filepath.Join(filepath.Dir(p.cfg.Self), "tenure"),
 		Snapctl:    filepath.Join(filepath.Dir(p.cfg.Self), "snapctl"),
+		Sources:    map[string]refresh.Opener{"dir": sourcedir.Open},
 		Logger:     p.cfg.Logger,
 	})
 	registry := change.NewRegistry()
@@ -277,6 +279,7 @@ func (p *parts) serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return p.manager.Attend(ctx) })
 	group.Go(func() error { return p.manager.Converge(ctx) })
+	group.Go(func() error { return p.manager.AutoRefresh(ctx) })
 	group.Go(func() error {
 		return api.Serve(ctx, api.Config{
 			Socket:  filepath.Join(p.paths.Run(), "tenured.sock"),

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,6 +14,7 @@ import (
 
 	"tenure"
 	"tenure/internal/snapfile"
+	"tenure/internal/source"
 	"tenure/internal/squash"
 )
 
@@ -61,6 +61,9 @@ func (m *Manager) inspect(ctx context.Context, file File) (candidate, error) {
 	c.Digest, c.Size, err = digest(file.Path)
 	if err != nil {
 		return bad(err)
+	}
+	if file.Origin != nil && file.Origin.Release.Digest != c.Digest {
+		return bad(source.ErrDigest)
 	}
 	return c, nil
 }
@@ -110,7 +113,7 @@ func admit(c *candidate, before *snapState, options Options, bases func(string) 
 	case snapfile.TypeGadget, snapfile.TypeKernel, snapfile.TypeSnapd:
 		return refuse(KindPackage, "", "it is a snap of type %s; Tenure installs apps and bases", info.Type)
 	}
-	if !options.Dangerous {
+	if !options.Dangerous && c.File.Origin == nil {
 		return refuse(KindNeedsFlag, "add --dangerous if you trust it", "no source vouches for the file %s", c.File.Label)
 	}
 	if err := admitConfinement(info, options, refuse); err != nil {
@@ -208,6 +211,3 @@ func versionKnown(version string) bool {
 	}
 	return numbers[0] < assumedMajor || numbers[0] == assumedMajor && numbers[1] <= assumedMinor
 }
-
-// errNoFile is what a request for a refresh without a file and without a source comes to.
-var errNoFile = errors.New("no source of snaps is configured")

@@ -294,17 +294,25 @@ func (m *Manager) sweepRevision(ctx context.Context, ref tenure.Ref) error {
 // sweepAside removes data that was in the way of a change that is done. That of a
 // revision which is staged is put back if its change is undone.
 func (m *Manager) sweepAside(ctx context.Context, snap tenure.Instance) error {
-	dir := m.cfg.Paths.DataDir(snap)
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	failures := []error{err}
+	places, release := m.places(snap)
+	defer release()
+	var failures []error
 	waiting := m.staged()
-	for _, entry := range entries {
-		if name, aside := snapdata.AsideOf(entry.Name()); aside {
-			if rev, err := tenure.ParseRevision(name); err == nil && waiting[tenure.Ref{Snap: snap, Revision: rev}] == 0 {
-				failures = append(failures, snapdata.Remove(ctx, filepath.Join(dir, entry.Name())))
+	for _, at := range places {
+		entries, err := os.ReadDir(at.path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		failures = append(failures, err)
+		for _, entry := range entries {
+			name, aside := snapdata.AsideOf(entry.Name())
+			rev, err := tenure.ParseRevision(name)
+			ref := tenure.Ref{Snap: snap, Revision: rev}
+			if !aside || err != nil || waiting[ref] != 0 {
+				continue
+			}
+			if err := snapdata.Remove(ctx, filepath.Join(at.path, entry.Name())); !m.spoilt(ctx, at, ref, err) {
+				failures = append(failures, err)
 			}
 		}
 	}
@@ -329,7 +337,7 @@ func (m *Manager) sweepRest(ctx context.Context, snap tenure.Instance) error {
 	if err := os.RemoveAll(m.cfg.Paths.Tmp(snap)); err != nil {
 		return fmt.Errorf("remove temporary files of %s: %w", snap, err)
 	}
-	if err := errors.Join(m.confs.drop(snap), m.instances.drop(snap)); err != nil {
+	if err := errors.Join(m.confs.drop(snap), m.instances.drop(snap), m.forgetUpdates(snap)); err != nil {
 		return err
 	}
 	return m.snaps.Put(snap, nil)

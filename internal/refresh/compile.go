@@ -17,6 +17,9 @@ import (
 const (
 	taskPrepare = "prepare-snap"
 	taskMount   = "mount-snap"
+	taskAside   = "set-aside-snap-data"
+	taskSwitch  = "switch-snap-channel"
+	taskHold    = "hold-snap"
 	taskCopy    = "copy-snap-data"
 	taskDecide  = "decide"
 	taskStop    = "stop-snap-services"
@@ -58,7 +61,14 @@ func (m *Manager) tasks(jobs []job, plans []policy.Plan, services []observed) ([
 		ref := j.target()
 		tasks = append(tasks,
 			change.NewTask(taskPrepare, fmt.Sprintf("Keep snap file of %s", ref), prepareParams{Ref: ref, Staged: j.Staged}),
-			change.NewTask(taskMount, fmt.Sprintf("Mount %s", ref), mountParams{Ref: ref}),
+			change.NewTask(taskMount, fmt.Sprintf("Mount %s", ref), mountParams{Ref: ref}))
+	}
+	if j.Present {
+		tasks = append(tasks, change.NewTask(taskAside, fmt.Sprintf("Put aside old data of %s", j.target()), asideParams{Ref: j.target()}))
+	}
+	if j.Staged != "" || j.Present {
+		ref := j.target()
+		tasks = append(tasks,
 			change.NewTask(taskCopy, copySummary(&j), copyParams{
 				From: j.ref(j.from()), To: ref, Copy: j.Copy, Fresh: isMissing(m.cfg.Paths.DataDir(ref.Snap)), FreshUser: isMissing(m.cfg.Paths.UserDir(ref.Snap)),
 			}),

@@ -50,7 +50,7 @@ type optionKind struct {
 
 // options are all options of the system, by their dotted names.
 func options() map[string]optionKind {
-	return map[string]optionKind{
+	return withAuto(map[string]optionKind{
 		optionRetain:      {checkRetain, fmt.Sprintf("its default holds: %d", revision.DefaultRetain)},
 		optionStopTimeout: {checkLimit, "there is no limit"},
 		optionDeferral:    {checkLimit, "there is no limit"},
@@ -60,7 +60,7 @@ func options() map[string]optionKind {
 		optionObserve: {
 			checkObserve, fmt.Sprintf("what packages say holds, and %s for those that say nothing", snapfile.DefaultObserve),
 		},
-	}
+	})
 }
 
 func optionNames() []string { return slices.Sorted(maps.Keys(options())) }
@@ -110,7 +110,7 @@ func parseLimit(text string) (time.Duration, error) {
 func (m *Manager) limits() policy.Limits {
 	return policy.Limits{
 		MaxStopTimeout: m.limit(optionStopTimeout), MaxDeferral: m.limit(optionDeferral),
-		MaxEvacuation: m.maxEvacuation(), MaxEndure: m.limit(optionEndure), EndEndured: m.endsEndured(),
+		MaxEvacuation: m.maxEvacuation(), MaxInhibition: m.inhibition(), MaxEndure: m.limit(optionEndure), EndEndured: m.endsEndured(),
 	}
 }
 

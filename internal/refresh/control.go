@@ -228,7 +228,7 @@ func (c *controlled) concerns(req Request, app tenure.App) bool {
 		return req.Permanent || !disabled
 	case ActionRestart:
 		return !disabled && !stopped
-	case ActionInstall, ActionRefresh, ActionRevert, ActionRemove, ActionEnable, ActionDisable, ActionStop:
+	case ActionInstall, ActionRefresh, ActionRevert, ActionRemove, ActionEnable, ActionDisable, ActionStop, ActionSwitch:
 	}
 	return true
 }

@@ -164,6 +164,9 @@ func (m *Manager) rebase(j job, w *wait) (job, error) {
 	after := state.with(line)
 	if !target.IsZero() {
 		after.Kept[target], after.Options = j.After.Kept[target], j.After.Options
+		if j.After.Tracking != j.Before.Tracking {
+			after.Tracking = j.After.Tracking
+		}
 		if j.Reason == tenure.ReasonRefresh {
 			after.Disabled = disabledAfter(state, after.Kept[target].Info)
 		}
@@ -212,11 +215,12 @@ func (m *Manager) hurry(ctx context.Context, id change.ID, said Options) error {
 	return m.engine.Wake(ctx, id)
 }
 
-// hurrySnap makes the staged revision of the one snap that is named current, now.
+// hurrySnap makes the staged revision of the one snap that is named current, now. The
+// change is zero if no revision of it is staged.
 func (m *Manager) hurrySnap(ctx context.Context, req Request) (change.ID, error) {
 	op := string(req.Action)
 	if len(req.Snaps) != 1 {
-		return 0, &Error{Kind: KindBad, Op: op, Err: errors.New("--now takes the name of one snap, or files")}
+		return 0, nil
 	}
 	snap := req.Snaps[0]
 	if _, err := m.installedSnap(op, snap); err != nil {
@@ -224,7 +228,7 @@ func (m *Manager) hurrySnap(ctx context.Context, req Request) (change.ID, error)
 	}
 	waiting := m.deferred(snap)
 	if len(waiting) == 0 {
-		return 0, &Error{Kind: KindNoSource, Op: op, Object: string(snap), Hint: "see tenure changes", Err: errors.New("no revision of it is staged")}
+		return 0, nil
 	}
 	if err := m.vacate(ctx, op, req.Snaps); err != nil && !errors.Is(err, errStale) {
 		return 0, err

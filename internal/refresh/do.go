@@ -25,6 +25,10 @@ type job struct {
 	After  *snapState `json:"after,omitempty"`
 	// Staged is the file that becomes the new revision; empty when it is there.
 	Staged string `json:"staged,omitempty"`
+	// Auto is that nobody has asked for it.
+	Auto bool `json:"auto,omitempty"`
+	// Present is that the new revision is on disk already, from an earlier time.
+	Present bool `json:"present,omitempty"`
 	// Copy is that the data of the old revision is copied to the new one.
 	Copy bool `json:"copy,omitempty"`
 	// Only are the units that the administrator named, for stop and restart.
@@ -73,6 +77,7 @@ func (j *job) change() policy.Change {
 		From:          j.from(),
 		To:            j.to(),
 		Units:         j.Only,
+		Auto:          j.Auto,
 		IgnoreRunning: j.Options.IgnoreRunning,
 		Force:         j.Options.Force,
 		Now:           j.Options.Now,
@@ -84,6 +89,9 @@ func (j *job) change() policy.Change {
 // Do checks a request, decides, and starts the change that carries it out. What
 // is refused has changed nothing.
 func (m *Manager) Do(ctx context.Context, req Request) (change.ID, error) {
+	if req.Hold != nil {
+		return m.Hold(ctx, *req.Hold)
+	}
 	for {
 		id, err := m.begin(ctx, req)
 		if !errors.Is(err, errStale) {
@@ -99,8 +107,21 @@ func (m *Manager) begin(ctx context.Context, req Request) (change.ID, error) {
 	if req.Action == ActionStart || req.Action == ActionStop || req.Action == ActionRestart {
 		return m.afterApplied(ctx, func() (change.ID, error) { return m.control(ctx, req) })
 	}
+	if req.Action == ActionSwitch {
+		return m.switchChannel(ctx, req)
+	}
 	if req.Action == ActionRefresh && len(req.Files) == 0 && req.Options.Now {
-		return m.hurrySnap(ctx, req)
+		if id, err := m.hurrySnap(ctx, req); id != 0 || err != nil {
+			return id, err
+		}
+	}
+	req, done, err := m.resolve(ctx, req)
+	if err != nil {
+		return 0, err
+	}
+	defer done()
+	if id, err := m.stagedAlready(ctx, req); id != 0 || err != nil {
+		return id, err
 	}
 	prepared, err := m.prepareAlone(ctx, req)
 	if err != nil {
@@ -108,7 +129,11 @@ func (m *Manager) begin(ctx context.Context, req Request) (change.ID, error) {
 	}
 	defer prepared.release()
 	op := string(req.Action)
-	if err := m.vacate(ctx, op, jobSnaps(prepared.jobs)); err != nil {
+	clear := m.vacate
+	if req.Auto {
+		clear = m.undisturbed
+	}
+	if err := clear(ctx, op, jobSnaps(prepared.jobs)); err != nil {
 		return 0, err
 	}
 	for i := range prepared.jobs {
@@ -187,6 +212,14 @@ func (m *Manager) Plan(ctx context.Context, req Request) ([]policy.Plan, error) 
 	if req.Action == ActionStart || req.Action == ActionStop || req.Action == ActionRestart {
 		return m.planControl(ctx, req)
 	}
+	if req.OfAll() {
+		return m.planAll(ctx, req)
+	}
+	req, done, err := m.resolve(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	prepared, err := m.prepare(ctx, req)
 	if err != nil {
 		return nil, err
@@ -246,10 +279,10 @@ func (m *Manager) prepare(ctx context.Context, req Request) (*prepared, error) {
 func (m *Manager) jobs(ctx context.Context, req Request, candidates []candidate) ([]job, error) {
 	switch req.Action {
 	case ActionInstall, ActionRefresh:
-		return m.installJobs(req, candidates)
+		return m.installJobs(ctx, req, candidates)
 	case ActionRevert, ActionRemove, ActionEnable, ActionDisable:
 		return m.snapJobs(ctx, req)
-	case ActionStart, ActionStop, ActionRestart:
+	case ActionStart, ActionStop, ActionRestart, ActionSwitch:
 	}
 	return nil, &Error{Kind: KindBad, Op: string(req.Action), Err: fmt.Errorf("there is no action %q", req.Action)}
 }
@@ -370,7 +403,7 @@ func (m *Manager) snapJob(ctx context.Context, req Request, snap tenure.Instance
 		if line, err = m.removeLine(ctx, req, before); err != nil {
 			return job{}, err
 		}
-	case ActionInstall, ActionRefresh, ActionStart, ActionStop, ActionRestart:
+	case ActionInstall, ActionRefresh, ActionStart, ActionStop, ActionRestart, ActionSwitch:
 		return bad(fmt.Errorf("there is no action %q on installed snaps", req.Action))
 	}
 	j.After = before.with(line)
@@ -461,14 +494,23 @@ func join(snaps []tenure.Instance) string {
 	return strings.Join(names, ", ")
 }
 
+// The kinds of changes that refresh snaps, by snapd's names.
+const (
+	kindRefresh     = "refresh-snap"
+	kindAutoRefresh = "auto-refresh"
+)
+
 // kindOf is the kind of the change that does j first, by snapd's names.
 func kindOf(j job) string {
+	if j.Auto {
+		return kindAutoRefresh
+	}
 	if j.Before == nil || !j.Before.Line.Installed() {
 		return "install-snap"
 	}
 	switch j.Reason {
 	case tenure.ReasonRefresh:
-		return "refresh-snap"
+		return kindRefresh
 	case tenure.ReasonRevert:
 		return "revert-snap"
 	case tenure.ReasonRemove:
@@ -484,16 +526,21 @@ func kindOf(j job) string {
 
 func summary(jobs []job) string {
 	verb := map[string]string{
-		"install-snap": "Install", "refresh-snap": "Refresh", "revert-snap": "Revert",
+		"install-snap": "Install", kindRefresh: "Refresh", kindAutoRefresh: "Auto-refresh", "revert-snap": "Revert",
 		"remove-snap": "Remove", "disable-snap": "Disable", "enable-snap": "Enable",
 	}[kindOf(jobs[0])]
-	quoted := make([]string, 0, len(jobs))
-	for i := range jobs {
-		quoted = append(quoted, fmt.Sprintf("%q", jobs[i].snap()))
+	return verb + " " + quoteSnaps(jobSnaps(jobs))
+}
+
+// quoteSnaps names snaps as the summaries of changes do: "a", "b" snaps.
+func quoteSnaps(snaps []tenure.Instance) string {
+	quoted := make([]string, 0, len(snaps))
+	for _, snap := range snaps {
+		quoted = append(quoted, fmt.Sprintf("%q", snap))
 	}
 	noun := "snap"
-	if len(jobs) > 1 {
+	if len(snaps) > 1 {
 		noun = "snaps"
 	}
-	return verb + " " + strings.Join(quoted, ", ") + " " + noun
+	return strings.Join(quoted, ", ") + " " + noun
 }

@@ -33,7 +33,9 @@ const (
 	// KindRefused is a change that the plan refuses.
 	KindRefused Kind = "snap-change-refused"
 	// KindNoSource is a snap for which there is no place to get updates from.
-	KindNoSource Kind = "snap-no-update-available"
+	KindNoSource Kind = "snap-no-source"
+	// KindNoUpdate is a snap for which there is nothing newer.
+	KindNoUpdate Kind = "snap-no-update-available"
 	// KindApp is an app or unit that the snap does not have.
 	KindApp Kind = "app-not-found"
 	// KindOption is a configuration option that is not set, or that there is not.

@@ -189,7 +189,7 @@ func (s hookStep) fulfil(ctx context.Context, w wish, spec supervise.Spec) error
 			return err
 		}
 		return s.m.cfg.Supervisor.Start(ctx, spec)
-	case ActionStop, ActionInstall, ActionRefresh, ActionRevert, ActionRemove, ActionEnable, ActionDisable:
+	case ActionStop, ActionInstall, ActionRefresh, ActionRevert, ActionRemove, ActionEnable, ActionDisable, ActionSwitch:
 	}
 	_, err := s.m.halt(ctx, stop)
 	return err

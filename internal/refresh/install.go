@@ -16,10 +16,7 @@ import (
 
 // installJobs are the jobs for snap files: a first install, or a refresh where
 // the snap is there already. Bases come first, so that what needs them finds them.
-func (m *Manager) installJobs(req Request, candidates []candidate) ([]job, error) {
-	if len(req.Snaps) > 0 {
-		return nil, m.noSource(req)
-	}
+func (m *Manager) installJobs(ctx context.Context, req Request, candidates []candidate) ([]job, error) {
 	slices.SortStableFunc(candidates, func(a, b candidate) int { return rank(a.Info) - rank(b.Info) })
 	bases, err := m.bases(candidates)
 	if err != nil {
@@ -43,28 +40,13 @@ func (m *Manager) installJobs(req Request, candidates []candidate) ([]job, error
 		if err := admit(c, before, options, bases); err != nil {
 			return nil, err
 		}
-		j, err := m.installJob(c, before, options)
+		j, err := m.installJob(ctx, c, before, options, req.Auto)
 		if err != nil {
 			return nil, err
 		}
 		jobs = append(jobs, j)
 	}
 	return jobs, nil
-}
-
-// noSource is the error for snaps named without a file.
-func (m *Manager) noSource(req Request) error {
-	name := string(req.Snaps[0])
-	if req.Action == ActionRefresh {
-		if _, err := m.installedSnap("refresh", req.Snaps[0]); err != nil {
-			return err
-		}
-	}
-	return &Error{
-		Kind: KindNoSource, Op: string(req.Action), Object: name,
-		Hint: "give the path of a file: tenure " + string(req.Action) + " --dangerous ./" + name + ".snap",
-		Err:  errNoFile,
-	}
 }
 
 func rank(info *snapfile.Snap) int {
@@ -107,27 +89,67 @@ func isBase(info *snapfile.Snap) bool {
 	return info.Type == snapfile.TypeBase || info.Type == snapfile.TypeOS
 }
 
-func (m *Manager) installJob(c *candidate, before *snapState, options Options) (job, error) {
+func (m *Manager) installJob(ctx context.Context, c *candidate, before *snapState, options Options, auto bool) (job, error) {
+	bad := func(err error) (job, error) {
+		return job{}, &Error{Kind: KindBad, Op: "install", Object: string(c.Name), Err: err}
+	}
 	state := snapState{Instance: c.Name}
-	reason := tenure.ReasonRefresh
 	if before != nil {
 		state = *before
 	}
 	rev := state.Line.NextLocal()
+	if c.File.Origin != nil {
+		rev = c.File.Origin.Release.Revision
+	}
+	if c.File.Origin != nil && rev == state.Line.Current {
+		return job{}, noUpdate("refresh", c.Name) // Somebody was faster.
+	}
+	present := state.Line.Has(rev)
+	if present {
+		if err := m.again(ctx, c, &state, rev); err != nil {
+			return bad(err)
+		}
+	}
 	advance := revision.Install
 	if state.Line.Installed() {
 		advance = revision.Refresh
 	}
 	line, _, err := advance(state.Line, rev)
 	if err != nil {
-		return job{}, &Error{Kind: KindBad, Op: "install", Object: string(c.Name), Err: err}
+		return bad(err)
 	}
 	after := state.with(line)
-	after.Kept[rev] = kept{Info: c.Info, Digest: c.Digest, Size: c.Size, Installed: m.cfg.Now().UTC()}
+	after.Kept[rev] = kept{Info: c.Info, Digest: c.Digest, Size: c.Size, Installed: m.cfg.Now().UTC(), Origin: c.File.Origin}
 	after.Options = Options{Classic: options.Classic, DevMode: options.DevMode, JailMode: options.JailMode}
 	after.Disabled = disabledAfter(before, c.Info)
-	copies := before != nil && before.Line.Installed()
-	return job{Reason: reason, Before: before, After: after, Staged: c.File.Path, Copy: copies, Options: options}, nil
+	if c.File.Origin != nil {
+		after.Tracking = c.File.Origin.Tracking
+	}
+	j := job{Reason: tenure.ReasonRefresh, Before: before, After: after, Staged: c.File.Path, Options: options, Present: present, Auto: auto}
+	j.Copy = before != nil && before.Line.Installed()
+	if present {
+		j.Staged = ""
+	}
+	return j, nil
+}
+
+// again reports why a snap cannot go to a revision that it has been on before and that
+// is still there: it may be another file of that number, or something may still run
+// from it, whose data would have to be replaced.
+func (m *Manager) again(ctx context.Context, c *candidate, state *snapState, rev tenure.Revision) error {
+	if there := state.Kept[rev].Digest; there != c.Digest {
+		return fmt.Errorf("its revision %s, of another file (SHA-256 %s), is still here: see tenure why %s@%s", rev, there, c.Name, rev)
+	}
+	pins, err := m.pins(ctx, state)
+	if err != nil {
+		return err
+	}
+	for _, pin := range pins[rev] {
+		if pin.Kind == revision.PinUnit || pin.Kind == revision.PinProcess || pin.Kind == revision.PinChange {
+			return fmt.Errorf("revision %s is still in use by %s", rev, pin)
+		}
+	}
+	return nil
 }
 
 // disabledAfter are the services that are not started by themselves: those that

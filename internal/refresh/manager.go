@@ -2,6 +2,7 @@ package refresh
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 
 	"tenure"
 	"tenure/internal/change"
+	"tenure/internal/clock"
 	"tenure/internal/journal"
 	"tenure/internal/mount"
 	"tenure/internal/rules/rulefile"
@@ -36,10 +38,14 @@ type Config struct {
 	Snapctl string
 	// Rules are the administrator's; nil is none.
 	Rules *rulefile.Keeper
+	// Sources are the kinds of sources that there are, by their names.
+	Sources map[string]Opener
 	// Logger hears what nobody waits for; by default nobody does.
 	Logger *slog.Logger
-	// Now is the clock; by default the real one.
-	Now func() time.Time
+	// Now is the clock; by default the real one. Wait waits until it has come to a time,
+	// or longer if it is set; by default package clock does.
+	Now  func() time.Time
+	Wait func(ctx context.Context, until time.Time) error
 }
 
 // Manager carries out requests. Make one with New, give its steps to an engine
@@ -51,8 +57,14 @@ type Manager struct {
 	settings *journal.Collection[json.RawMessage]
 	waits    *journal.Collection[wait]
 	confs    confs
-	launch   launcher
-	claims   claims
+	sources  sources
+	holds    holds
+	failures failures
+	autos    *journal.Collection[autoState]
+	// looks wakes the automatic refreshes.
+	looks  signal
+	launch launcher
+	claims claims
 	// instances are those of service templates.
 	instances instances
 	// copies are the data copies of changes that run, between their passes.
@@ -75,6 +87,9 @@ func New(cfg Config) *Manager {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
+	if cfg.Wait == nil {
+		cfg.Wait = clock.Wait
+	}
 	return &Manager{
 		cfg:       cfg,
 		snaps:     newStates(cfg.Journal),
@@ -84,6 +99,11 @@ func New(cfg Config) *Manager {
 		instances: instances{journal.NewCollection[instance](cfg.Journal, "instances")},
 		launch:    launcher{snapctl: cfg.Snapctl, paths: cfg.Paths, usernames: filepath.Join(cfg.Paths.Run(), "etc")},
 		collect:   make(chan struct{}, 1),
+		sources:   newSources(cfg.Journal, cfg.Sources),
+		holds:     newHolds(cfg.Journal),
+		failures:  newFailures(cfg.Journal),
+		autos:     journal.NewCollection[autoState](cfg.Journal, "auto-refresh"),
+		looks:     make(signal, 1),
 	}
 }
 
@@ -98,6 +118,9 @@ func (m *Manager) Engine() *change.Engine { return m.engine }
 func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskPrepare, prepareStep{m})
 	change.Register(reg, taskMount, mountStep{m})
+	change.Register(reg, taskAside, asideStep{m})
+	change.Register(reg, taskSwitch, switchStep{m})
+	change.Register(reg, taskHold, holdStep{m})
 	change.Register(reg, taskCopy, copyStep{m})
 	change.Register(reg, taskDecide, decideStep{m})
 	change.Register(reg, taskStop, stopStep{m})

@@ -179,7 +179,7 @@ func (m *Manager) unmake(ctx context.Context, snap tenure.Instance) error {
 		return err
 	}
 	return errors.Join(
-		m.forgetUnits(ctx, snap), m.dropLogs(ctx, snap), m.confs.drop(snap), m.instances.drop(snap),
+		m.forgetUnits(ctx, snap), m.dropLogs(ctx, snap), m.confs.drop(snap), m.instances.drop(snap), m.forgetUpdates(snap),
 		mount.UnmountTree(ctx, m.cfg.Paths.DataDir(snap)),
 		os.RemoveAll(m.cfg.Paths.Tmp(snap)),
 	)

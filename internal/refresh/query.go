@@ -30,6 +30,9 @@ func (m *Manager) Snaps(_ context.Context, all bool) ([]Snap, error) {
 				if described.Health, err = m.health(described.Ref); err != nil {
 					return nil, err
 				}
+				if described.Held, err = m.generalHold(described.Ref.Snap, m.cfg.Now()); err != nil {
+					return nil, err
+				}
 				snaps = append(snaps, described)
 			}
 		}
@@ -44,6 +47,7 @@ func (s *snapState) describe(rev tenure.Revision) Snap {
 		Ref: tenure.Ref{Snap: s.Instance, Revision: rev}, Info: kept.Info,
 		Current: current, Active: current && s.Line.Active,
 		Options: s.Options, Size: kept.Size, Installed: kept.Installed, Digest: kept.Digest,
+		Tracking: s.Tracking, Origin: kept.Origin,
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"tenure/internal/policy"
 	"tenure/internal/proc"
 	"tenure/internal/revision"
+	"tenure/internal/schedule"
 	"tenure/internal/snapfile"
 	"tenure/internal/supervise"
 )
@@ -40,6 +41,8 @@ type File struct {
 	Label string
 	// Name is the instance that it becomes; empty is the snap's own name.
 	Name tenure.Instance
+	// Origin is the release of a source that it is; nil for a file that somebody gave.
+	Origin *Origin
 }
 
 // Action is what to do with snaps or services.
@@ -56,6 +59,7 @@ const (
 	ActionStart   Action = "start"
 	ActionStop    Action = "stop"
 	ActionRestart Action = "restart"
+	ActionSwitch  Action = "switch"
 )
 
 // Request is one thing that somebody asks for. The same request can be carried
@@ -66,6 +70,14 @@ type Request struct {
 	Files []File
 	// Snaps are for all others on snaps.
 	Snaps []tenure.Instance
+	// Channel and Source are for install, refresh and switch: where to take snaps from.
+	// Amend lets a snap that came from a file be refreshed from there.
+	Channel, Source string
+	Amend           bool
+	// Auto is that nobody has asked: it can wait for people.
+	Auto bool
+	// Hold is a request about what holds refreshes, and about nothing else; or nil.
+	Hold *HoldRequest
 	// Revision is for revert and remove: which one.
 	Revision tenure.Revision
 	// Names are for start, stop and restart: snaps, services or single units.
@@ -85,6 +97,11 @@ type Request struct {
 	Because string
 }
 
+// OfAll reports whether r is to refresh all snaps.
+func (r *Request) OfAll() bool {
+	return r.Action == ActionRefresh && r.Hold == nil && len(r.Files)+len(r.Snaps) == 0
+}
+
 // Snap is what there is to say about one revision of an installed snap.
 type Snap struct {
 	Ref       tenure.Ref
@@ -96,6 +113,12 @@ type Snap struct {
 	Installed time.Time
 	Digest    string
 	Pins      []revision.Pin
+	// Tracking is where its updates come from, Origin where this revision did; nil for a
+	// file that somebody gave.
+	Tracking Tracking
+	Origin   *Origin
+	// Held is what the administrator holds of its refreshes; nil if nothing.
+	Held *schedule.Hold
 	// Staged is the change that waits to make this revision current; zero if none does.
 	Staged change.ID
 	// Health is what it has last said of itself; nil if it has said nothing.

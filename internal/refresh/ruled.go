@@ -112,7 +112,11 @@ func (m *Manager) ruleFacts(facts *policy.Facts, snap tenure.Instance, known rev
 }
 
 // release adds what the source of a revision says of it. A file has no source.
-func (*Manager) release(*installed, *rules.Update) {}
+func (*Manager) release(to *installed, update *rules.Update) {
+	if to.Origin != nil {
+		update.Released, update.Urgency = to.Origin.Release.Released, string(to.Origin.Release.Urgency)
+	}
+}
 
 func snapType(info *snapfile.Snap) string {
 	if info.Type == snapfile.TypeApp {

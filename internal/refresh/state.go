@@ -20,6 +20,8 @@ type snapState struct {
 	// Stopped are the services that the administrator has stopped; they start again
 	// when he says so, or when the machine does.
 	Stopped []tenure.App `json:"stopped,omitempty"`
+	// Tracking is where its updates come from.
+	Tracking Tracking `json:"tracking,omitzero"`
 	// Options are those that it was last installed or refreshed with.
 	Options Options `json:"options"`
 }
@@ -33,6 +35,8 @@ type kept struct {
 	Installed time.Time `json:"installed"`
 	// Left is when it last ceased to be the current revision.
 	Left time.Time `json:"left,omitzero"`
+	// Origin is where it came from; nil for a file that somebody gave.
+	Origin *Origin `json:"origin,omitempty"`
 }
 
 // installed is one revision, ready to be run from.
@@ -40,6 +44,8 @@ type installed struct {
 	Ref     tenure.Ref
 	Info    *snapfile.Snap
 	Options Options
+	// Origin is where it came from; nil for a file that somebody gave.
+	Origin *Origin
 	// Base is the revision that is its root; zero for classic, bare and bases.
 	Base tenure.Ref
 }
@@ -54,5 +60,6 @@ func (s *snapState) revision(rev tenure.Revision) installed {
 		Ref:     tenure.Ref{Snap: s.Instance, Revision: rev},
 		Info:    s.Kept[rev].Info,
 		Options: s.Options,
+		Origin:  s.Kept[rev].Origin,
 	}
 }

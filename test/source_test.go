@@ -1,0 +1,230 @@
+package test
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"tenure/client"
+	"tenure/test/rig"
+)
+
+// shelf is a directory that is a source of an instance, called "shelf".
+type shelf struct {
+	t    *testing.T
+	i    *rig.Instance
+	path string
+}
+
+func newShelf(t *testing.T, i *rig.Instance) shelf {
+	t.Helper()
+	path := i.Path("shelf")
+	if err := os.Mkdir(path, 0o755); err != nil { //nolint:gosec // As people have it.
+		t.Fatal(err)
+	}
+	i.Tenure("source", "add", "dir", path)
+	return shelf{t, i, path}
+}
+
+// describe is the description of a snap file, as docs/sources.md says; more are
+// further lines of it.
+func describe(file string, released time.Time, more ...string) (string, error) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", err
+	}
+	sum := sha256.Sum256(text)
+	return fmt.Sprintf("released: %s\nsize: %d\nsha256: %s\n%s\n",
+		released.UTC().Format(time.RFC3339Nano), len(text), hex.EncodeToString(sum[:]), strings.Join(more, "\n")), nil
+}
+
+// release puts a snap file on the shelf, as a revision: "hello_12".
+func release(file, shelf, revision string, released time.Time, more ...string) error {
+	description, err := describe(file, released, more...)
+	if err != nil {
+		return err
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	base := filepath.Join(shelf, revision)
+	if err := os.WriteFile(base+".snap", text, 0o600); err != nil {
+		return err
+	}
+	if err := os.WriteFile(base+".new", []byte(description), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(base+".new", base+".yaml")
+}
+
+func (s shelf) release(file, revision string, released time.Time, more ...string) {
+	s.t.Helper()
+	if err := release(file, s.path, revision, released, more...); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// current is the current revision of a snap.
+func current(t *testing.T, i *rig.Instance, snap string) client.Snap {
+	t.Helper()
+	found, err := i.Client().Snap(t.Context(), snap)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return found
+}
+
+// byItself waits for a change of a kind to snap that is not one of seen, and gives it.
+func byItself(t *testing.T, i *rig.Instance, kind, snap string, seen ...string) client.Change {
+	t.Helper()
+	deadline := time.Now().Add(rig.Patience)
+	for time.Now().Before(deadline) {
+		changes, err := i.Client().Changes(t.Context(), "all", snap)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, change := range changes {
+			if change.Kind == kind && !contains(seen, change.ID) {
+				return change
+			}
+		}
+		pause(t, 20*time.Millisecond)
+	}
+	t.Fatalf("no change of kind %s to %s comes by itself:\n%s", kind, snap, i.Tenure("refresh", "--list", "--json")+i.Tenure("refresh", "--time")+i.Tenure("changes"))
+	return client.Change{}
+}
+
+func contains(list []string, one string) bool {
+	for _, s := range list {
+		if s == one {
+			return true
+		}
+	}
+	return false
+}
+
+func pause(t *testing.T, d time.Duration) {
+	t.Helper()
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-t.Context().Done():
+	}
+}
+
+// open is a refresh.timer that is open now and for some hours, and closed one that is not.
+func windows(now time.Time) (open, closed string) {
+	clock := func(after time.Duration) string { return now.Add(after).Format("15:04") }
+	return clock(-2*time.Hour) + "-" + clock(6*time.Hour), clock(8*time.Hour) + "-" + clock(12*time.Hour)
+}
+
+func long(ago time.Duration) time.Time { return time.Now().Add(-ago) }
+
+// update is what there is to refresh a snap to.
+func update(t *testing.T, i *rig.Instance, snap string) client.Update {
+	t.Helper()
+	updates, err := i.Client().Updates(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range updates {
+		if u.Name == snap {
+			return u
+		}
+	}
+	t.Fatalf("there is no update of %s", snap)
+	return client.Update{}
+}
+
+// A release comes by itself when the window is open and it is old enough, and not
+// before. One whose service fails is undone, and never tried again by itself, but by
+// hand; the next one is.
+func TestUpdatesComeByThemselves(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	s, trace := newShelf(t, i), listen(t, i)
+	open, closed := windows(time.Now())
+	service := func(version, steps string) string {
+		return probeSnap(t, i, probeYAML(version, "\nweb:\n\tdaemon: notify\n\tcommand: PROBE trap env:SNAP_REVISION "+steps+"\n"))
+	}
+	fine := "notify:READY:1 run"
+	s.release(service("1", fine), "probe_7", long(time.Hour))
+	i.Tenure("set", "system", "refresh.timer="+closed)
+	i.Tenure("install", "probe")
+	trace.expect("web", "env SNAP_REVISION=7")
+
+	released := time.Now()
+	i.Tenure("set", "system", "refresh.minimum-age=3s")
+	s.release(service("2", fine), "probe_8", released)
+	if u := update(t, i, "probe"); u.Revision != "8" || u.Due.Before(released.Add(3*time.Second)) || !strings.Contains(u.Why, closed) {
+		t.Errorf("the update while the window is closed: %+v", u)
+	}
+	i.Tenure("set", "system", "refresh.timer="+open)
+	change := byItself(t, i, "auto-refresh", "probe")
+	if age := change.Spawned.Sub(released); age < 3*time.Second {
+		t.Errorf("it came %s after its release", age)
+	}
+	if status := endOf(t, i, change.ID); status != "Done" {
+		t.Fatalf("the change is %s", status)
+	}
+	trace.expect("web", "heard SIGTERM", "env SNAP_REVISION=8")
+	if now := current(t, i, "probe"); now.Revision != "8" || now.Channel != "latest/stable" || now.Source != "shelf" {
+		t.Errorf("now: %+v", now)
+	}
+
+	i.Tenure("unset", "system", "refresh.minimum-age")
+	s.release(service("3", "exit:1"), "probe_9", time.Now())
+	i.Tenure("set", "system", "refresh.retain=3") // Any change is a reason to look.
+	bad := byItself(t, i, "auto-refresh", "probe", change.ID)
+	if status := endOf(t, i, bad.ID); status != "Error" {
+		t.Fatalf("the change to a service that ends is %s", status)
+	}
+	trace.expect("web", "heard SIGTERM", "env SNAP_REVISION=9", "env SNAP_REVISION=8")
+	held := `does not come by itself: it has failed \(change ` + bad.ID
+	for range 2 {
+		if out := i.Tenure("refresh", "--list"); !regexp.MustCompile(`(?m)^probe +- +9 .*` + held).MatchString(out) {
+			t.Errorf("tenure refresh --list:\n%s", out)
+		}
+		if out := i.Tenure("info", "probe"); !regexp.MustCompile(`(?m)^update: .* \(9\) ` + held).MatchString(out) {
+			t.Errorf("tenure info:\n%s", out)
+		}
+		i.Kill() // It is remembered.
+		i.Start()
+	}
+	if r := i.Try("refresh"); r.Status != 0 || !strings.Contains(r.Stderr, "name it to refresh it all the same") {
+		t.Errorf("refresh of all snaps: %+v", r)
+	}
+	if r := i.Try("refresh", "probe"); r.Status == 0 || !strings.Contains(r.Stderr, "probe.web") {
+		t.Errorf("refresh by hand to what has failed: %+v", r)
+	}
+	trace.expect("web", "heard SIGTERM", "env SNAP_REVISION=9", "env SNAP_REVISION=8")
+
+	s.release(service("4", fine), "probe_10", time.Now())
+	i.Tenure("set", "system", "refresh.retain=4")
+	good := byItself(t, i, "auto-refresh", "probe", change.ID, bad.ID)
+	if status := endOf(t, i, good.ID); status != "Done" {
+		t.Errorf("the change to the next one is %s", status)
+	}
+	trace.expect("web", "heard SIGTERM", "env SNAP_REVISION=10")
+	trace.silent("web")
+}
+
+// releaseFile is the command "release" of the scripts.
+func releaseFile(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 4 {
+		ts.Fatalf("usage: release DIR NAME_REV FILE WHEN [LINE...]")
+	}
+	after, err := time.ParseDuration(args[3])
+	ts.Check(err)
+	ts.Check(release(args[2], ts.MkAbs(args[0]), args[1], time.Now().Add(after), args[4:]...))
+}
