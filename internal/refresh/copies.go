@@ -150,7 +150,7 @@ func (m *Manager) firstCopy(ctx context.Context, p copyParams) error {
 			made.passes = append(made.passes, copying{place, pass})
 		}
 	}
-	if err := made.sync(); err != nil {
+	if err := made.sync(ctx); err != nil {
 		release()
 		return err
 	}
@@ -175,23 +175,13 @@ func firstPass(ctx context.Context, at place, p copyParams) (*snapdata.Pass, err
 	return pass, nil
 }
 
-// sync makes what was copied durable, once for each file system.
-func (c copies) sync() error {
-	done := map[uint64]bool{}
+// sync makes what was copied durable.
+func (c copies) sync(ctx context.Context) error {
+	passes := make([]*snapdata.Pass, 0, len(c.passes))
 	for _, copying := range c.passes {
-		var stat syscall.Stat_t
-		if err := syscall.Stat(copying.pass.Dst, &stat); err != nil {
-			return fmt.Errorf("sync %s: %w", copying.pass.Dst, err)
-		}
-		if done[stat.Dev] {
-			continue
-		}
-		if err := snapdata.Sync(copying.pass.Dst); err != nil {
-			return err
-		}
-		done[stat.Dev] = true
+		passes = append(passes, copying.pass)
 	}
-	return nil
+	return snapdata.Sync(ctx, passes...)
 }
 
 // secondCopy brings the copies up to what the stopped services have left.

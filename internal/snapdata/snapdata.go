@@ -121,20 +121,6 @@ func (p *Pass) Second(ctx context.Context, opts Options) (Stats, error) {
 	return stats, nil
 }
 
-// Sync makes a copy survive a power failure. It waits for the disk, possibly
-// for everything on it, so it belongs outside of the gap.
-func Sync(dst string) error {
-	d, err := os.Open(dst)
-	if err != nil {
-		return err
-	}
-	defer d.Close() //nolint:errcheck // Only read.
-	if err := unix.Syncfs(int(d.Fd())); err != nil {
-		return fmt.Errorf("sync %s: %w", dst, err)
-	}
-	return nil
-}
-
 func (p *Pass) first(ctx context.Context, opts Options) error {
 	src, err := openRoot(p.Src)
 	if err != nil {
@@ -150,17 +136,19 @@ func (p *Pass) first(ctx context.Context, opts Options) error {
 	}
 	defer dst.close()
 	// The clocks are read before the open files: what is opened in between is
-	// changed after the start and betrayed by its times.
+	// changed after the start and betrayed by its times. The open files are read
+	// before any is copied: what is closed until then is copied as it was left.
 	clocks, err := readClocks()
 	if err != nil {
 		return err
 	}
-	hot, err := findHot(ctx, src.st.Dev)
-	if err != nil {
-		return err
-	}
+	var hot []Inode
 	r := newRun(opts, dst.fd)
 	r.dirs = map[uint64]bool{}
+	r.beforeData = func() (err error) {
+		hot, err = findHot(ctx, src.st.Dev)
+		return err
+	}
 	if err := r.tree(ctx, src, dst); err != nil {
 		return err
 	}

@@ -24,6 +24,8 @@ type run struct {
 	known  knowledge
 	// dirs collects the directories of the first pass.
 	dirs map[uint64]bool
+	// beforeData, if set, is called once, before the first regular file is read.
+	beforeData func() error
 	// links has, for each file with several names in the source, its first name
 	// in the copy.
 	links map[Inode]link
@@ -113,6 +115,13 @@ func (r *run) entry(ctx context.Context, d pair, name string) error {
 		return r.subdir(ctx, d, name, fd, &st)
 	}
 	r.stats.Files++
+	if st.Mode&unix.S_IFMT == unix.S_IFREG && r.beforeData != nil {
+		before := r.beforeData
+		r.beforeData = nil
+		if err := before(); err != nil {
+			return err
+		}
+	}
 	f := file{pair: d, name: name, src: fd, st: &st}
 	if err := r.file(ctx, f); err != nil && !vanished(err) {
 		return fmt.Errorf("copy %q: %w", f.full(), err)
