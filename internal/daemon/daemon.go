@@ -17,6 +17,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -235,6 +237,11 @@ func HolderSocket(paths refresh.Paths) string { return filepath.Join(paths.Run()
 // ServeHolder is the life of the holder of a root.
 func ServeHolder(ctx context.Context, root string) error {
 	paths := refresh.Paths{Root: root}
+	settled := time.AfterFunc(quiet, func() {
+		debug.FreeOSMemory()
+		forget()
+	})
+	defer settled.Stop()
 	return fdstore.Serve(ctx, fdstore.ServeConfig{Socket: HolderSocket(paths), Logs: paths.Logs(), Ready: os.Stdout})
 }
 

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"tenure/internal/change"
+	"tenure/internal/proc"
 )
 
 // quiet is how long after the last change the memory that it took is given back
@@ -34,6 +35,7 @@ func giveBack(ctx context.Context, engine *change.Engine) {
 			timer.Reset(quiet)
 		case <-timer.C:
 			debug.FreeOSMemory()
+			forget()
 		case <-ctx.Done():
 			return
 		}
@@ -86,4 +88,11 @@ func (s *sparing) end() {
 		s.timer = nil
 		debug.SetGCPercent(s.at)
 	}
+}
+
+// forget lets go of the program's own pages: most of them are only for the start, when all
+// that is linked makes itself ready, and what is needed comes back from the page cache in a
+// fraction of a millisecond.
+func forget() {
+	_ = proc.ForgetProgram() // It only saves memory.
 }
