@@ -20,6 +20,12 @@ import (
 // probeSnap packs a snap of one program, test/probe, whose apps are those of yaml.
 func probeSnap(t *testing.T, i *rig.Instance, yaml string) string {
 	t.Helper()
+	return probeSnapAs(t, i, "probe", yaml)
+}
+
+// probeSnapAs is probeSnap with another name for the program.
+func probeSnapAs(t *testing.T, i *rig.Instance, name, yaml string) string {
+	t.Helper()
 	root, err := snaps.Checkout()
 	if err != nil {
 		t.Fatal(err)
@@ -43,12 +49,12 @@ func probeSnap(t *testing.T, i *rig.Instance, yaml string) string {
 	if err := os.WriteFile(filepath.Join(dir, "meta", "snap.yaml"), []byte(yaml), 0o644); err != nil { //nolint:gosec // As in any snap.
 		t.Fatal(err)
 	}
-	if err := os.Link(program, filepath.Join(dir, "bin", "probe")); err != nil {
+	if err := os.Link(program, filepath.Join(dir, "bin", name)); err != nil {
 		text, readErr := os.ReadFile(program) //nolint:gosec // Built just above.
 		if readErr != nil {
 			t.Fatal(readErr)
 		}
-		if err := os.WriteFile(filepath.Join(dir, "bin", "probe"), text, 0o755); err != nil { //nolint:gosec // As in any snap.
+		if err := os.WriteFile(filepath.Join(dir, "bin", name), text, 0o755); err != nil { //nolint:gosec // As in any snap.
 			t.Fatal(err)
 		}
 	}
@@ -88,10 +94,16 @@ type trace struct {
 // listen hears the probes of the snap called probe from now on.
 func listen(t *testing.T, i *rig.Instance) *trace {
 	t.Helper()
-	if err := os.MkdirAll(i.Common("probe"), 0o755); err != nil { //nolint:gosec // As Tenure makes it.
+	return listenTo(t, i, "probe")
+}
+
+// listenTo hears the probes of a snap from now on.
+func listenTo(t *testing.T, i *rig.Instance, snap string) *trace {
+	t.Helper()
+	if err := os.MkdirAll(i.Common(snap), 0o755); err != nil { //nolint:gosec // As Tenure makes it.
 		t.Fatal(err)
 	}
-	path := filepath.Join(i.Common("probe"), "trace")
+	path := filepath.Join(i.Common(snap), "trace")
 	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
 	if err != nil {
 		t.Fatal(err)

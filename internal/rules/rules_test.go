@@ -113,7 +113,7 @@ func TestEveryFact(t *testing.T) {
 	for _, condition := range []string{
 		`snap.name == "s" && snap.revision == "2" && snap.version == "1.4" && snap.type == "app" && snap.base == "debian12" && snap.confinement == "strict"`,
 		`app.name == "a" && app.service`,
-		`unit.id == "s.a" && unit.kind == "service" && unit.name == "" && unit.revision == "2" && !unit.stale`,
+		`unit.id == "s.a" && unit.kind == "service" && unit.name == "" && unit.label == "" && unit.instance == "" && unit.revision == "2" && !unit.stale`,
 		`unit.age == duration("1h") && unit.memory == 10 * 1024 * 1024 && size(unit.processes) == 2`,
 		`unit.processes.exists(p, p.command == "worker" && p.age == duration("1m") && !p.main)`,
 		`process.pid == 10 && process.age > duration("89m") && process.command.matches("^/bin/a ") && process.memory > 0 && process.main`,

@@ -93,6 +93,8 @@ func vocabulary() map[string]map[string]field {
 			"id":        fieldOf(text, func(u *unitView) any { return u.ID.String() }),
 			"kind":      fieldOf(text, func(u *unitView) any { return string(u.ID.Kind) }, "service", "workload", "app", "hook"),
 			"name":      fieldOf(text, func(u *unitView) any { return u.ID.Name }),
+			"label":     fieldOf(text, func(u *unitView) any { return u.ID.Label }),
+			"instance":  fieldOf(text, func(u *unitView) any { return u.ID.At }),
 			"revision":  fieldOf(text, func(u *unitView) any { return u.Revision.String() }),
 			"stale":     fieldOf(yes, func(u *unitView) any { return u.Stale }),
 			"age":       fieldOf(span, func(u *unitView) any { return age(u.now, u.Since) }),
