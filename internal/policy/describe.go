@@ -49,17 +49,21 @@ func (d *decider) describe(s subject, item *Item) {
 }
 
 // describeObservation says for how long a service that goes on with the new revision
-// can still bring the change back. One that endures has nothing to prove, and one that
-// hands over has proved itself beside its predecessor; it is not observed yet.
+// can still bring the change back. One that endures has nothing to prove. One that hands over
+// has proved beside its predecessor that it gets ready; when it fails later, that has gone.
 func (d *decider) describeObservation(s subject, item *Item) {
-	moves := item.Verdict == tenure.Restart || item.Verdict == tenure.Reload
+	moves := renews(item.Verdict)
 	target := d.target()
 	if !moves || s.user || s.ID.Kind != tenure.Service || target == nil {
 		return
 	}
 	item.Observe = target.Apps[s.ID.App].Observe
 	if item.Observe > 0 {
-		item.Notes = append(item.Notes, fmt.Sprintf("observed for %s: if it fails in that time, the %s is undone", formatDuration(item.Observe), d.Change.Reason))
+		note := fmt.Sprintf("observed for %s: if it fails in that time, the %s is undone", formatDuration(item.Observe), d.Change.Reason)
+		if item.Verdict == tenure.HandOver {
+			note += "; the old one has drained by then, so that its clients notice"
+		}
+		item.Notes = append(item.Notes, note)
 	}
 }
 

@@ -33,8 +33,8 @@ type observeParams struct {
 	Services []observed `json:"services"`
 }
 
-// observing are the services of j's target that its switch starts or reloads, with
-// their windows. A first install has nothing to go back to.
+// observing are the services of j's target that its switch starts, reloads or lets
+// succeed, with their windows. A first install has nothing to go back to.
 func (m *Manager) observing(ctx context.Context, j *job, sw *switching) ([]observed, error) {
 	if j.to().IsZero() || j.from().IsZero() || j.Reason != tenure.ReasonRefresh && j.Reason != tenure.ReasonRevert {
 		return nil, nil
@@ -58,6 +58,9 @@ func (m *Manager) observing(ctx context.Context, j *job, sw *switching) ([]obser
 	}
 	for i := range sw.Follow {
 		add(&sw.Follow[i].New, statuses[sw.Follow[i].New.Unit].Restarts)
+	}
+	for i := range sw.HandOver {
+		add(&sw.HandOver[i].New, 0) // A successor has a life of its own.
 	}
 	return all, nil
 }
