@@ -154,7 +154,7 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 			From: j.ref(j.from()), To: j.target(), Copy: true,
 		}).InGap())
 	}
-	handOver := handOverParams{Change: j.change(), Services: sw.HandOver, Before: sw.Old}
+	handOver := handOverParams{Change: j.change(), Services: sw.HandOver, Before: sw.Old, Terms: sw.Terms}
 	if len(sw.HandOver) > 0 {
 		add(change.NewTask(taskSucceed, fmt.Sprintf("Start next services of %q beside those that run", snap), handOver).InGap())
 	}
@@ -218,7 +218,7 @@ func (m *Manager) compile(ctx context.Context, j *job, plan policy.Plan) (switch
 		return sw, fmt.Errorf("compile the plan: %w", err)
 	}
 	sw.Blocks = mayBlock(j.snap(), statuses) || m.mayForbidKill()
-	sw.Terms = termsOf(plan)
+	sw.Terms = m.termsOf(plan)
 	status := make(map[tenure.UnitID]supervise.Status, len(statuses))
 	for _, s := range statuses {
 		status[s.Unit] = s

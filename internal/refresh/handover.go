@@ -27,6 +27,8 @@ type handOverParams struct {
 	Services []succession  `json:"services"`
 	// Before are the workloads on the new revision, of an earlier time.
 	Before []tenure.UnitID `json:"before,omitempty"`
+	// Terms are those that the plan says for the services, by the administrator's rules.
+	Terms map[tenure.UnitID]supervise.Terms `json:"terms,omitempty"`
 }
 
 // succession is the hand-over of the service of known, compiled.
@@ -94,11 +96,24 @@ func (m *Manager) endBeside(ctx context.Context, p handOverParams, name string, 
 	}
 	ended, err := m.halt(ctx, supervise.StopRequest{
 		Units: units, Reason: p.Change.Reason, From: from, To: to, Kill: p.Change.Kill, Limit: m.limits().MaxStopTimeout,
+		Terms: p.termsBeside(units),
 	})
 	for _, killed := range ended.Killed {
 		change.ReporterFrom(ctx).Logf("%s did not end in its time and was killed", killed)
 	}
 	return err
+}
+
+// termsBeside are those of the services that units are beside: what a rule says of a service
+// holds for all its generations.
+func (p *handOverParams) termsBeside(units []tenure.UnitID) map[tenure.UnitID]supervise.Terms {
+	terms := map[tenure.UnitID]supervise.Terms{}
+	for _, unit := range units {
+		if of, said := p.Terms[unit.Service()]; said {
+			terms[unit] = of
+		}
+	}
+	return terms
 }
 
 // beside are the units of a name beside the services that hand over.

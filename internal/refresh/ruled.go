@@ -142,11 +142,14 @@ func node() rules.Node {
 	return n
 }
 
-// termsOf are the terms on which the units of a plan are stopped where rules give any. There
-// are terms for every unit of it: what the plan says is what is done.
-func termsOf(plan policy.Plan) map[tenure.UnitID]supervise.Terms {
-	terms := map[tenure.UnitID]supervise.Terms{}
-	ruled := false
+// termsOf are the terms on which the units of a plan are stopped, where there are rules. There
+// are terms for every unit of it: what the plan says is what is done, and nobody asks the
+// rules again in the gap.
+func (m *Manager) termsOf(plan policy.Plan) map[tenure.UnitID]supervise.Terms {
+	if set, _ := m.rules(); set == nil {
+		return nil
+	}
+	terms := make(map[tenure.UnitID]supervise.Terms, len(plan.Items))
 	for i := range plan.Items {
 		item := &plan.Items[i]
 		var t supervise.Terms
@@ -156,11 +159,7 @@ func termsOf(plan policy.Plan) map[tenure.UnitID]supervise.Terms {
 		if stop := item.Stop; stop != nil && stop.KillRule != "" {
 			t.Kill = supervise.Kill(stop.Kill)
 		}
-		ruled = ruled || t != supervise.Terms{}
 		terms[item.Unit] = t
-	}
-	if !ruled {
-		return nil
 	}
 	return terms
 }

@@ -15,13 +15,14 @@ import (
 const ruledGlance = 5 * time.Second
 
 // RulesChanged lets every change that waits before its switch be decided anew, by other
-// rules, and collects what is retained no longer.
+// rules, looks for updates that are held no longer, and collects what is retained no longer.
 func (m *Manager) RulesChanged(ctx context.Context) {
 	for _, c := range m.engine.List(change.Filter{Select: change.WaitingOnly}) {
 		if _, waits := deferral(c); waits {
 			_ = m.engine.Wake(ctx, c.ID) // It may have ended.
 		}
 	}
+	m.look()
 	m.Wake()
 }
 

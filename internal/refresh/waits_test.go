@@ -15,6 +15,7 @@ import (
 	"tenure/internal/journal"
 	"tenure/internal/mount"
 	"tenure/internal/revision"
+	"tenure/internal/rules/rulefile"
 	"tenure/internal/snapfile"
 	"tenure/internal/supervise"
 	"tenure/internal/supervise/supervisetest"
@@ -57,7 +58,11 @@ func newHouse(t *testing.T, program supervisetest.Program) *house {
 	}
 	root := t.TempDir()
 	h := &house{twin: supervisetest.NewTwin(), killed: make(chan struct{})}
-	h.Manager = New(Config{Paths: Paths{Root: root}, Journal: db, Supervisor: h.twin, Mounts: mount.New(mount.Config{Root: root})})
+	paths := Paths{Root: root}
+	h.Manager = New(Config{
+		Paths: paths, Journal: db, Supervisor: h.twin, Mounts: mount.New(mount.Config{Root: root}),
+		Rules: rulefile.New(rulefile.Config{Path: paths.Policy(), Kept: filepath.Join(root, "kept.yaml")}),
+	})
 	registry := change.NewRegistry()
 	h.Register(registry)
 	h.Use(change.New(change.Config{Store: db.Changes(), Registry: registry}))

@@ -117,7 +117,7 @@ func vocabulary() map[string]map[string]field {
 			"base_change":  fieldOf(yes, func(u *updateView) any { return u.toward(u.BaseChange) }),
 			"released":     fieldOf(moment, func(u *updateView) any { return known(u.Released) }),
 			"age":          fieldOf(span, func(u *updateView) any { return age(u.now, u.Released) }),
-			"urgency":      fieldOf(text, func(u *updateView) any { return known(u.Urgency) }),
+			"urgency":      fieldOf(text, func(u *updateView) any { return known(u.Urgency) }, "low", "normal", "high", "critical"),
 		},
 		typeChange: {
 			"reason":    fieldOf(text, func(c *Change) any { return string(c.Reason) }, reasons()...),
