@@ -44,8 +44,8 @@ func giveBack(ctx context.Context, engine *change.Engine) {
 
 const (
 	// sparedAt is how much the heap grows in a gap, in percent of what is in use,
-	// before it is collected: far more than a gap needs.
-	sparedAt = 300
+	// before it is collected: a gap needs less than what it gives beyond the usual.
+	sparedAt = 100
 	// sparedFor is how long a gap is spared. One that is longer waits for a service
 	// that takes its time, and that a collection does not make wait longer.
 	sparedFor = time.Second

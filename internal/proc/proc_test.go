@@ -130,7 +130,7 @@ func TestMountNamespace(t *testing.T) {
 	child := born(t, create(t, h, "own"), "exec unshare --mount --propagation private sh -c 'mount -t tmpfs -o nr_inodes=7 none /mnt; kill -STOP $$'")
 	var status unix.Siginfo
 	pid := child.Process().PID
-	if err := unix.Waitid(unix.P_PID, pid, &status, unix.WSTOPPED|unix.WNOWAIT, nil); err != nil {
+	if err := unix.Waitid(unix.P_PID, pid, &status, unix.WSTOPPED|unix.WEXITED|unix.WNOWAIT, nil); err != nil {
 		t.Fatal(err)
 	}
 	namespace, err := child.MountNamespace()
