@@ -277,6 +277,26 @@ func (c *Client) SetConf(ctx context.Context, snap string, patch map[string]any)
 	return envelope.Change, nil
 }
 
+// Allowances are what snaps may start of others.
+func (c *Client) Allowances(ctx context.Context) ([]Allowance, error) {
+	return get[[]Allowance](ctx, c, "/v2/allowances", nil)
+}
+
+// Allow lets a snap start instances of a template of another; with allowed unset it
+// may not any more.
+func (c *Client) Allow(ctx context.Context, a Allowance, allowed bool) error {
+	action := "disallow"
+	if allowed {
+		action = "allow"
+	}
+	body := struct {
+		Action string `json:"action"`
+		Allowance
+	}{action, a}
+	_, err := c.sendJSON(ctx, http.MethodPost, "/v2/allowances", body, nil)
+	return err
+}
+
 // Do asks for an action and gives the id of the change that carries it out.
 func (c *Client) Do(ctx context.Context, action Action) (string, error) {
 	envelope, err := c.send(ctx, action, nil)

@@ -83,7 +83,8 @@ type Service struct {
 	PID         int       `json:"pid,omitempty"`
 	Since       time.Time `json:"since,omitzero"`
 	Text        string    `json:"text,omitempty"`
-	// Notes are further facts in words: "socket-activated", "timer-activated".
+	// Notes are further facts in words: "socket-activated", "timer-activated", "template",
+	// "by-virt" for an instance that another snap has started.
 	Notes []string `json:"notes,omitempty"`
 }
 
@@ -263,6 +264,12 @@ func (a Action) form() map[string]string {
 		fields["snap-path"] = strings.TrimSpace(a.Files[0])
 	}
 	return fields
+}
+
+// Allowance is that a snap may start instances of a template of another ("qemu.vm").
+type Allowance struct {
+	Manager string `json:"manager"`
+	App     string `json:"app"`
 }
 
 // Run asks for the calling process to become an app.

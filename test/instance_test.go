@@ -169,7 +169,7 @@ func TestInstancesThatCannotBe(t *testing.T) {
 			t.Errorf("tenure %.80v: %+v, want an error with %q", test.args, result, test.why)
 		}
 	}
-	s.refused("snapctl start other.vm@x", "unknown service")
+	s.refused("snapctl start other.vm@x", "may not start other.vm@x")
 	i.Tenure("stop", "named.vm")
 	if _, runs := i.Units()["named.vm@web1"]; runs {
 		t.Error("vm@web1 runs after its template was stopped")

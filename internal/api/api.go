@@ -141,6 +141,8 @@ func (s *server) handler() http.Handler {
 	admin("POST /v2/policy/check", s.checkPolicy)
 	admin("GET /v2/policy/explain", s.explainPolicy)
 	admin("GET /v2/timeline", s.timeline)
+	admin("GET /v2/allowances", s.allowances)
+	admin("POST /v2/allowances", s.changeAllowance)
 	admin("POST /v2/run", s.run)
 	mux.Handle("GET /v2/logs", s.stream(s.logs))
 	mux.Handle("/", s.elsewhere(mux))

@@ -171,6 +171,9 @@ func serviceOf(found *refresh.ServiceInfo) client.Service {
 	if !found.Status.Revision.IsZero() {
 		service.Revision = found.Status.Revision.String()
 	}
+	if found.By != "" {
+		service.Notes = append(service.Notes, "by-"+string(found.By))
+	}
 	if found.App.Lifecycle.Instances && found.Unit.At == "" {
 		service.Notes = append(service.Notes, "template")
 	}

@@ -13,7 +13,7 @@ import (
 )
 
 func (a *app) serviceCommands() []*cobra.Command {
-	commands := []*cobra.Command{a.services(), a.start(), a.stop(), a.restart(), a.logs()}
+	commands := []*cobra.Command{a.services(), a.start(), a.stop(), a.restart(), a.logs(), a.allow(), a.disallow()}
 	for _, c := range commands {
 		c.GroupID = "services"
 	}

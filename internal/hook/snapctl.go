@@ -78,7 +78,7 @@ type Service struct {
 type Control struct {
 	// Action is start, stop or restart.
 	Action string
-	// Names are services, SNAP.APP, or the snap.
+	// Names are services, SNAP.APP, or the snap; of other snaps, instances of templates.
 	Names []string
 	// Args follow the command of an instance of a template that is started.
 	Args []string
@@ -349,11 +349,6 @@ func control(ctx context.Context, host Host, caller Caller, action string, args 
 	}
 	if len(c.Names) == 0 {
 		return 0, usage("snapctl " + action + " [--no-wait] SERVICE...")
-	}
-	for _, name := range c.Names {
-		if snap, _, _ := strings.Cut(name, "."); snap != string(caller.Unit.Snap) {
-			return 0, fmt.Errorf("unknown service: %q", name)
-		}
 	}
 	return host.Control(ctx, caller, c)
 }

@@ -65,7 +65,8 @@ type subject struct {
 	// workload is the declaration of a workload; nil for leftovers and where it is
 	// not known.
 	workload *Workload
-	// user is that the unit belongs to another snap and uses the one that changes.
+	// user is that the unit belongs to another snap, and uses the one that changes or was
+	// started by it.
 	user bool
 }
 
@@ -105,7 +106,7 @@ func claim(procs []Process, claimed map[tenure.Process]bool) []Process {
 
 // concerns reports whether u is of the snap that changes, or uses it.
 func (d *decider) concerns(u Unit) bool {
-	return d.owns(u) || d.uses(u)
+	return d.owns(u) || d.uses(u) || len(u.Processes) > 0 && u.By == d.Change.Snap
 }
 
 func (d *decider) owns(u Unit) bool {

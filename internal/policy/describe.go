@@ -33,6 +33,9 @@ func (d *decider) describe(s subject, item *Item) {
 		item.Deferral = limit.time
 		item.Notes = append(item.Notes, limit.notes()...)
 	}
+	if s.By != "" {
+		item.Notes = append(item.Notes, fmt.Sprintf("%s has started it", s.By))
+	}
 	d.describeObservation(s, item)
 	d.describeSurvivor(s, item)
 	if s.decl == nil && s.ID.Kind != tenure.HookRun {
@@ -125,7 +128,7 @@ func (d *decider) stale(s subject) bool {
 	if d.switches() {
 		current = d.Change.To
 	}
-	if d.Change.Reason == tenure.ReasonRemove {
+	if d.Change.Reason == tenure.ReasonRemove && (!s.user || s.By != d.Change.Snap) {
 		return true
 	}
 	if !s.user {

@@ -79,6 +79,9 @@ type Unit struct {
 	Revision tenure.Revision `json:"revision"`
 	// Uses are the revisions of other snaps that it has mounted, as its base.
 	Uses []tenure.Ref `json:"uses,omitempty"`
+	// By is the snap that has started an instance of another's template, or that out of
+	// which the unit came, if that is another one and is there.
+	By tenure.Instance `json:"by,omitempty"`
 	// Active is that the unit runs, or, without processes, that it will without
 	// anyone asking: a socket, a timer or a back-off is armed.
 	Active bool `json:"active,omitempty"`

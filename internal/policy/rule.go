@@ -17,13 +17,19 @@ type ruled struct {
 // rule gives the verdict on s before anything is adjusted: by name, by a rule of
 // the administrator, by the package, by default.
 func (d *decider) rule(s subject) ruled {
-	if s.user {
+	switch {
+	case s.user && s.By == d.Change.Snap:
+		return d.clientRule(s)
+	case s.user:
 		return d.userRule(s)
 	}
 	if d.named(s) {
 		return d.namedRule(s)
 	}
 	if r, ok := d.rulingRule(s); ok {
+		return r
+	}
+	if r, ok := d.servedRule(s); ok {
 		return r
 	}
 	if r, ok := d.packageRule(s); ok {

@@ -541,6 +541,12 @@ func parseUnit(fields []string) (policy.Unit, error) {
 				return unit, err
 			}
 			unit.Uses = append(unit.Uses, ref)
+		case strings.HasPrefix(field, "by="):
+			by, err := tenure.ParseInstance(strings.TrimPrefix(field, "by="))
+			if err != nil {
+				return unit, err
+			}
+			unit.By = by
 		case strings.HasPrefix(field, "age="):
 			age, err := parseDuration(strings.TrimPrefix(field, "age="))
 			if err != nil {

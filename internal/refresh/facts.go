@@ -42,14 +42,20 @@ func (m *Manager) gather(ctx context.Context, change policy.Change, more ...inst
 	if err != nil {
 		return policy.Facts{}, revisions{}, fmt.Errorf("gather facts: %w", err)
 	}
+	startedBy, err := m.startedBy()
+	if err != nil {
+		return policy.Facts{}, revisions{}, err
+	}
 	for _, status := range statuses {
-		if status.Unit.Snap != change.Snap && status.Spec != nil && status.Spec.Base.Snap != change.Snap {
+		by := startedBy[status.Unit.Service()]
+		if status.Unit.Snap != change.Snap && status.Spec != nil && status.Spec.Base.Snap != change.Snap && (by == "" || by != change.Snap) {
 			continue
 		}
 		unit, err := m.unitFacts(ctx, status)
 		if err != nil {
 			return policy.Facts{}, revisions{}, err
 		}
+		unit.By = by
 		if unit.Active || len(unit.Processes) > 0 {
 			facts.Units = append(facts.Units, unit)
 		}

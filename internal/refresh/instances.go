@@ -21,6 +21,8 @@ type instance struct {
 	Args []string `json:"args,omitempty"`
 	// Enabled is that it starts with the machine.
 	Enabled bool `json:"enabled,omitempty"`
+	// By is the snap that has started it, if that is another one.
+	By tenure.Instance `json:"by,omitempty"`
 }
 
 // The bounds of what is kept of the arguments of an instance.
@@ -177,20 +179,11 @@ func (a *asked) change(req Request, known map[tenure.UnitID]supervise.Status) er
 	a.keep = keepInstancesParams{Before: map[tenure.UnitID]*instance{}, After: map[tenure.UnitID]*instance{}}
 	for _, unit := range a.units {
 		before, kept := a.kept[unit]
-		after := before
-		if req.Args != nil && known[unit].State.Alive() && !slices.Equal(req.Args, before.Args) {
-			return &Error{
-				Kind: KindBad, Op: string(req.Action), Object: unit.String(), Hint: "stop it first",
-				Err: errors.New("it runs with other arguments"),
-			}
+		after, err := a.after(req, unit, known[unit].State.Alive())
+		if err != nil {
+			return &Error{Kind: KindBad, Op: string(req.Action), Object: unit.String(), Err: err}
 		}
-		if req.Args != nil {
-			after.Args = req.Args
-		}
-		if req.Permanent {
-			after.Enabled = req.Action == ActionStart
-		}
-		if kept && after.Enabled == before.Enabled && slices.Equal(after.Args, before.Args) || !kept && req.Action != ActionStart {
+		if kept && after.equal(before) || !kept && req.Action != ActionStart {
 			continue
 		}
 		a.keep.Before[unit], a.keep.After[unit] = nil, &after
@@ -200,6 +193,31 @@ func (a *asked) change(req Request, known map[tenure.UnitID]supervise.Status) er
 		a.kept[unit] = after
 	}
 	return nil
+}
+
+// after is what a request makes of an instance.
+func (a *asked) after(req Request, unit tenure.UnitID, alive bool) (instance, error) {
+	after, kept := a.kept[unit]
+	if req.By != "" && req.By != unit.Snap {
+		if kept && after.By != req.By {
+			return after, fmt.Errorf("it was not started by %s", req.By)
+		}
+		after.By = req.By
+	}
+	if req.Args != nil {
+		if alive && !slices.Equal(req.Args, after.Args) {
+			return after, errors.New("it runs with other arguments; stop it first")
+		}
+		after.Args = req.Args
+	}
+	if req.Permanent {
+		after.Enabled = req.Action == ActionStart
+	}
+	return after, nil
+}
+
+func (i instance) equal(other instance) bool {
+	return i.Enabled == other.Enabled && i.By == other.By && slices.Equal(i.Args, other.Args)
 }
 
 // instancesOf is what is kept of the instances of a snap.
@@ -286,7 +304,11 @@ func (m *Manager) startInstances(j *job, sw *switching) ([]supervise.Spec, error
 	var specs []supervise.Spec
 	for _, unit := range units {
 		stops := slices.ContainsFunc(sw.Stop, func(w stopping) bool { return w.Unit == unit })
-		if _, err := declared(r.Info, unit); err != nil || !stops && (!enables || !kept[unit].Enabled) {
+		managed, err := m.managed(unit, kept[unit])
+		if err != nil {
+			return nil, err
+		}
+		if _, err := declared(r.Info, unit); err != nil || !stops && (!enables || !managed || !kept[unit].Enabled) {
 			continue
 		}
 		spec, err := m.spec(r, unit, kept)
@@ -308,6 +330,9 @@ func (m *Manager) missingInstances(r *installed, known map[tenure.UnitID]supervi
 	for _, unit := range units {
 		_, exists := known[unit]
 		if _, err := declared(r.Info, unit); exists || err != nil || !kept[unit].Enabled {
+			continue
+		}
+		if managed, err := m.managed(unit, kept[unit]); err != nil || !managed {
 			continue
 		}
 		spec, err := m.spec(r, unit, kept)
@@ -339,13 +364,15 @@ func (m *Manager) serviceInstances(state *snapState, statuses map[tenure.UnitID]
 		}
 		services = append(services, ServiceInfo{
 			Unit: unit, App: app, Status: statuses[unit], Active: statuses[unit].State.Alive(), Enabled: state.Line.Active && kept[unit].Enabled,
+			By: kept[unit].By,
 		})
 	}
 	return services, nil
 }
 
 // forgetInstances drops what is kept of instances that are not enabled, and of which the
-// supervisor knows nothing any more.
+// supervisor knows nothing any more, and of those that another snap had started which
+// is gone.
 func (m *Manager) forgetInstances(ctx context.Context, snap tenure.Instance) error {
 	units, kept, err := m.instances.of(snap)
 	if err != nil || len(units) == 0 {
@@ -357,7 +384,14 @@ func (m *Manager) forgetInstances(ctx context.Context, snap tenure.Instance) err
 	}
 	var failures []error
 	for _, unit := range units {
-		if _, exists := known[unit]; !exists && !kept[unit].Enabled {
+		manager := &snapState{}
+		if by := kept[unit].By; by != "" {
+			if manager, err = m.snaps.Get(by); err != nil {
+				return err
+			}
+		}
+		gone := manager == nil && !known[unit].State.Alive()
+		if _, exists := known[unit]; gone || !exists && !kept[unit].Enabled {
 			failures = append(failures, m.instances.put(unit, nil))
 		}
 	}

@@ -67,6 +67,8 @@ type Manager struct {
 	claims claims
 	// instances are those of service templates.
 	instances instances
+	// allowances are what snaps may start of others.
+	allowances allowances
 	// copies are the data copies of changes that run, between their passes.
 	copies running
 	// collect wakes the collector.
@@ -91,19 +93,20 @@ func New(cfg Config) *Manager {
 		cfg.Wait = clock.Wait
 	}
 	return &Manager{
-		cfg:       cfg,
-		snaps:     newStates(cfg.Journal),
-		settings:  journal.NewCollection[json.RawMessage](cfg.Journal, journal.Settings),
-		waits:     journal.NewCollection[wait](cfg.Journal, "waits"),
-		confs:     newConfs(cfg.Journal),
-		instances: instances{journal.NewCollection[instance](cfg.Journal, "instances")},
-		launch:    launcher{snapctl: cfg.Snapctl, paths: cfg.Paths, usernames: filepath.Join(cfg.Paths.Run(), "etc")},
-		collect:   make(chan struct{}, 1),
-		sources:   newSources(cfg.Journal, cfg.Sources),
-		holds:     newHolds(cfg.Journal),
-		failures:  newFailures(cfg.Journal),
-		autos:     journal.NewCollection[autoState](cfg.Journal, "auto-refresh"),
-		looks:     make(signal, 1),
+		cfg:        cfg,
+		snaps:      newStates(cfg.Journal),
+		settings:   journal.NewCollection[json.RawMessage](cfg.Journal, journal.Settings),
+		waits:      journal.NewCollection[wait](cfg.Journal, "waits"),
+		confs:      newConfs(cfg.Journal),
+		instances:  instances{journal.NewCollection[instance](cfg.Journal, "instances")},
+		allowances: allowances{journal.NewCollection[Allowance](cfg.Journal, "allowances")},
+		launch:     launcher{snapctl: cfg.Snapctl, paths: cfg.Paths, usernames: filepath.Join(cfg.Paths.Run(), "etc")},
+		collect:    make(chan struct{}, 1),
+		sources:    newSources(cfg.Journal, cfg.Sources),
+		holds:      newHolds(cfg.Journal),
+		failures:   newFailures(cfg.Journal),
+		autos:      journal.NewCollection[autoState](cfg.Journal, "auto-refresh"),
+		looks:      make(signal, 1),
 	}
 }
 

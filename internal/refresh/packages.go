@@ -77,11 +77,11 @@ func (p Packages) SetConf(c hook.Caller, patch hook.Patch) error {
 	})
 }
 
-// Services are the caller's own.
+// Services are the caller's own, and such as it has started of other snaps.
 func (p Packages) Services(ctx context.Context, c hook.Caller, named []string) ([]hook.Service, error) {
 	for _, name := range named {
-		if snap, _, _ := strings.Cut(name, "."); snap != string(c.Unit.Snap) {
-			return nil, fmt.Errorf("unknown service: %q", name)
+		if err := p.m.mayControl(c.Unit.Snap, "", name); err != nil {
+			return nil, err
 		}
 	}
 	if len(named) == 0 {
@@ -98,8 +98,8 @@ func (p Packages) Services(ctx context.Context, c hook.Caller, named []string) (
 	return list, nil
 }
 
-// Control starts, stops or restarts the caller's own services: for a hook, whose
-// change works on the snap, when it has ended well.
+// Control starts, stops or restarts the caller's own services, or instances of other
+// snaps as it may: for a hook, whose change works on the snap, when it has ended well.
 func (p Packages) Control(ctx context.Context, c hook.Caller, control hook.Control) (change.ID, error) {
 	if c.Unit.Kind == tenure.HookRun {
 		if slices.ContainsFunc(control.Names, func(name string) bool { return strings.Contains(name, "@") }) {
@@ -110,8 +110,17 @@ func (p Packages) Control(ctx context.Context, c hook.Caller, control hook.Contr
 			return nil
 		})
 	}
-	id, err := p.m.Do(ctx, Request{
-		Action: Action(control.Action), Names: control.Names, Args: control.Args, Permanent: control.Permanent, Reload: control.Reload,
+	var by tenure.Instance
+	for _, name := range control.Names {
+		if err := p.m.mayControl(c.Unit.Snap, control.Action, name); err != nil {
+			return 0, err
+		}
+		if owner, _, _ := strings.Cut(name, "."); owner != string(c.Unit.Snap) {
+			by = c.Unit.Snap
+		}
+	}
+	id, err := p.m.controlFor(ctx, c, Request{
+		By: by, Action: Action(control.Action), Names: control.Names, Args: control.Args, Permanent: control.Permanent, Reload: control.Reload,
 	})
 	if err != nil || control.NoWait {
 		return id, err

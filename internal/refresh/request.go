@@ -85,6 +85,8 @@ type Request struct {
 	// Args follow the command of the instance of a template that is started; nil where
 	// they stay what they are.
 	Args []string
+	// By is the snap that asks for something of another.
+	By tenure.Instance
 	// Permanent makes start enable, and stop disable, the services (--enable, --disable).
 	Permanent bool
 	// Reload makes restart reload where the service can.
@@ -131,7 +133,9 @@ type ServiceInfo struct {
 	App     *snapfile.App
 	Enabled bool
 	Active  bool
-	Status  supervise.Status
+	// By is the snap that has started an instance, if that is another one.
+	By     tenure.Instance
+	Status supervise.Status
 }
 
 // UnitInfo is a unit with its processes.
