@@ -13,7 +13,7 @@ import (
 )
 
 func (a *app) seeCommands() []*cobra.Command {
-	commands := []*cobra.Command{a.planCommand(), a.ps(), a.why(), a.timeline()}
+	commands := []*cobra.Command{a.planCommand(), a.ps(), a.why(), a.timeline(), a.refreshTest()}
 	for _, c := range commands {
 		c.GroupID = "see"
 	}
