@@ -129,8 +129,7 @@ func TestAHolderWithoutClientsLosesPatience(t *testing.T) {
 }
 
 // TestNonsense sends what no client would; each time that connection ends and nothing else.
-func TestNonsense(t *testing.T) {
-	t.Parallel()
+func TestNonsense(t *testing.T) { //nolint:paralleltest // It counts the open files of this process.
 	cfg := served(t, filepath.Join(t.TempDir(), "holder.sock"))
 	c := newClient(t, cfg)
 	hello, err := frame{Op: opHello}.encode()
@@ -169,7 +168,7 @@ func TestNonsense(t *testing.T) {
 		}
 		n.conn.Close()
 		works(t, c)
-		if after := openFiles(t); len(after) > len(before)+8 { // Other tests run in this process.
+		if after := openFiles(t); len(after) > len(before)+2 { // The holder's end may be open yet.
 			t.Errorf("%s: %d files are open, %d before", name, len(after), len(before))
 		}
 	}
