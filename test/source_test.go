@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -227,4 +228,139 @@ func releaseFile(ts *testscript.TestScript, _ bool, args []string) {
 	after, err := time.ParseDuration(args[3])
 	ts.Check(err)
 	ts.Check(release(args[2], ts.MkAbs(args[0]), args[1], time.Now().Add(after), args[4:]...))
+}
+
+// gated packs a snap whose hook gate-auto-refresh holds its refreshes while there is a
+// file "hold", and says what is pending.
+func gated(t *testing.T, i *rig.Instance) string {
+	t.Helper()
+	return hooked(t, i, map[string]string{
+		"gate-auto-refresh": `snapctl refresh --pending | sed 's/: /=/' | tr '\n' ' ' >>"$SNAP_COMMON/pending"
+[ ! -e "$SNAP_COMMON/hold" ] || snapctl refresh --hold`,
+	})
+}
+
+// A snap is asked before it is refreshed by itself. It can hold that, also from an app,
+// and let it go on, and a refresh by hand does not ask.
+func TestASnapIsAskedBeforeItIsRefreshed(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	s := newShelf(t, i)
+	open, closed := windows(time.Now())
+	i.Tenure("install", "--dangerous", snap(t, "debian12", "1"))
+	i.Tenure("set", "system", "refresh.timer="+closed)
+	file := gated(t, i)
+	s.release(file, "hooked_7", long(time.Hour))
+	i.Tenure("install", "hooked")
+	write(t, filepath.Join(i.Common("hooked"), "hold"), "")
+
+	s.release(file, "hooked_8", long(time.Minute), "version: '8'")
+	i.Tenure("set", "system", "refresh.timer="+open)
+	asked := byItself(t, i, "gate-auto-refresh", "hooked")
+	if status := endOf(t, i, asked.ID); status != "Done" {
+		t.Fatalf("the change that asks is %s", status)
+	}
+	if u := update(t, i, "hooked"); u.Why != "the snap hooked holds it" || !u.Due.After(time.Now()) {
+		t.Errorf("held by its hook: %+v", u)
+	}
+	pending, err := os.ReadFile(filepath.Join(i.Common("hooked"), "pending"))
+	if want := "pending=ready channel=latest/stable version=8 revision=8 base=false restart=false "; err != nil || string(pending) != want {
+		t.Errorf("pending: %q, %v", pending, err)
+	}
+	snapctl := func(args ...string) string {
+		t.Helper()
+		return i.Tenure(append([]string{"run", "hooked.say", "snapctl", "refresh"}, args...)...)
+	}
+	if out := snapctl("--tracking"); out != "channel: latest/stable\n" {
+		t.Errorf("tracking: %q", out)
+	}
+	snapctl("--hold")
+	if u := update(t, i, "hooked"); u.Why != "the snap hooked holds it" || time.Until(u.Due) < 89*24*time.Hour {
+		t.Errorf("held by an app: %+v", u)
+	}
+	if out := i.Tenure("info", "hooked"); !strings.Contains(out, "the snap hooked holds it") {
+		t.Errorf("info:\n%s", out)
+	}
+	if err := os.Remove(filepath.Join(i.Common("hooked"), "hold")); err != nil {
+		t.Fatal(err)
+	}
+	snapctl("--proceed")
+	again := byItself(t, i, "gate-auto-refresh", "hooked", asked.ID)
+	change := byItself(t, i, "auto-refresh", "hooked")
+	if first, second := endOf(t, i, again.ID), endOf(t, i, change.ID); first != "Done" || second != "Done" {
+		t.Errorf("asked again: %s, refreshed: %s", first, second)
+	}
+	if now := current(t, i, "hooked"); now.Revision != "8" {
+		t.Errorf("now: %+v", now)
+	}
+	if r := i.Try("run", "hooked.say", "snapctl", "refresh", "--hold", "--proceed"); r.Status == 0 || !strings.Contains(r.Stderr, "cannot use --proceed and --hold together") {
+		t.Errorf("hold and proceed: %+v", r)
+	}
+}
+
+// An automatic refresh waits for an app that somebody runs, staged; the newest revision
+// takes the place of one that waits; a refresh by hand is refused, and names the
+// process.
+func TestAnAutomaticRefreshWaitsForPeople(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	s, trace := newShelf(t, i), listen(t, i)
+	file := func(version string) string {
+		return probeSnap(t, i, probeYAML(version, "\nedit:\n\tcommand: PROBE trap report:up run\n"))
+	}
+	s.release(file("7"), "probe_7", long(time.Hour))
+	open, closed := windows(time.Now())
+	i.Tenure("set", "system", "refresh.timer="+closed)
+	i.Tenure("install", "probe")
+	ended := make(chan rig.Result, 1)
+	go func() { ended <- i.Try("run", "probe.edit") }()
+	trace.expect("edit", "up")
+
+	s.release(file("8"), "probe_8", long(time.Minute))
+	i.Tenure("set", "system", "refresh.timer="+open)
+	first := byItself(t, i, "auto-refresh", "probe")
+	waitFor(t, i, first.ID, "Wait")
+	if u := update(t, i, "probe"); u.StagedBy != first.ID {
+		t.Errorf("staged: %+v", u)
+	}
+	if r := i.Try("refresh", "probe"); r.Status == 0 || !strings.Contains(r.Stderr, "probe.edit") {
+		t.Errorf("by hand: %+v", r)
+	}
+	if now, err := i.Client().Change(t.Context(), first.ID); err != nil || now.Status != "Wait" {
+		t.Errorf("the change that was refused by hand is %s, %v", now.Status, err)
+	}
+	s.release(file("9"), "probe_9", time.Now())
+	i.Tenure("set", "system", "refresh.retain=3")
+	second := byItself(t, i, "auto-refresh", "probe", first.ID)
+	if status := endOf(t, i, first.ID); status != "Undone" {
+		t.Errorf("the older change is %s", status)
+	}
+	waitFor(t, i, second.ID, "Wait")
+	for _, unit := range i.Units() {
+		if err := syscall.Kill(unit.Processes[0].PID, syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if status := endOf(t, i, second.ID); status != "Done" {
+		t.Errorf("the change is %s when the app has ended", status)
+	}
+	<-ended
+	if now := current(t, i, "probe"); now.Revision != "9" {
+		t.Errorf("now: %+v", now)
+	}
+}
+
+// waitFor waits until a change has a status.
+func waitFor(t *testing.T, i *rig.Instance, id, status string) {
+	t.Helper()
+	var seen client.Change
+	for seen.Status != status {
+		if seen.Ready {
+			t.Fatalf("change %s is %s: %s", id, seen.Status, seen.Err)
+		}
+		var err error
+		if seen, err = i.Client().Follow(t.Context(), id, seen.Revision); err != nil {
+			t.Fatal(err)
+		}
+	}
 }

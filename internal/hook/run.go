@@ -30,6 +30,7 @@ const (
 	CheckHealth      Name = "check-health"
 	Remove           Name = "remove"
 	Evacuate         Name = "evacuate"
+	GateAutoRefresh  Name = "gate-auto-refresh"
 )
 
 // Timeout is how long a hook may take where nobody says otherwise; the times are
@@ -40,7 +41,7 @@ func (n Name) Timeout() time.Duration {
 		return 5 * time.Minute
 	case CheckHealth:
 		return 30 * time.Second
-	case Install, PreRefresh, PostRefresh, Remove, Evacuate:
+	case Install, PreRefresh, PostRefresh, Remove, Evacuate, GateAutoRefresh:
 	}
 	return 10 * time.Minute
 }

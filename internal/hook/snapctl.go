@@ -155,7 +155,7 @@ func execute(ctx context.Context, host Host, caller Caller, args []string, w io.
 			return err
 		}
 	case "refresh":
-		return errors.New("there is no source of snaps: no refresh is pending, and none can be held or let go on")
+		return refresh(ctx, host, caller, args, w)
 	default:
 		return fmt.Errorf("there is no command %q here; there are: %s", command, commands)
 	}
@@ -173,7 +173,7 @@ func execute(ctx context.Context, host Host, caller Caller, args []string, w io.
 }
 
 // commands are all of them, for people.
-const commands = "get, set, unset, services, start, stop, restart, workload, set-health, is-ready, tasks, change, fail, progress, reason, version"
+const commands = "get, set, unset, services, start, stop, restart, workload, refresh, set-health, is-ready, tasks, change, fail, progress, reason, version"
 
 // flags takes flags and the rest, in any order, as people write them.
 func flags(set *flag.FlagSet, args []string) ([]string, error) {

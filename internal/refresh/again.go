@@ -39,8 +39,24 @@ func (s asideStep) move(ctx context.Context, ref tenure.Ref, move func(dir strin
 	return errors.Join(failures...)
 }
 
+// takesOver reports why a request by hand cannot do what an automatic change waits to do.
+func (m *Manager) takesOver(ctx context.Context, req Request, c *change.Change) error {
+	for _, j := range jobsOf(c) {
+		j.Auto, j.Options = false, inherit(req.Options, j.Before)
+		plan, err := m.decide(ctx, &j, nil)
+		if err == nil && plan.Refusal != nil {
+			err = refused(string(req.Action), plan)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // stagedAlready is the change that waits to do what a request from a source asks for;
-// zero if there is none. One that nobody has asked for is given up for the request.
+// zero if there is none. One that nobody has asked for is given up for the request, unless
+// that is refused.
 func (m *Manager) stagedAlready(ctx context.Context, req Request) (change.ID, error) {
 	staged := m.staged()
 	for _, file := range req.Files {
@@ -52,9 +68,12 @@ func (m *Manager) stagedAlready(ctx context.Context, req Request) (change.ID, er
 		if id == 0 || err != nil {
 			continue
 		}
-		plan, _ := deferral(c)
-		if !plan.Change.Auto {
+		waiting, _ := deferral(c)
+		if !waiting.Change.Auto {
 			return id, nil
+		}
+		if err := m.takesOver(ctx, req, &c); err != nil {
+			return 0, err
 		}
 		if err := m.engine.Abort(ctx, id); err != nil {
 			return 0, err

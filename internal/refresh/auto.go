@@ -231,6 +231,8 @@ func (a *automatic) begin(ctx context.Context, u Update) {
 	case ctx.Err() != nil:
 	case KindOf(err) == KindConflict, KindOf(err) == KindNoUpdate:
 		// Somebody was faster: the end of that change wakes a look.
+	case errors.Is(err, errGated):
+		log.InfoContext(ctx, "automatic refresh is held", slog.Any("reason", err))
 	case err != nil:
 		log.ErrorContext(ctx, "automatic refresh refused", slog.Any("error", err))
 		err := a.m.failures.note(u.Snap, revision.Failure{
@@ -247,6 +249,9 @@ func (a *automatic) begin(ctx context.Context, u Update) {
 // beginAuto asks those that may say no, fetches a release, and begins the change to it.
 func (m *Manager) beginAuto(ctx context.Context, u *Update) (change.ID, error) {
 	req := Request{Action: ActionRefresh, Auto: true}
+	if err := m.askGates(ctx, u); err != nil {
+		return 0, err
+	}
 	var made []string
 	defer func() {
 		for _, path := range made {

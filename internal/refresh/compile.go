@@ -20,6 +20,7 @@ const (
 	taskAside   = "set-aside-snap-data"
 	taskSwitch  = "switch-snap-channel"
 	taskHold    = "hold-snap"
+	taskGate    = "ask-gate-auto-refresh"
 	taskCopy    = "copy-snap-data"
 	taskDecide  = "decide"
 	taskStop    = "stop-snap-services"

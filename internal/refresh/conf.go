@@ -33,6 +33,8 @@ type hookRun struct {
 	// Committed is that Patch is part of the configuration, which was Before.
 	Committed bool          `json:"committed,omitempty"`
 	Before    hook.Document `json:"before,omitempty"`
+	// Gate is what a run of gate-auto-refresh has said of the refresh.
+	Gate gateWord `json:"gate,omitempty"`
 	// Failure is what the hook has said that it fails with, however it ends.
 	Failure string `json:"failure,omitempty"`
 }

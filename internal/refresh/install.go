@@ -145,7 +145,7 @@ func (m *Manager) again(ctx context.Context, c *candidate, state *snapState, rev
 		return err
 	}
 	for _, pin := range pins[rev] {
-		if pin.Kind == revision.PinUnit || pin.Kind == revision.PinProcess || pin.Kind == revision.PinChange {
+		if pin.Kind == revision.PinUnit || pin.Kind == revision.PinProcess {
 			return fmt.Errorf("revision %s is still in use by %s", rev, pin)
 		}
 	}

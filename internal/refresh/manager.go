@@ -124,6 +124,7 @@ func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskAside, asideStep{m})
 	change.Register(reg, taskSwitch, switchStep{m})
 	change.Register(reg, taskHold, holdStep{m})
+	change.Register(reg, taskGate, gateStep{m})
 	change.Register(reg, taskCopy, copyStep{m})
 	change.Register(reg, taskDecide, decideStep{m})
 	change.Register(reg, taskStop, stopStep{m})
