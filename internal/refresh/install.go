@@ -107,7 +107,7 @@ func (m *Manager) installJob(ctx context.Context, c *candidate, before *snapStat
 	present := state.Line.Has(rev)
 	if present {
 		if err := m.again(ctx, c, &state, rev); err != nil {
-			return bad(err)
+			return job{}, err
 		}
 	}
 	advance := revision.Install
@@ -137,8 +137,12 @@ func (m *Manager) installJob(ctx context.Context, c *candidate, before *snapStat
 // is still there: it may be another file of that number, or something may still run
 // from it, whose data would have to be replaced.
 func (m *Manager) again(ctx context.Context, c *candidate, state *snapState, rev tenure.Revision) error {
+	refuse := func(hint string, err error) error {
+		return &Error{Kind: KindRefused, Op: "refresh", Object: string(c.Name), Hint: hint, Err: err}
+	}
 	if there := state.Kept[rev].Digest; there != c.Digest {
-		return fmt.Errorf("its revision %s, of another file (SHA-256 %s), is still here: see tenure why %s@%s", rev, there, c.Name, rev)
+		return refuse("see tenure why "+tenure.Ref{Snap: c.Name, Revision: rev}.String(),
+			fmt.Errorf("its revision %s, of another file (SHA-256 %s), is still here", rev, there))
 	}
 	pins, err := m.pins(ctx, state)
 	if err != nil {
@@ -146,7 +150,11 @@ func (m *Manager) again(ctx context.Context, c *candidate, state *snapState, rev
 	}
 	for _, pin := range pins[rev] {
 		if pin.Kind == revision.PinUnit || pin.Kind == revision.PinProcess {
-			return fmt.Errorf("revision %s is still in use by %s", rev, pin)
+			hint := "it must end first; see tenure why " + tenure.Ref{Snap: c.Name, Revision: rev}.String()
+			if pin.Kind == revision.PinUnit {
+				hint = "end it first: tenure stop " + pin.By
+			}
+			return refuse(hint, fmt.Errorf("revision %s, whose data would be made anew, is still in use by %s", rev, pin))
 		}
 	}
 	return nil
