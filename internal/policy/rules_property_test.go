@@ -78,6 +78,9 @@ func said(all []simpleRule, aspect string, reason tenure.Reason, u policy.Unit) 
 		if aspect == "verdict" && !switches && !r.always || r.always && reason == tenure.ReasonStop {
 			continue
 		}
+		if aspect == "verdict" && (u.ID.Kind == tenure.HookRun || r.does[aspect] == "restart" && u.ID.Kind != tenure.Service) {
+			continue
+		}
 		if r.does[aspect] != "" && r.matches(u) {
 			return r.does[aspect], r.name
 		}

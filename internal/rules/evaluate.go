@@ -129,7 +129,7 @@ func (e *evaluation) give(r *rule, unit *Unit, m match, about func(key string) b
 	taken := map[string]string{}
 	for i := range r.effects {
 		effect := &r.effects[i]
-		if !m.yes || !about(effect.key) || !e.applies(r, effect.key) {
+		if !m.yes || !about(effect.key) || !e.applies(r, effect.key) || !suits(effect, unit) {
 			continue
 		}
 		if before := effect.given(&outcome); before != "" {
@@ -147,6 +147,23 @@ func (e *evaluation) give(r *rule, unit *Unit, m match, about func(key string) b
 	if e.note != nil && slices.ContainsFunc(r.effects, func(f effect) bool { return about(f.key) }) {
 		e.note(r, unit, m, gave, taken)
 	}
+}
+
+// suits reports whether an effect can be meant for a unit: only services are renewed, so
+// that a rule that restarts a manager does not end its machines, and a hook that runs is
+// waited for in any case.
+func suits(f *effect, unit *Unit) bool {
+	if f.key != doVerdict || unit == nil {
+		return true
+	}
+	switch unit.ID.Kind {
+	case tenure.Service:
+		return true
+	case tenure.Workload, tenure.AppRun:
+		return f.text != "restart" && f.text != "reload" && f.text != "handover"
+	case tenure.HookRun:
+	}
+	return false
 }
 
 // applies reports whether what a rule does is about the change at all.

@@ -47,9 +47,13 @@ func (s *Set) Explain(f *Facts) []Explanation {
 	}
 	e.note = func(r *rule, unit *Unit, m match, gave []string, taken map[string]string) {
 		said := RuleSaid{Rule: r.name, Matched: m.yes, Taken: taken, Gives: map[string]string{}}
-		for _, effect := range r.effects {
+		for i := range r.effects {
+			effect := &r.effects[i]
 			if slices.Contains(gave, effect.key) {
 				said.Gives[effect.key] = effect.text
+			}
+			if m.yes && !suits(effect, unit) {
+				said.Why = effect.text + " is not for a unit of this kind"
 			}
 			if m.yes && aboutUnits(effect.key) == (unit != nil) && !e.applies(r, effect.key) {
 				said.Elsewhere = append(said.Elsewhere, effect.key)

@@ -215,6 +215,32 @@ func TestWhatARuleIsAbout(t *testing.T) {
 	}
 }
 
+// TestWhoIsRenewed: a rule that restarts a snap restarts its services, and does nothing to
+// what came out of them; a hook is nobody's to judge.
+func TestWhoIsRenewed(t *testing.T) {
+	t.Parallel()
+	manager := service("virtd", process(10, time.Hour, "virtd"))
+	machine, run, hook := manager, manager, manager
+	machine.ID = manager.ID.Workload("vm", 20)
+	run.ID = tenure.UnitID{Snap: "s", Kind: tenure.AppRun, App: "virtd", Serial: 30}
+	hook.ID = tenure.UnitID{Snap: "s", Kind: tenure.HookRun, App: "configure", Serial: 40}
+	for verdict, want := range map[string][]tenure.UnitID{
+		"restart": {manager.ID}, "reload": {manager.ID}, "handover": {manager.ID},
+		"endure": {manager.ID, machine.ID, run.ID}, "stop": {manager.ID, machine.ID, run.ID}, "defer": {manager.ID, machine.ID, run.ID},
+	} {
+		result := parse(t, "- {name: r, when: true, do: {verdict: "+verdict+"}}").Evaluate(facts(tenure.ReasonRefresh, manager, machine, run, hook))
+		var got []tenure.UnitID
+		for _, unit := range []tenure.UnitID{manager.ID, machine.ID, run.ID, hook.ID} {
+			if result.Units[unit].Verdict != nil {
+				got = append(got, unit)
+			}
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s is given to (-want +got):\n%s", verdict, diff)
+		}
+	}
+}
+
 // drawn is a rule that is drawn, and a second implementation of what it means.
 type drawn struct {
 	text    string
