@@ -13,6 +13,7 @@ import (
 	"tenure/client"
 	"tenure/examples/clients/guest"
 	"tenure/examples/clients/snaps"
+	"tenure/internal/policy"
 	"tenure/test/rig"
 )
 
@@ -122,6 +123,11 @@ func TestAManagerAndItsRuntimeAreTwoPackages(t *testing.T) {
 
 	if result := i.Try("remove", "qemu"); result.Status == 0 || !strings.Contains(result.Stderr, "runs for virt") {
 		t.Errorf("removal of the runtime under a machine of another: %+v", result)
+	}
+	for _, both := range read[[]struct{ Plan policy.Plan }](h, "plan", "remove", "qemu", "virt") {
+		if both.Plan.Refusal != nil {
+			t.Errorf("removal of both in one command: %+v", both.Plan.Refusal)
+		}
 	}
 	i.Tenure("remove", "virt")
 	same(t, "machines without their manager", []string{"qemu.vm@mine"}, hosted(i))

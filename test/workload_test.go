@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -179,10 +180,11 @@ func TestAServiceNamesItsWorkloads(t *testing.T) {
 		t.Errorf("vm@web1 was not born as what it is: %v\n%s", err, self)
 	}
 	s.do("snapctl workload start job -- sh -c 'exit 3'")
-	for s.workloads()["job"].State == "running" {
-		continue
+	job := s.workloads()["job"]
+	for begun := time.Now(); job.Exit == nil && time.Since(begun) < rig.Patience; {
+		job = s.workloads()["job"]
 	}
-	if job := s.workloads()["job"]; job.State != "failed" || job.Exit == nil || job.Exit.Code != 3 {
+	if job.State != "failed" || job.Exit == nil || job.Exit.Code != 3 {
 		t.Errorf("job is %+v, want it to have failed with 3", job)
 	}
 	s.do("snapctl workload start job -- sleep infinity")

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"fmt"
+	"slices"
 
 	"tenure"
 )
@@ -23,12 +24,12 @@ func (d *decider) clientRule(s subject) ruled {
 }
 
 // servedRule is about an instance that another snap has started in the one which
-// goes: the administrator is asked.
+// goes: the administrator is asked, unless that goes too.
 func (d *decider) servedRule(s subject) (ruled, bool) {
-	if s.By == "" || s.ID.Kind != tenure.Service || !d.leaves() {
+	if s.By == "" || s.ID.Kind != tenure.Service || !d.leaves() || slices.Contains(d.Change.With, s.By) {
 		return ruled{}, false
 	}
 	name := fmt.Sprintf("default for instances that another snap has started on %s", d.Change.Reason)
-	remedy := fmt.Sprintf("stop it or %s %s first, or use --force to end it", d.Change.Reason, s.By)
+	remedy := fmt.Sprintf("stop it or %s %s first, or in the same command, or use --force to end it", d.Change.Reason, s.By)
 	return ruled{tenure.Refuse, Rule{Default, name, "it runs for " + string(s.By)}, remedy}, true
 }

@@ -70,6 +70,8 @@ type Change struct {
 	Leave bool `json:"leave,omitempty"`
 	// Kill allows SIGKILL where a stop protocol forbids it.
 	Kill bool `json:"kill,omitempty"`
+	// With are the snaps that the same command disables or removes.
+	With []tenure.Instance `json:"with,omitempty"`
 }
 
 // Unit is a unit with its processes.

@@ -241,6 +241,9 @@ func (s *script) question(reason tenure.Reason, d *datadriven.TestData) error {
 		}
 		c.Since = s.facts.Now.Add(-duration)
 	}
+	if with, ok := set["with"]; ok {
+		c.With = append(c.With, tenure.Instance(with))
+	}
 	return nil
 }
 

@@ -32,8 +32,10 @@ type job struct {
 	// Copy is that the data of the old revision is copied to the new one.
 	Copy bool `json:"copy,omitempty"`
 	// Only are the units that the administrator named, for stop and restart.
-	Only    []tenure.UnitID `json:"only,omitempty"`
-	Options Options         `json:"options"`
+	Only []tenure.UnitID `json:"only,omitempty"`
+	// With are the snaps that the same command disables or removes.
+	With    []tenure.Instance `json:"with,omitempty"`
+	Options Options           `json:"options"`
 }
 
 // snap is the instance that the job is about.
@@ -77,6 +79,7 @@ func (j *job) change() policy.Change {
 		From:          j.from(),
 		To:            j.to(),
 		Units:         j.Only,
+		With:          j.With,
 		Auto:          j.Auto,
 		IgnoreRunning: j.Options.IgnoreRunning,
 		Force:         j.Options.Force,
@@ -388,7 +391,7 @@ func (m *Manager) snapJob(ctx context.Context, req Request, snap tenure.Instance
 			return bad(bare(err))
 		}
 	case ActionDisable:
-		j.Reason = tenure.ReasonDisable
+		j.Reason, j.With = tenure.ReasonDisable, req.Snaps
 		if !line.Active {
 			return bad(fmt.Errorf("snap %q is already disabled", snap))
 		}
@@ -399,7 +402,7 @@ func (m *Manager) snapJob(ctx context.Context, req Request, snap tenure.Instance
 			return bad(err)
 		}
 	case ActionRemove:
-		j.Reason = tenure.ReasonRemove
+		j.Reason, j.With = tenure.ReasonRemove, req.Snaps
 		if line, err = m.removeLine(ctx, req, before); err != nil {
 			return job{}, err
 		}

@@ -48,7 +48,7 @@ func (m *Manager) gather(ctx context.Context, change policy.Change, more ...inst
 	}
 	for _, status := range statuses {
 		by := startedBy[status.Unit.Service()]
-		if status.Unit.Snap != change.Snap && status.Spec != nil && status.Spec.Base.Snap != change.Snap && (by == "" || by != change.Snap) {
+		if !concerns(&status, by, change.Snap) {
 			continue
 		}
 		unit, err := m.unitFacts(ctx, status)
@@ -84,6 +84,12 @@ func (m *Manager) gather(ctx context.Context, change policy.Change, more ...inst
 		return cmp.Or(cmp.Compare(a.Snap, b.Snap), a.Revision.Compare(b.Revision))
 	})
 	return facts, revisions{states, more}, nil
+}
+
+// concerns reports whether a unit, which a snap may have started in another, has to do
+// with snap: it is of it, runs on it, or was started by it.
+func concerns(status *supervise.Status, by, snap tenure.Instance) bool {
+	return status.Unit.Snap == snap || status.Spec == nil || status.Spec.Base.Snap == snap || by != "" && by == snap
 }
 
 func (m *Manager) unitFacts(ctx context.Context, status supervise.Status) (policy.Unit, error) {
