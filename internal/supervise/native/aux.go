@@ -117,11 +117,13 @@ func (u *unit) holdAux(handle *proc.Handle) {
 		if err != nil {
 			exit = proc.Exit{}
 		}
-		_ = u.tell(ctx, func(ctx context.Context) {
+		ended := func(ctx context.Context) {
 			if u.aux == handle {
 				u.auxEnded(ctx, exit, supervise.Event{Cause: supervise.CauseExit})
 			}
-		})
+		}
+		// What it said last, as which process is the main one now, is said before its end.
+		_ = u.tell(ctx, func(ctx context.Context) { u.afterNotified(ctx, ended) })
 	})
 }
 

@@ -356,10 +356,14 @@ func (u *unit) notified(ctx context.Context, heard datagram) {
 }
 
 // reloadedBy reports whether a process is the unit's reload command: it may say
-// which process is the main one now.
+// which process is the main one now. The command may have ended meanwhile, and nobody
+// else has its pid yet.
 func (u *unit) reloadedBy(pid int) bool {
 	if u.rec.Aux == "" || u.rec.AuxKind != auxReload || pid <= 0 {
 		return false
+	}
+	if pid == u.rec.AuxMain.PID {
+		return true
 	}
 	group, err := u.s.cfg.Hierarchy.GroupOf(pid)
 	return err == nil && group.Path() == u.rec.Aux
