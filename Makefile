@@ -42,10 +42,16 @@ test: examples ## Run all tests, as root, and check that nothing is left behind.
 crash: examples ## Kill the daemon at 200 moments of refreshes, and print where.
 	go test ./test -run '^TestCrash' -count=1 -timeout 15m -v
 
+.PHONY: soak-web
+soak-web: examples ## Refresh web servers 50 times each under full load, and count what fails.
+	@command -v wrk >/dev/null || apt-get install -y -qq --no-install-recommends wrk >/dev/null
+	go test ./test -tags soak -run '^TestSoak' -count=1 -timeout 15m -v
+
 .PHONY: lint
 lint: $(LINT) ## Check formatting, vet, lint and shell scripts.
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
 	go vet ./...
+	go vet -tags soak ./test
 	$(LINT) run ./...
 	shellcheck $$(git ls-files | xargs awk 'FNR == 1 && /^#!(\/bin\/(ba)?sh|\/usr\/bin\/env bash)/ {print FILENAME} {nextfile}')
 

@@ -2,47 +2,43 @@ package test
 
 import (
 	"context"
-	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 
+	webclient "tenure/examples/clients/web"
 	"tenure/test/rig"
 )
 
-// web asks a server on a unix socket.
-func web(socket string, keep bool) *http.Client {
-	return &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: !keep,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var dialer net.Dialer
-			return dialer.DialContext(ctx, "unix", socket)
-		},
-	}}
+// webVersion is what a server says of itself on a connection that is opened now, or on
+// the one that the client keeps.
+func webVersion(ctx context.Context, client *webclient.Client) (string, error) {
+	text, err := client.Get(ctx, "/version")
+	return strings.TrimSpace(text), err
 }
 
-func webVersion(ctx context.Context, client *http.Client) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://nginx/version", http.NoBody)
-	if err != nil {
-		return "", err
+// awaitVersion asks until a server says that it is v: in the moment in which it is told
+// to finish, the generation before may still accept.
+func awaitVersion(t *testing.T, socket, v string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), rig.Patience)
+	defer cancel()
+	for {
+		got, err := webVersion(ctx, &webclient.Client{Socket: socket})
+		switch {
+		case err != nil:
+			t.Fatal(err)
+		case got == v:
+			return
+		case ctx.Err() != nil:
+			t.Fatalf("the server says %q, and not %q", got, v)
+		}
 	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return "", err
-	}
-	defer resp.Body.Close() //nolint:errcheck // Only read.
-	body, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("status %s", resp.Status)
-	}
-	return strings.TrimSpace(string(body)), err
 }
 
-// webLoad asks all the time, each client on new connections, until it is stopped.
+// webLoad asks all the time, every other client on a connection that it keeps, until it
+// is stopped. Nothing is tried again.
 type webLoad struct {
 	stop     context.CancelFunc
 	wg       sync.WaitGroup
@@ -58,10 +54,10 @@ func startWebLoad(t *testing.T, socket string, clients int) *webLoad {
 	l := &webLoad{stop: cancel, versions: map[string]int{}}
 	for n := range clients {
 		l.wg.Go(func() {
-			client := web(socket, n%2 == 0)
-			defer client.CloseIdleConnections()
+			client := webclient.Client{Socket: socket, Keep: n%2 == 0}
+			defer client.Close()
 			for ctx.Err() == nil {
-				v, err := webVersion(context.WithoutCancel(ctx), client)
+				v, err := webVersion(context.WithoutCancel(ctx), &client)
 				l.note(v, err)
 			}
 		})
@@ -97,9 +93,7 @@ func TestNginxReloads(t *testing.T) {
 	l := startWebLoad(t, socket, 4)
 	for _, v := range []string{"2", "1", "3"} {
 		i.Tenure("refresh", "--dangerous", snap(t, "nginx", v))
-		if got, err := webVersion(t.Context(), web(socket, false)); err != nil || got != v {
-			t.Fatalf("after the refresh to %s the server says %q, %v", v, got, err)
-		}
+		awaitVersion(t, socket, v)
 	}
 	unit := i.Units()["nginx.nginx"]
 	if after := i.Main("nginx.nginx"); after == before || unit.Revision != "x4" || unit.Stale {
@@ -110,7 +104,7 @@ func TestNginxReloads(t *testing.T) {
 	if result.Status == 0 || !strings.Contains(result.Stderr, "nginx.nginx") {
 		t.Errorf("a refresh to a server that cannot start: %+v", result)
 	}
-	if got, err := webVersion(t.Context(), web(socket, false)); err != nil || got != "3" {
+	if got, err := webVersion(t.Context(), &webclient.Client{Socket: socket}); err != nil || got != "3" {
 		t.Errorf("after the failed refresh the server says %q, %v", got, err)
 	}
 	if unit := i.Units()["nginx.nginx"]; unit.Revision != "x4" {
@@ -122,8 +116,6 @@ func TestNginxReloads(t *testing.T) {
 	}
 	t.Logf("%d requests, by version %v", l.asked.Load(), l.versions)
 	i.Tenure("revert", "nginx")
-	if got, err := webVersion(t.Context(), web(socket, false)); err != nil || got != "1" {
-		t.Errorf("after the revert the server says %q, %v", got, err)
-	}
+	awaitVersion(t, socket, "1")
 	i.Tenure("remove", "nginx")
 }

@@ -55,9 +55,36 @@ func (c *Client) Ask(ctx context.Context, path string) (Answer, error) {
 	return rest()
 }
 
+// Get asks for a path, and gives whatever is answered with status 200.
+func (c *Client) Get(ctx context.Context, path string) (string, error) {
+	rest, err := c.begin(ctx, path)
+	if err != nil {
+		return "", err
+	}
+	return rest()
+}
+
 // Begin asks for a path, and returns when the service has begun to answer. What it
 // gives reads the rest.
 func (c *Client) Begin(ctx context.Context, path string) (rest func() (Answer, error), err error) {
+	body, err := c.begin(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	return func() (Answer, error) {
+		text, err := body()
+		if err != nil {
+			return Answer{}, err
+		}
+		var answer Answer
+		if _, err := fmt.Sscanf(text, "%s %s %d\n", &answer.Revision, &answer.Version, &answer.PID); err != nil {
+			return Answer{}, fmt.Errorf("ask web: %q: %w", text, err)
+		}
+		return answer, nil
+	}, nil
+}
+
+func (c *Client) begin(ctx context.Context, path string) (rest func() (string, error), err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("ask web: %w", err)
@@ -74,20 +101,19 @@ func (c *Client) Begin(ctx context.Context, path string) (rest func() (Answer, e
 	if err != nil {
 		return nil, err
 	}
-	return func() (Answer, error) {
+	return func() (string, error) {
 		defer resp.Body.Close() //nolint:errcheck // Read to its end.
 		body, err := io.ReadAll(resp.Body)
 		if resp.Close || !c.Keep || err != nil {
 			c.Close()
 		}
+		if err == nil && resp.StatusCode != http.StatusOK {
+			err = fmt.Errorf("%s, %q", resp.Status, body) //nolint:err113 // For people.
+		}
 		if err != nil {
-			return Answer{}, fmt.Errorf("ask web: %w", err)
+			return "", fmt.Errorf("ask web: %w", err)
 		}
-		var answer Answer
-		if _, err := fmt.Sscanf(string(body), "%s %s %d\n", &answer.Revision, &answer.Version, &answer.PID); err != nil {
-			return Answer{}, fmt.Errorf("ask web: %s, %q: %w", resp.Status, body, err)
-		}
-		return answer, nil
+		return string(body), nil
 	}, nil
 }
 
