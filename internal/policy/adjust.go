@@ -78,6 +78,8 @@ func (d *decider) adjustToKind(s subject, item *Item) {
 	case service:
 	case item.Verdict == tenure.Restart:
 		item.replace(tenure.Stop, "only a service can be started again")
+	case item.Verdict == tenure.Reload && d.ReloadsServices:
+		item.replace(tenure.Endure, "this version of Tenure can reload services alone")
 	case item.Verdict == tenure.HandOver, item.Verdict == tenure.Reload && s.ID.Kind != tenure.Workload:
 		item.replace(tenure.Endure, "only a service can do that")
 	}

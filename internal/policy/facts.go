@@ -38,6 +38,8 @@ type Facts struct {
 	// Supported are the verdicts that the engine can carry out; empty means all.
 	// Refuse is always supported.
 	Supported []tenure.Verdict `json:"supported,omitempty"`
+	// ReloadsServices is that of all units the engine can reload services alone.
+	ReloadsServices bool `json:"reloads_services,omitempty"`
 }
 
 // Change is what is to happen to a snap.

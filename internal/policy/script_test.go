@@ -286,10 +286,14 @@ func changeWord(c *policy.Change, word string) error {
 }
 
 func (s *script) engine(d *datadriven.TestData) error {
-	s.facts.Supported = nil
+	s.facts.Supported, s.facts.ReloadsServices = nil, false
 	plain, _ := words(d)
 	for _, word := range plain {
-		if word == "all" {
+		switch word {
+		case "all":
+			return nil
+		case "reload-services":
+			s.facts.ReloadsServices = true
 			return nil
 		}
 		var verdict tenure.Verdict

@@ -33,7 +33,7 @@ func (m *Manager) facts(ctx context.Context, change policy.Change, more ...insta
 
 // gather is facts without the rules, and the revisions that they are about.
 func (m *Manager) gather(ctx context.Context, change policy.Change, more ...installed) (policy.Facts, revisions, error) {
-	facts := policy.Facts{Now: m.cfg.Now(), Change: change, Supported: supported(), Limits: m.limits()}
+	facts := policy.Facts{Now: m.cfg.Now(), Change: change, Supported: supported(), ReloadsServices: true, Limits: m.limits()}
 	statuses, err := m.cfg.Supervisor.Units(ctx)
 	if err != nil {
 		return policy.Facts{}, revisions{}, fmt.Errorf("gather facts: %w", err)
