@@ -250,6 +250,16 @@ func TestAPIRefusesBadRequests(t *testing.T) {
 		{"two snaps and a revision", "POST", "/v2/snaps", asJSON, `{"action":"remove","snaps":["hello","b"],"revision":"x1"}`, 400, "", "a single snap name is needed"},
 		{"wrong option", "PUT", "/v2/snaps/system/conf", asJSON, `{"refresh.retain":21}`, 400, "bad-request", "between 2 and 20"},
 		{"wrong kind of option", "PUT", "/v2/snaps/system/conf", asJSON, `{"refresh.retain":{"a":1}}`, 400, "bad-request", "between 2 and 20"},
+		{"hold without a time", "POST", "/v2/snaps/hello", asJSON, `{"action":"hold","hold-level":"general"}`, 400, "", "time should be"},
+		{"hold on another level", "POST", "/v2/snaps", asJSON, `{"action":"hold","time":"forever","hold-level":"general"}`, 400, "", `hold-level should be "auto-refresh" here`},
+		{"a time for nothing", "POST", "/v2/snaps/hello", asJSON, `{"action":"refresh","time":"forever"}`, 400, "", "time and hold-level go with hold"},
+		{"a channel for all", "POST", "/v2/snaps", asJSON, `{"action":"refresh","channel":"edge"}`, 400, "", "go with the names of snaps"},
+		{"wrong find", "GET", "/v2/find?select=all", "", "", 400, "", "select should be refresh"},
+		{"nothing found", "GET", "/v2/find?name=nosuch", "", "", 404, "snap-not-found", `no source has a snap "nosuch"`},
+		{"wrong source action", "POST", "/v2/sources", asJSON, `{"action":"move","name":"a"}`, 400, "", "there are add and remove"},
+		{"wrong source", "POST", "/v2/sources", asJSON, `{"action":"add","kind":"dir","location":"relative"}`, 400, "bad-request", "want an absolute path"},
+		{"no such source", "POST", "/v2/sources", asJSON, `{"action":"remove","name":"nosuch"}`, 404, "not-found", `there is no source "nosuch"`},
+		{"switch to nothing", "POST", "/v2/snaps/hello", asJSON, `{"action":"switch"}`, 400, "bad-request", "there is nothing to switch to"},
 		{"no option", "PUT", "/v2/snaps/system/conf", asJSON, `{}`, 400, "bad-request", "no option was named"},
 	} {
 		e := a.do(c.method, c.path, c.contentType, strings.NewReader(c.body))

@@ -364,3 +364,105 @@ func waitFor(t *testing.T, i *rig.Instance, id, status string) {
 		}
 	}
 }
+
+// A revision that was reverted from is still there. A refresh to it copies the data of
+// the current one; one that fails leaves what that revision had, and everything else, as it was.
+func TestARefreshToWhatWasRevertedFrom(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	s := newShelf(t, i)
+	i.Tenure("set", "system", "refresh.hold=forever")
+	i.Tenure("install", "--dangerous", snap(t, "debian12", "1"))
+	healthy := map[string]string{"check-health": `[ ! -e "$SNAP_COMMON/sick" ] || { echo not well; exit 1; }`}
+	s.release(hooked(t, i, healthy), "hooked_7", long(time.Hour))
+	i.Tenure("install", "hooked")
+	s.release(hooked(t, i, healthy), "hooked_8", long(time.Minute))
+	i.Tenure("refresh")
+	fact := func(rev string) string { return i.Path("var/snap/hooked", rev, "fact") }
+	own := func(rev string) string { return i.Path("root/snap/hooked", rev, "fact") }
+	for _, of := range []func(string) string{fact, own} {
+		write(t, of("7"), "seven")
+		write(t, of("8"), "eight")
+	}
+	i.Tenure("revert", "hooked")
+
+	sick := filepath.Join(i.Common("hooked"), "sick")
+	write(t, sick, "")
+	if r := i.Try("refresh", "hooked"); r.Status == 0 || !strings.Contains(r.Stderr, "not well") {
+		t.Fatalf("refresh to a snap that is not well: %+v", r)
+	}
+	if kept := kept(t, i, "hooked"); !kept["7"].Current || len(kept) != 2 {
+		t.Errorf("kept after the refresh that failed: %+v", kept)
+	}
+	for _, of := range []func(string) string{fact, own} {
+		for rev, want := range map[string]string{"7": "seven", "8": "eight"} {
+			if text, err := os.ReadFile(of(rev)); err != nil || string(text) != want {
+				t.Errorf("after the refresh that failed %s has %q, %v", of(rev), text, err)
+			}
+		}
+	}
+	if err := os.Remove(sick); err != nil {
+		t.Fatal(err)
+	}
+	i.Tenure("refresh", "hooked")
+	if kept := kept(t, i, "hooked"); !kept["8"].Current || len(kept) != 2 {
+		t.Errorf("kept after the refresh: %+v", kept)
+	}
+	for _, of := range []func(string) string{fact, own} {
+		if text, err := os.ReadFile(of("8")); err != nil || string(text) != "seven" {
+			t.Errorf("after the refresh %s has %q, %v", of("8"), text, err)
+		}
+		if left, err := filepath.Glob(filepath.Dir(filepath.Dir(of("8"))) + "/*.aside"); err != nil || len(left) > 0 {
+			t.Errorf("left aside: %v, %v", left, err)
+		}
+	}
+}
+
+// kept are the revisions of a snap that are kept.
+func kept(t *testing.T, i *rig.Instance, name string) map[string]client.Snap {
+	t.Helper()
+	list, err := i.Client().Snaps(t.Context(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]client.Snap{}
+	for _, snap := range list {
+		if snap.Name == name {
+			found[snap.Revision] = snap
+		}
+	}
+	return found
+}
+
+// A rule of the administrator goes before the options, and is named.
+func TestARuleHoldsUpdates(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	s := newShelf(t, i)
+	i.Tenure("set", "system", "refresh.hold=forever")
+	s.release(snap(t, "hello", "1"), "hello_7", long(time.Hour))
+	i.Tenure("install", "hello")
+	s.release(snap(t, "hello", "2"), "hello_8", long(time.Minute), "urgency: low", "version: '2'")
+	i.Stop()
+	if err := os.MkdirAll(i.Path("etc/tenure"), 0o755); err != nil { //nolint:gosec // As on any machine.
+		t.Fatal(err)
+	}
+	write(t, i.Path("etc/tenure/policy.yaml"), `
+- name: calm
+  when: update.urgency == "low" && update.step == "major"
+  do: {minimum-age: 1w}
+- name: sundays
+  when: snap.name == "hello"
+  do: {window: 'sun,02:00-05:00'}
+`)
+	i.Start()
+	i.Tenure("unset", "system", "refresh.hold")
+	u := update(t, i, "hello")
+	if at := u.Due.Local(); at.Weekday() != time.Sunday || at.Before(u.Released.Add(7*24*time.Hour)) || u.Why != "its window is sun,02:00-05:00 (rule sundays)" { //nolint:gosmopolitan // Windows are in the time of the machine.
+		t.Errorf("due %s: %s", u.Due, u.Why)
+	}
+	i.Tenure("set", "system", "refresh.retain=3")
+	if now := current(t, i, "hello"); now.Revision != "7" {
+		t.Errorf("it came before its time: %+v", now)
+	}
+}

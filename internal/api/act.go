@@ -191,6 +191,9 @@ func contradicting(action *client.Action, verb refresh.Action, files []refresh.F
 	if action.Channel+action.Source != "" && len(files) > 0 {
 		return bad("a file comes from no channel and no source: give the name of a snap, or leave those out")
 	}
+	if verb == refresh.ActionRefresh && len(files)+len(action.Snaps) == 0 && (action.Channel+action.Source != "" || action.Amend) {
+		return bad("a channel, a source and amend go with the names of snaps")
+	}
 	if action.Time+action.HoldLevel != "" {
 		return bad("time and hold-level go with hold and unhold")
 	}

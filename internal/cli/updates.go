@@ -224,7 +224,8 @@ func (a *app) refreshAll(ctx context.Context, action client.Action) error {
 // noUpdate says, as snap does, that there is nothing to refresh to, which is no error.
 func (a *app) noUpdate(err error) error {
 	if failed, ok := errors.AsType[*client.Error](err); ok && failed.Kind == "snap-no-update-available" {
-		a.warnf("%s", failed.Message[strings.LastIndex(failed.Message, "snap \""):])
+		_, plain, _ := strings.Cut(failed.Message, ": ")
+		a.warnf("%s", plain)
 		return nil
 	}
 	return err

@@ -38,6 +38,9 @@ type Update struct {
 	Held *schedule.Hold
 }
 
+// maxCandidates is how many releases of one snap, the newest, are looked at.
+const maxCandidates = 16
+
 // Updates are what there is to refresh installed snaps to; bases come first. What is
 // wrong with a source hides what it has, and is told.
 func (m *Manager) Updates(ctx context.Context) (updates []Update, problems []error, err error) {
@@ -62,7 +65,8 @@ func (m *Manager) updatesAt(ctx context.Context, now time.Time) (updates []Updat
 			continue
 		}
 		var candidates []Candidate
-		for _, r := range line.After(state.Line.Current) {
+		after := line.After(state.Line.Current)
+		for _, r := range after[max(0, len(after)-maxCandidates):] {
 			c := Candidate{Origin: Origin{Tracking: state.Tracking, Release: r}}
 			c.Staged = staged[tenure.Ref{Snap: state.Instance, Revision: r.Revision}]
 			when, err := m.updateFacts(ctx, state, &c.Origin)
