@@ -315,6 +315,8 @@ func TestAPIKnowsWhoAsks(t *testing.T) {
 		{"GET", "/v2/pins?ref=hello@x1", ""},
 		{"GET", "/v2/timeline?for=hello", ""},
 		{"GET", "/v2/logs?names=hello", ""},
+		{"GET", "/v2/allowances", ""},
+		{"POST", "/v2/allowances", `{"action":"allow","manager":"hello","app":"other.vm"}`},
 		{"GET", "/v2/policy", ""},
 		{"GET", "/v2/policy/explain?snap=hello", ""},
 		{"POST", "/v2/policy/check", `{"name":"p","content":"[]"}`},

@@ -163,15 +163,15 @@ func (m *Manager) instancesAsked(ctx context.Context, req Request, c *controlled
 	return c.asked.change(req, known)
 }
 
-// means reports whether a request is about an instance that it does not name. What a
-// request for the whole snap does to those that run is up to its plan.
+// means reports whether a request is about an instance that it does not name. Which are
+// restarted with the whole snap is up to its plan.
 func (c *controlled) means(req Request, unit tenure.UnitID) bool {
 	if unit.Snap != c.state.Instance || unit.Kind != tenure.Service || unit.At == "" {
 		return false
 	}
 	template := slices.Contains(c.templates, tenure.ServiceUnit(unit.Snap, unit.App))
 	starts := c.whole && req.Action == ActionStart && c.asked.kept[unit].Enabled
-	return template || starts || c.whole && req.Action == ActionStop && req.Permanent
+	return template || starts || c.whole && req.Action == ActionStop
 }
 
 // change notes what a request changes of what is kept.
