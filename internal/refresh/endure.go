@@ -96,16 +96,23 @@ func (l linesOf) date(unit *UnitInfo, limit time.Duration, ends bool) {
 	}
 }
 
-func (m *Manager) lines() (linesOf, error) {
-	states, err := m.snaps.All()
-	if err != nil {
-		return nil, err
+// tell says in facts since when units are stale.
+func (l linesOf) tell(facts *policy.Facts, statuses []supervise.Status) {
+	since := map[tenure.UnitID]time.Time{}
+	for i := range statuses {
+		since[statuses[i].Unit] = l.staleSince(&statuses[i])
 	}
+	for i := range facts.Units {
+		facts.Units[i].StaleSince = since[facts.Units[i].ID]
+	}
+}
+
+func linesIn(states []snapState) linesOf {
 	lines := linesOf{}
 	for i := range states {
 		lines[states[i].Instance] = &states[i]
 	}
-	return lines, nil
+	return lines
 }
 
 // endures reports whether a convergence date is for such units: a hook ends by itself, and
@@ -246,20 +253,4 @@ func (m *Manager) endEndured(ctx context.Context, snap tenure.Instance, units []
 		return m.Do(ctx, stop)
 	}
 	return m.Do(ctx, restart)
-}
-
-// enduringFacts is since when a unit is stale, for decisions.
-func (m *Manager) enduringFacts(facts *policy.Facts, statuses []supervise.Status) error {
-	lines, err := m.lines()
-	if err != nil {
-		return err
-	}
-	since := map[tenure.UnitID]time.Time{}
-	for i := range statuses {
-		since[statuses[i].Unit] = lines.staleSince(&statuses[i])
-	}
-	for i := range facts.Units {
-		facts.Units[i].StaleSince = since[facts.Units[i].ID]
-	}
-	return nil
 }

@@ -60,9 +60,7 @@ func (m *Manager) gather(ctx context.Context, change policy.Change, more ...inst
 			facts.Units = append(facts.Units, unit)
 		}
 	}
-	if err := m.enduringFacts(&facts, statuses); err != nil {
-		return policy.Facts{}, revisions{}, fmt.Errorf("gather facts: %w", err)
-	}
+	linesIn(states).tell(&facts, statuses)
 	// Those of other snaps tell their services from their workloads.
 	about := map[tenure.Instance]bool{change.Snap: true}
 	for i := range facts.Units {

@@ -150,11 +150,7 @@ func (m *Manager) Units(ctx context.Context) ([]UnitInfo, error) {
 	for ref := range m.staged() {
 		staged[ref.Snap] = ref.Revision
 	}
-	lines, err := m.lines()
-	if err != nil {
-		return nil, err
-	}
-	limit, ends := m.limit(optionEndure), m.endsEndured()
+	lines, limit, ends := linesIn(states), m.limit(optionEndure), m.endsEndured()
 	var units []UnitInfo
 	for _, status := range list {
 		if idle(status) {
