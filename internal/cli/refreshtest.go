@@ -84,13 +84,16 @@ func (a *app) printTrial(r *trial.Report) {
 				}
 				row(strings.Join([]string{"", u.Unit, u.Verdict, trialProcess(u.Before), trialProcess(u.After), survived, fmt.Sprintf("%.0f ms", u.Gap)}, "\t"))
 			}
-			if phase.Requests != nil {
-				row("\t" + trialLoad(phase.Requests) + "\t\t\t\t\t")
-			}
 		}
 	})
 	if r.Load != nil {
-		a.printf("\nload: %s\n", trialLoad(r.Load))
+		a.printf("\n")
+		for _, phase := range r.Phases {
+			if phase.Requests != nil {
+				a.printf("%s: %s\n", phase.Name, trialLoad(phase.Requests))
+			}
+		}
+		a.printf("in all: %s\n", trialLoad(r.Load))
 		for _, failure := range r.Load.Failures {
 			a.printf("  failed: %s\n", plain(failure, maxWords))
 		}

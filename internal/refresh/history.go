@@ -240,6 +240,7 @@ func (c *chatter) counts(e supervise.Event) bool {
 			c.of(e.Unit).mains++
 			return c.of(e.Unit).mains <= maxMains
 		}
+		delete(c.units, e.Parent)
 	case supervise.EventEnded:
 		delete(c.units, e.Unit)
 	case supervise.EventSignal, supervise.EventSplit:

@@ -378,7 +378,7 @@ func breakSnap(ctx context.Context, file, programs string) (broken string, clean
 		err = os.WriteFile(hook, snapctl, 0o755) //nolint:gosec // Hooks are executed.
 	}
 	if err == nil {
-		err = squash.Build(ctx, tree, broken, squash.BuildOptions{})
+		err = squash.Build(ctx, tree, broken, squash.BuildOptions{Compression: squash.Gzip})
 	}
 	if err != nil {
 		cleanUp()
