@@ -66,7 +66,7 @@ func check(t *testing.T, i *rig.Instance, helpers []helper) {
 	for _, h := range helpers {
 		want := client.Unit{
 			ID: h.unit, Kind: "workload", Snap: "careless", Revision: h.revision, State: "running", Stale: true,
-			Since: units[h.unit].Since, Processes: []client.Process{h.Process},
+			Since: units[h.unit].Since, StaleSince: units[h.unit].StaleSince, Processes: []client.Process{h.Process},
 		}
 		want.Processes[0].Main = true
 		// Its parent has ended.
@@ -74,7 +74,7 @@ func check(t *testing.T, i *rig.Instance, helpers []helper) {
 		if len(got.Processes) == 1 {
 			want.Processes[0].PPID = got.Processes[0].PPID
 		}
-		if diff := cmp.Diff(want, got); diff != "" || got.Since.IsZero() {
+		if diff := cmp.Diff(want, got); diff != "" || got.Since.IsZero() || got.StaleSince.IsZero() {
 			t.Errorf("unit %s since %v (-want +got):\n%s", h.unit, got.Since, diff)
 		}
 		shown := regexp.MustCompile(regexp.QuoteMeta(h.unit) + `\s+workload\s+` + h.revision + ` \(stale\)\s+running\s+(\d+[dhm])*\d+s`)
