@@ -143,7 +143,7 @@ func atFault(c *change.Change, snap tenure.Instance) bool {
 		switch t.Kind {
 		case taskStart, taskFollow, taskSucceed:
 			return about.Change.Snap == snap
-		case taskHook:
+		case taskHook, taskHookInGap:
 			return about.Change.Snap == snap && slices.Contains([]hook.Name{hook.PostRefresh, hook.Configure, hook.CheckHealth}, about.Hook)
 		case taskObserve:
 			// Its error names the service.
