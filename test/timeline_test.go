@@ -282,8 +282,8 @@ func TestTimelineHasEverySignal(t *testing.T) {
 	go func() { result <- i.Try("stop", "probe.slow") }()
 	trace.expect("slow", "stopping")
 	i.Kill()
-	<-result
 	i.Start()
+	<-result
 	if err := rig.Gone(t.Context(), slow); err != nil {
 		t.Fatal(err)
 	}
