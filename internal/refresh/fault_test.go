@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"testing"
 
+	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/hook"
 	"tenure/internal/policy"
@@ -24,7 +25,7 @@ func TestWhoseHookIsAtFault(t *testing.T) {
 		{taskHook, hook.PreRefresh, false},
 		{taskHook, hook.Evacuate, false},
 	} {
-		params, err := json.Marshal(hookParams{Change: policy.Change{Snap: probe}, Hook: c.hook})
+		params, err := json.Marshal(hookParams{Change: policy.Change{Reason: tenure.ReasonRefresh, Snap: probe}, Hook: c.hook})
 		if err != nil {
 			t.Fatal(err)
 		}
