@@ -230,6 +230,37 @@ func releaseFile(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(release(args[2], ts.MkAbs(args[0]), args[1], time.Now().Add(after), args[4:]...))
 }
 
+// A revision whose service fails while it is observed is at fault, too.
+func TestWhatFailsUnderObservationIsHeldBack(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{Observe: true})
+	s := newShelf(t, i)
+	open, closed := windows(time.Now())
+	i.Tenure("set", "system", "refresh.timer="+closed)
+	file := func(version string) string {
+		return probeSnap(t, i, probeYAML(version, "\nweb:\n\tdaemon: notify\n\tcommand: PROBE trap notify:READY:1 run\n\tlifecycle: {observe: 10m}\n"))
+	}
+	s.release(file("1"), "probe_7", long(time.Hour))
+	i.Tenure("install", "probe")
+	s.release(file("2"), "probe_8", long(time.Minute))
+	i.Tenure("set", "system", "refresh.timer="+open)
+	change := byItself(t, i, "auto-refresh", "probe")
+	waitFor(t, i, change.ID, "Wait")
+	if err := syscall.Kill(i.Main("probe.web").PID, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	if status := endOf(t, i, change.ID); status != "Error" {
+		t.Fatalf("the change is %s", status)
+	}
+	i.Tenure("set", "system", "refresh.retain=3")
+	if u := update(t, i, "probe"); !u.Due.IsZero() || !strings.HasPrefix(u.Why, "it has failed (change "+change.ID) {
+		t.Errorf("the update: %+v", u)
+	}
+	if now := current(t, i, "probe"); now.Revision != "7" {
+		t.Errorf("now: %+v", now)
+	}
+}
+
 // gated packs a snap whose hook gate-auto-refresh holds its refreshes while there is a
 // file "hold", and says what is pending.
 func gated(t *testing.T, i *rig.Instance) string {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -225,8 +226,16 @@ func (a *automatic) begin(ctx context.Context, u Update) {
 		// What stood in its way may have ended meanwhile.
 		a.m.look()
 	}()
+	// A change may have ended between the look and the claim.
+	u, still, err := a.m.stillDue(ctx, u.Snap)
+	if err == nil && !still {
+		return
+	}
 	log := a.m.cfg.Logger.With(slog.Any("snap", u.Snap), slog.Any("revision", u.Next.Origin.Release.Revision))
-	id, err := a.m.beginAuto(ctx, &u)
+	var id change.ID
+	if err == nil {
+		id, err = a.m.beginAuto(ctx, &u)
+	}
 	switch {
 	case ctx.Err() != nil:
 	case KindOf(err) == KindConflict, KindOf(err) == KindNoUpdate:
@@ -236,7 +245,7 @@ func (a *automatic) begin(ctx context.Context, u Update) {
 	case err != nil:
 		log.ErrorContext(ctx, "automatic refresh refused", slog.Any("error", err))
 		err := a.m.failures.note(u.Snap, revision.Failure{
-			Digest: u.Next.Origin.Release.Digest, Revision: u.Next.Origin.Release.Revision, At: a.m.cfg.Now().UTC(), Why: oneLine(err.Error()),
+			Digest: u.Next.Origin.Release.Digest, Revision: u.Next.Origin.Release.Revision, At: a.m.cfg.Now().UTC(), Why: oneLine(err.Error()), Refused: true,
 		})
 		if err != nil {
 			log.ErrorContext(ctx, "cannot remember that a refresh was refused", slog.Any("error", err))
@@ -244,6 +253,18 @@ func (a *automatic) begin(ctx context.Context, u Update) {
 	default:
 		log.InfoContext(ctx, "automatic refresh", slog.Any("change", id))
 	}
+}
+
+// stillDue is the update of a snap if there is one that is due.
+func (m *Manager) stillDue(ctx context.Context, snap tenure.Instance) (Update, bool, error) {
+	now := m.cfg.Now()
+	updates, _, err := m.updatesAt(ctx, now)
+	at := slices.IndexFunc(updates, func(u Update) bool { return u.Snap == snap })
+	if err != nil || at < 0 {
+		return Update{Snap: snap}, false, err
+	}
+	next := updates[at].Next
+	return updates[at], next.Staged == 0 && next.Due.Now(now), nil
 }
 
 // beginAuto asks those that may say no, fetches a release, and begins the change to it.

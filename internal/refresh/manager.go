@@ -60,6 +60,7 @@ type Manager struct {
 	sources  sources
 	holds    holds
 	failures failures
+	outcomes outcomes
 	autos    *journal.Collection[autoState]
 	// looks wakes the automatic refreshes.
 	looks  signal

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 
 	"tenure"
 	"tenure/internal/change"
@@ -57,33 +58,40 @@ func (f *failures) update(snap tenure.Instance, next func(revision.Failures) rev
 	return nil
 }
 
-// note remembers an attempt that has failed. One without a change comes after all that
-// are known.
+// note remembers an attempt that has failed.
 func (f *failures) note(snap tenure.Instance, failed revision.Failure) error {
-	return f.update(snap, func(known revision.Failures) revision.Failures {
-		if failed.Change == 0 {
-			before, _ := known.Of(failed.Digest)
-			failed.Change = before.Change + 1
-		}
-		return known.Note(failed)
-	})
+	return f.update(snap, func(known revision.Failures) revision.Failures { return known.Note(failed) })
 }
 
-// recordOutcomes remembers what refreshes have come to, from those that had ended
-// before the daemon was started on, until ctx ends.
+// outcomes is how far what changes have come to is remembered.
+type outcomes struct {
+	mu sync.Mutex
+	// seen is the engine's revision up to which it is.
+	seen uint64
+}
+
+// recordOutcomes remembers what refreshes come to, until ctx ends, and wakes a look.
 func (m *Manager) recordOutcomes(ctx context.Context) {
-	seen := m.engine.Revision()
-	ended := m.engine.List(change.Filter{Select: change.ReadyOnly})
+	for c := range m.engine.Subscribe(ctx, 0) {
+		if c.Status.Ready() {
+			m.catchUp(ctx)
+			m.look()
+		}
+	}
+}
+
+// catchUp remembers what refreshes have come to that have ended by now, so that nobody
+// decides on less: those from before the daemon was started on, in the order of their ends.
+func (m *Manager) catchUp(ctx context.Context) {
+	m.outcomes.mu.Lock()
+	defer m.outcomes.mu.Unlock()
+	now := m.engine.Revision()
+	ended := slices.DeleteFunc(m.engine.List(change.Filter{Select: change.ReadyOnly}), func(c change.Change) bool { return c.Rev <= m.outcomes.seen })
 	slices.SortFunc(ended, func(a, b change.Change) int { return cmp.Or(a.Ready.Compare(b.Ready), cmp.Compare(a.ID, b.ID)) })
 	for i := range ended {
 		m.recordOutcome(ctx, &ended[i])
 	}
-	for c := range m.engine.Subscribe(ctx, seen) {
-		if c.Status.Ready() {
-			m.recordOutcome(ctx, &c)
-			m.look()
-		}
-	}
+	m.outcomes.seen = now
 }
 
 // recordOutcome remembers what one change has come to. It may be done more than once.

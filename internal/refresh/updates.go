@@ -49,6 +49,7 @@ func (m *Manager) Updates(ctx context.Context) (updates []Update, problems []err
 
 // updatesAt is Updates as of a time.
 func (m *Manager) updatesAt(ctx context.Context, now time.Time) (updates []Update, problems []error, err error) {
+	m.catchUp(ctx)
 	states, err := m.snaps.All()
 	if err != nil {
 		return nil, nil, err
@@ -163,6 +164,9 @@ func (m *Manager) applyRules(ctx context.Context, state *snapState, origin *Orig
 // failureHold is how an attempt that has failed keeps its revision from being tried
 // again.
 func failureHold(f revision.Failure) schedule.Hold {
+	if f.Refused {
+		return schedule.Hold{Until: f.Again(), By: "it was refused: " + f.Why}
+	}
 	return schedule.Hold{Until: f.Again(), By: fmt.Sprintf("it has failed (change %d: %s)", f.Change, f.Why)}
 }
 

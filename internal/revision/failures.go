@@ -12,10 +12,13 @@ import (
 type Failure struct {
 	Digest   string          `json:"sha256"`
 	Revision tenure.Revision `json:"revision"`
-	// Change is the number of the last change that failed, At when it did, and Why.
-	Change uint64    `json:"change"`
-	At     time.Time `json:"at"`
-	Why    string    `json:"why"`
+	// Change is the number of the last change that failed; zero if none was begun.
+	Change uint64 `json:"change,omitempty"`
+	// At is when it was last tried, and Why says what it failed for. Refused is that no
+	// change was begun then.
+	At      time.Time `json:"at"`
+	Why     string    `json:"why"`
+	Refused bool      `json:"refused,omitempty"`
 	// Fault is that the revision itself is at fault: its services did not start, or not
 	// run well. It is not tried again by itself, ever. All else may have other causes.
 	Fault bool `json:"fault,omitempty"`
@@ -31,13 +34,15 @@ type Failures []Failure
 const maxFailures = 20
 
 // Note adds an attempt that has failed. One that was noted before changes nothing, so
-// that what is known can be read again from the changes that are still there.
+// that what is known can be read again from the changes that are still there. One
+// without a change counts whenever it is noted.
 func (f Failures) Note(failed Failure) Failures {
 	failed.Tries = 1
 	if before, found := f.Of(failed.Digest); found {
-		if before.Change >= failed.Change {
+		if !failed.Refused && before.Change >= failed.Change {
 			return f
 		}
+		failed.Change = max(failed.Change, before.Change)
 		failed.Tries += before.Tries
 		failed.Fault = failed.Fault || before.Fault
 	}

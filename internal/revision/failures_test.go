@@ -47,6 +47,20 @@ func TestOtherFailuresBackOff(t *testing.T) {
 	}
 }
 
+// What was refused before there was a change counts, too, and hides no later change.
+func TestRefusalsBackOff(t *testing.T) {
+	t.Parallel()
+	refused := failed(0, "a", false)
+	refused.Refused = true
+	f := revision.Failures{}.Note(refused).Note(refused).Note(failed(3, "a", false)).Note(refused)
+	if known, _ := f.Of("a"); known.Tries != 4 || known.Change != 3 || !known.Refused {
+		t.Errorf("%+v", known)
+	}
+	if known, _ := f.Note(failed(4, "a", true)).Of("a"); known.Tries != 5 || known.Refused || !known.Fault {
+		t.Errorf("%+v", known)
+	}
+}
+
 // TestFailuresCanBeNotedAgain: who notes again, in their order, what has been noted,
 // as a daemon does that starts, comes to the same.
 func TestFailuresCanBeNotedAgain(t *testing.T) {
