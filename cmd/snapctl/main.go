@@ -44,8 +44,11 @@ func main() {
 }
 
 func run(args []string) (status int, err error) {
-	if len(args) == 1 && args[0] == "reason" {
-		return 0, reason()
+	if about, asked := helpAsked(args); asked {
+		return 0, help(os.Stdout, about)
+	}
+	if args[0] == "reason" {
+		return 0, reason(args[1:])
 	}
 	args, err = absolute(args)
 	if err != nil {
@@ -110,19 +113,25 @@ func absolute(args []string) ([]string, error) {
 	return args, nil
 }
 
+// errNotAsked is that there is no reason.
+var errNotAsked = errors.New("nobody has asked this process to end")
+
 // reason prints why the service is being stopped, also when no daemon runs.
-func reason() error {
+func reason(args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("reason takes no argument, and was given %q; it is called as: snapctl reason", strings.Join(args, " "))
+	}
 	if reason := os.Getenv(reasonEnv); reason != "" {
 		fmt.Println(reason)
 		return nil
 	}
 	path := os.Getenv("SNAP_LIFECYCLE_REASON_FILE")
 	if path == "" {
-		return errors.New("this process belongs to no unit of Tenure")
+		return errNotAsked // Runs of apps get a signal alone.
 	}
 	text, err := os.ReadFile(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return errors.New("nobody has asked the service to stop")
+		return errNotAsked
 	}
 	if err != nil {
 		return fmt.Errorf("read the reason: %w", err)

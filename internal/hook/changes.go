@@ -149,7 +149,7 @@ func fail(host Host, caller Caller, args []string) error {
 func progress(host Host, caller Caller, args []string) error {
 	const want = "snapctl progress [DONE TOTAL] MESSAGE"
 	var p change.Progress
-	if len(args) > 2 {
+	if len(args) >= 2 {
 		done, notDone := strconv.ParseInt(args[0], 10, 64)
 		total, noTotal := strconv.ParseInt(args[1], 10, 64)
 		if notDone == nil && noTotal == nil {
