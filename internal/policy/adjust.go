@@ -39,7 +39,7 @@ func (d *decider) item(s subject) Item {
 
 // replace changes the verdict and says why.
 func (i *Item) replace(verdict tenure.Verdict, format string, args ...any) {
-	i.Awaits, i.While = nil, ""
+	i.Awaits, i.While, i.Signal = nil, "", ""
 	if i.Wanted == "" {
 		i.Wanted = i.Verdict
 	}
@@ -49,7 +49,7 @@ func (i *Item) replace(verdict tenure.Verdict, format string, args ...any) {
 
 // refuse makes the item refuse by a rule of its own, which hides the one before.
 func (i *Item) refuse(rule Rule, remedy string) {
-	i.Wanted = i.Verdict
+	i.Wanted, i.Signal = i.Verdict, ""
 	i.Verdict, i.Rule, i.Remedy = tenure.Refuse, rule, remedy
 }
 
@@ -78,10 +78,27 @@ func (d *decider) adjustToKind(s subject, item *Item) {
 	case service:
 	case item.Verdict == tenure.Restart:
 		item.replace(tenure.Stop, "only a service can be started again")
-	case item.Verdict == tenure.Reload && d.ReloadsServices:
-		item.replace(tenure.Endure, "this version of Tenure can reload services alone")
 	case item.Verdict == tenure.HandOver, item.Verdict == tenure.Reload && s.ID.Kind != tenure.Workload:
 		item.replace(tenure.Endure, "only a service can do that")
+	case item.Verdict == tenure.Reload:
+		d.adjustToReload(s, item)
+	}
+}
+
+// adjustToReload lets a workload live on untold unless its own revision and the new one
+// both say that it can be reloaded: who writes the new one knows what has changed.
+func (d *decider) adjustToReload(s subject, item *Item) {
+	var next *Workload
+	if target := d.target(); target != nil {
+		next = findWorkload(target.Apps[s.ID.App], s.ID.Name)
+	}
+	switch {
+	case s.workload == nil || s.workload.ReloadSignal == "":
+		item.replace(tenure.Endure, "its package does not say that it can be reloaded")
+	case next == nil || next.Verdicts[d.Change.Reason] != tenure.Reload:
+		item.replace(tenure.Endure, "revision %s does not reload it", d.Change.To)
+	default:
+		item.Signal = s.workload.ReloadSignal
 	}
 }
 
@@ -215,7 +232,7 @@ func (d *decider) undeferred(s subject) tenure.Verdict {
 // handle it (DESIGN.md section 9, 18).
 func (d *decider) adjustToCompatibility(s subject, item *Item) {
 	target := d.target()
-	if item.Verdict != tenure.Endure || s.ID.Kind != tenure.Workload || s.user || target == nil {
+	if item.Verdict != tenure.Endure && item.Verdict != tenure.Reload || s.ID.Kind != tenure.Workload || s.user || target == nil {
 		return
 	}
 	if s.ID.Name == tenure.Leftover || s.ID.Overlaps() {

@@ -40,9 +40,9 @@ func (i *Item) compare(p tenure.Process, unit tenure.UnitID, alive bool) (Differ
 	switch i.Verdict {
 	case tenure.Endure, tenure.Defer, tenure.Refuse, tenure.Reload:
 		switch {
-		case !alive && (i.Verdict == tenure.Endure || i.Verdict == tenure.Refuse):
+		case !alive && (i.Verdict == tenure.Endure || i.Verdict == tenure.Refuse || i.Signal != ""):
 			return Died, fmt.Sprintf("process %d was to live and is gone", p.PID)
-		case alive && i.Verdict == tenure.Endure && !i.is(unit):
+		case alive && (i.Verdict == tenure.Endure || i.Signal != "") && !i.is(unit):
 			return Moved, fmt.Sprintf("process %d is in %s", p.PID, unit)
 		}
 	case tenure.HandOver: // The old process may still drain.
@@ -75,7 +75,7 @@ func sameLeftover(a, b tenure.UnitID) bool {
 
 // notStarted tells that a service that was to run the new revision does not.
 func (p Plan) notStarted(item Item, after []Unit) string {
-	if p.Refusal != nil || !renews(item.Verdict) {
+	if p.Refusal != nil || !renews(item.Verdict) || item.Unit.Kind == tenure.Workload {
 		return ""
 	}
 	want := p.Change.To

@@ -85,10 +85,13 @@ func (d *decider) describeSurvivor(s subject, item *Item) {
 		return
 	}
 	item.Pins = append([]tenure.Ref{{Snap: s.ID.Snap, Revision: s.Revision}}, s.Uses...)
-	if item.Verdict != tenure.Endure {
+	if item.Verdict != tenure.Endure && item.Signal == "" {
 		return
 	}
 	item.Stale = d.stale(s)
+	if item.Signal != "" {
+		item.Notes = append(item.Notes, fmt.Sprintf("told by %s when revision %s is current, and lives on", item.Signal, d.Change.To))
+	}
 	if note := d.endureNote(s); item.Stale && note != "" {
 		item.Notes = append(item.Notes, note)
 	}

@@ -38,8 +38,6 @@ type Facts struct {
 	// Supported are the verdicts that the engine can carry out; empty means all.
 	// Refuse is always supported.
 	Supported []tenure.Verdict `json:"supported,omitempty"`
-	// ReloadsServices is that of all units the engine can reload services alone.
-	ReloadsServices bool `json:"reloads_services,omitempty"`
 }
 
 // Change is what is to happen to a snap.
@@ -182,6 +180,8 @@ type Workload struct {
 	Match string `json:"match,omitempty"`
 	// Verdicts are what the package wants for each reason that it names.
 	Verdicts map[tenure.Reason]tenure.Verdict `json:"verdicts,omitempty"`
+	// ReloadSignal tells the workload to read again what is current ("SIGUSR1").
+	ReloadSignal string `json:"reload_signal,omitempty"`
 	// Stop is the workload's own stop protocol; nil takes that of its service.
 	Stop *Stop `json:"stop,omitempty"`
 	// CompatibleFrom is the oldest revision ("12", "x3") or version whose workloads

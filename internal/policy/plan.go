@@ -57,6 +57,8 @@ type Item struct {
 	Since   time.Time `json:"since,omitzero"`
 	// Stop is how the unit will be ended, for verdicts that end it.
 	Stop *Protocol `json:"stop,omitempty"`
+	// Signal is what a workload that is reloaded is sent, when the new revision is current.
+	Signal string `json:"signal,omitempty"`
 	// Drain is how long the old process of a hand-over may take to end; it can ask for
 	// more (EXTEND_TIMEOUT_USEC of sd_notify(3)).
 	Drain time.Duration `json:"drain,omitempty"`

@@ -286,14 +286,10 @@ func changeWord(c *policy.Change, word string) error {
 }
 
 func (s *script) engine(d *datadriven.TestData) error {
-	s.facts.Supported, s.facts.ReloadsServices = nil, false
+	s.facts.Supported = nil
 	plain, _ := words(d)
 	for _, word := range plain {
-		switch word {
-		case "all":
-			return nil
-		case "reload-services":
-			s.facts.ReloadsServices = true
+		if word == "all" {
 			return nil
 		}
 		var verdict tenure.Verdict
@@ -392,6 +388,7 @@ type yamlWorkload struct {
 	StopCommand    string            `yaml:"stop-command"`
 	StopTimeout    string            `yaml:"stop-timeout"`
 	StopSignal     string            `yaml:"stop-signal"`
+	ReloadSignal   string            `yaml:"reload-signal"`
 	Kill           policy.Kill       `yaml:"kill"`
 	CompatibleFrom string            `yaml:"compatible-from"`
 	Verdicts       map[string]string `yaml:",inline"`
@@ -461,7 +458,7 @@ func (a yamlApp) declare() (app policy.App, err error) {
 }
 
 func (w yamlWorkload) declare(name string) (policy.Workload, error) {
-	workload := policy.Workload{Name: name, Match: w.Match, CompatibleFrom: w.CompatibleFrom, Verdicts: map[tenure.Reason]tenure.Verdict{}}
+	workload := policy.Workload{Name: name, Match: w.Match, CompatibleFrom: w.CompatibleFrom, ReloadSignal: strings.ToUpper(w.ReloadSignal), Verdicts: map[tenure.Reason]tenure.Verdict{}}
 	for key, word := range w.Verdicts {
 		reason := tenure.Reason(key)
 		if !slices.Contains(tenure.Reasons(), reason) {

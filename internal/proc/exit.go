@@ -49,6 +49,10 @@ func exitOf(status syscall.WaitStatus) Exit {
 // are its own.
 const firstRealtime = 34
 
+// SignalNumber is the signal that SignalName calls so, of those that the kernel has names
+// for; 0 for others.
+func SignalNumber(name string) syscall.Signal { return unix.SignalNum(name) }
+
 // SignalName is the name that kill(1) knows: "SIGTERM", "SIGRTMIN+3".
 func SignalName(signal syscall.Signal) string {
 	if name := unix.SignalName(signal); name != "" {

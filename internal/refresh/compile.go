@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -33,6 +34,10 @@ const (
 	taskCompare = "compare-plan"
 	taskObserve = "observe-snap-services"
 	taskCollect = "collect-revisions"
+
+	// Telling workloads of another revision, and what its undo goes by.
+	taskRecall = "remember-snap-workloads"
+	taskTell   = "reload-snap-workloads"
 
 	// Following another revision by a reload, and what its undo goes by.
 	taskRemember = "remember-snap-services"
@@ -115,6 +120,8 @@ type switching struct {
 	Start []supervise.Spec
 	// Follow are the services that are told of the new revision and go on.
 	Follow []following
+	// Tell are the workloads that are told of the new revision and live on.
+	Tell []telling
 	// Blocks is that a unit of the snap must not be killed, so that its stop may have to
 	// be waited for.
 	Blocks bool
@@ -143,6 +150,10 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 	if len(sw.Follow) > 0 {
 		add(change.NewTask(taskRemember, fmt.Sprintf("Remember services of %q that go on", snap), follow).InGap())
 	}
+	tell := tellParams{Change: j.change(), Workloads: sw.Tell}
+	if len(sw.Tell) > 0 {
+		add(change.NewTask(taskRecall, fmt.Sprintf("Remember workloads of %q that are reloaded", snap), tell).InGap())
+	}
 	if len(sw.Stop)+len(sw.End) > 0 || j.ends() {
 		tasks = append(tasks, stopTasks(snap, stopParams{
 			Change: j.change(), Stop: sw.Stop, End: sw.End, Hold: names(sw.Start), Kill: j.Options.Kill,
@@ -170,6 +181,9 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 		add(change.NewTask(taskStart, fmt.Sprintf("Start services of %q", snap), startParams{
 			Change: j.change(), Specs: sw.Start, Before: sw.Old,
 		}).InGap())
+	}
+	if len(sw.Tell) > 0 {
+		add(change.NewTask(taskTell, fmt.Sprintf("Reload workloads of %q", snap), tell))
 	}
 	if len(sw.HandOver) > 0 {
 		add(change.NewTask(taskHandOver, fmt.Sprintf("Hand over services of %q", snap), handOver))
@@ -260,8 +274,15 @@ func (m *Manager) compile(ctx context.Context, j *job, plan policy.Plan) (switch
 	return sw, m.fillStart(j, &sw, stays)
 }
 
-// renew notes a service that becomes another revision without being stopped first.
+// renew notes a service that becomes another revision without being stopped first, or a
+// workload that is told of it.
 func (m *Manager) renew(j *job, sw *switching, known supervise.Status, item policy.Item) error {
+	if item.Unit.Kind == tenure.Workload {
+		sw.Tell = append(sw.Tell, telling{
+			Unit: item.Unit, Revision: item.Revision, Process: cmp.Or(item.Main, item.Processes[0]), Signal: item.Signal, Rule: item.Rule,
+		})
+		return nil
+	}
 	if item.Verdict == tenure.Reload {
 		f, err := m.follow(j, known)
 		sw.Follow = append(sw.Follow, f)

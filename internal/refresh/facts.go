@@ -33,7 +33,7 @@ func (m *Manager) facts(ctx context.Context, change policy.Change, more ...insta
 
 // gather is facts without the rules, and the revisions that they are about.
 func (m *Manager) gather(ctx context.Context, change policy.Change, more ...installed) (policy.Facts, revisions, error) {
-	facts := policy.Facts{Now: m.cfg.Now(), Change: change, Supported: supported(), ReloadsServices: true, Limits: m.limits()}
+	facts := policy.Facts{Now: m.cfg.Now(), Change: change, Supported: supported(), Limits: m.limits()}
 	statuses, err := m.cfg.Supervisor.Units(ctx)
 	if err != nil {
 		return policy.Facts{}, revisions{}, fmt.Errorf("gather facts: %w", err)
@@ -200,6 +200,9 @@ func workloadFacts(app *snapfile.App, w *snapfile.Workload) policy.Workload {
 		stop.Kill = policy.KillNever
 	}
 	facts := policy.Workload{Name: w.Name, Match: w.Match, Verdicts: w.OnReason, CompatibleFrom: w.CompatibleFrom}
+	if w.Verdict(tenure.ReasonRefresh) == tenure.Reload || w.Verdict(tenure.ReasonRevert) == tenure.Reload || w.ReloadSignal != "" {
+		facts.ReloadSignal = signalName(cmp.Or(w.ReloadSignal.Number(), syscall.SIGHUP))
+	}
 	if len(w.StopCommand) > 0 || w.StopSignal != "" || w.StopTimeout > 0 || w.Kill != "" {
 		facts.Stop = &stop
 	}

@@ -134,6 +134,8 @@ func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskLink, linkStep{m})
 	change.Register(reg, taskStart, startStep{m})
 	change.Register(reg, taskReload, reloadStep{m})
+	change.Register(reg, taskRecall, recallStep{m})
+	change.Register(reg, taskTell, tellStep{m})
 	change.Register(reg, taskRemember, rememberStep{m})
 	change.Register(reg, taskFollow, followStep{m})
 	change.Register(reg, taskSucceed, succeedStep{m})

@@ -71,9 +71,11 @@ type Workload struct {
 	// Match is an RE2 pattern on the command line, its arguments joined by one
 	// space. It is empty for workloads that the service declares itself.
 	Match string `json:"match,omitempty"`
-	// OnReason is what the package wants for each reason that it names: Endure
-	// or Stop.
+	// OnReason is what the package wants for each reason that it names: Endure, Stop,
+	// or, for refresh and revert, Reload.
 	OnReason map[tenure.Reason]tenure.Verdict `json:"on-reason,omitempty"`
+	// ReloadSignal tells a workload to read again what is current now; empty is SIGHUP.
+	ReloadSignal Signal `json:"reload-signal,omitempty"`
 	// StopCommand, StopSignal, StopTimeout and Kill are the workload's stop
 	// protocol; what is unset is taken from its service.
 	StopCommand Command       `json:"stop-command,omitempty"`

@@ -79,11 +79,16 @@ func (o *object) workload(name string) Workload {
 		CompatibleFrom: o.text("compatible-from", "a revision such as 12 or x3, or a version", versionForm.MatchString),
 	}
 	w.StopTimeout, _ = o.duration("stop-timeout")
+	w.ReloadSignal = Signal(strings.ToLower(o.text("reload-signal", "sighup, sigusr1, sigusr2, sigwinch", isReloadSignal)))
 	w.StopSignal = Signal(strings.ToLower(o.text("stop-signal", "sigterm, sighup, sigint, sigquit, sigusr1, sigusr2, sigwinch, sigpwr", isStopSignal)))
 	for _, reason := range tenure.Reasons() {
 		accepted := []tenure.Verdict{tenure.Endure, tenure.Stop}
-		if reason == tenure.ReasonShutdown {
+		switch reason {
+		case tenure.ReasonShutdown:
 			accepted = []tenure.Verdict{tenure.Stop}
+		case tenure.ReasonRefresh, tenure.ReasonRevert:
+			accepted = append(accepted, tenure.Reload)
+		case tenure.ReasonRestart, tenure.ReasonStop, tenure.ReasonDisable, tenure.ReasonRemove:
 		}
 		verdict := choice(o, string(reason), accepted...)
 		if verdict == "" {
@@ -103,6 +108,10 @@ func isStopSignal(s string) bool {
 		return true
 	}
 	return false
+}
+
+func isReloadSignal(s string) bool {
+	return slices.Contains([]string{"sighup", "sigusr1", "sigusr2", "sigwinch"}, strings.ToLower(s))
 }
 
 // pattern is an RE2 expression that is worth its memory.
