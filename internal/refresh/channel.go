@@ -37,6 +37,9 @@ func (m *Manager) switchChannel(ctx context.Context, req Request) (change.ID, er
 		tasks = append(tasks, change.NewTask(taskSwitch, fmt.Sprintf("Let %q track %s of %s", snap, last.Channel, last.Source),
 			switchParams{Snap: snap, Before: state.Tracking, After: last}))
 	}
+	if err := m.vacate(ctx, "switch", req.Snaps); err != nil {
+		return 0, err
+	}
 	id, err := m.engine.Start(ctx, change.NewChange{
 		Kind: "switch-snap", Summary: fmt.Sprintf("Switch %s to %s", quoteSnaps(req.Snaps), last.Channel), Snaps: req.Snaps, Tasks: tasks,
 	})

@@ -258,15 +258,27 @@ func (m *Manager) configureSnap(ctx context.Context, snap string, raw map[string
 	if err != nil {
 		return 0, err
 	}
-	bad := func(err error) (change.ID, error) {
-		return 0, &Error{Kind: KindBad, Op: "configure", Object: snap, Err: err}
-	}
 	patch := hook.Patch{}
 	for key, text := range raw {
 		if patch[key], err = hook.ParseValue(string(text)); err != nil {
-			return bad(fmt.Errorf("the value of %s is not JSON: %w", key, err))
+			return 0, badConf(name, fmt.Errorf("the value of %s is not JSON: %w", key, err))
 		}
 	}
+	for {
+		id, err := m.beginConfigure(ctx, name, patch)
+		if !errors.Is(err, errStale) {
+			return id, err
+		}
+	}
+}
+
+func badConf(snap tenure.Instance, err error) error {
+	return &Error{Kind: KindBad, Op: "configure", Object: string(snap), Err: err}
+}
+
+// beginConfigure begins a change of options, of a snap whose last refresh is observed no
+// more; it fails with errStale if it was.
+func (m *Manager) beginConfigure(ctx context.Context, name tenure.Instance, patch hook.Patch) (change.ID, error) {
 	release, err := m.claims.take(ctx, name)
 	if err != nil {
 		return 0, err
@@ -281,11 +293,11 @@ func (m *Manager) configureSnap(ctx context.Context, snap string, raw map[string
 		_, err = before.With(name, patch)
 	}
 	if err != nil {
-		return bad(err)
+		return 0, badConf(name, err)
 	}
 	current := state.Line.Current
 	if !state.Line.Active {
-		return bad(fmt.Errorf("snap %q is disabled", snap))
+		return 0, badConf(name, fmt.Errorf("snap %q is disabled", name))
 	}
 	j := &job{Reason: tenure.ReasonRestart, Before: state, After: state}
 	tasks, err := m.hookTask(j, state, current, hook.Configure, patch)
@@ -293,14 +305,17 @@ func (m *Manager) configureSnap(ctx context.Context, snap string, raw map[string
 		return 0, err
 	}
 	if len(tasks) == 0 {
-		return bad(fmt.Errorf("snap %q has no %q hook", snap, hook.Configure))
+		return 0, badConf(name, fmt.Errorf("snap %q has no %q hook", name, hook.Configure))
+	}
+	if err := m.vacate(ctx, "configure", []tenure.Instance{name}); err != nil {
+		return 0, err
 	}
 	id, err := m.engine.Start(ctx, change.NewChange{
-		Kind: "configure-snap", Summary: fmt.Sprintf("Change configuration of %q snap", snap),
+		Kind: "configure-snap", Summary: fmt.Sprintf("Change configuration of %q snap", name),
 		Snaps: []tenure.Instance{name}, Tasks: append(tasks, lastTasks([]policy.Plan{{Change: j.change()}}, nil)...),
 	})
 	if err != nil {
-		return 0, conflict("configure", snap, err)
+		return 0, conflict("configure", string(name), err)
 	}
 	return id, nil
 }

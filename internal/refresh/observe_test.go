@@ -1,6 +1,8 @@
 package refresh
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
@@ -9,6 +11,7 @@ import (
 
 	"tenure"
 	"tenure/internal/change"
+	"tenure/internal/snapfile"
 	"tenure/internal/supervise"
 	"tenure/internal/supervise/supervisetest"
 )
@@ -211,4 +214,64 @@ func TestObserveEndsWithTheNextRequest(t *testing.T) {
 			t.Errorf("vacate says %v though nothing is observed", err)
 		}
 	})
+}
+
+// So does who configures the snap, or has it track another channel; one who is refused
+// does not.
+func TestObserveEndsWithEveryRequest(t *testing.T) {
+	t.Parallel()
+	switchTo := func(channel string) func(context.Context, *harness) (change.ID, error) {
+		return func(ctx context.Context, h *harness) (change.ID, error) {
+			return h.Do(ctx, Request{Action: ActionSwitch, Snaps: []tenure.Instance{probe}, Channel: channel})
+		}
+	}
+	set := func(value string) func(context.Context, *harness) (change.ID, error) {
+		return func(ctx context.Context, h *harness) (change.ID, error) {
+			return h.Configure(ctx, string(probe), map[string]json.RawMessage{"port": json.RawMessage(value)})
+		}
+	}
+	for name, test := range map[string]struct {
+		ask     func(context.Context, *harness) (change.ID, error)
+		refused bool
+	}{
+		"set":               {set("80"), false},
+		"set to no value":   {set("{"), true},
+		"switch":            {switchTo("edge"), false},
+		"switch to nowhere": {switchTo("a/b/c/d"), true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			bubble(t, func(t *testing.T, h *harness) {
+				id := scene(h, runs(), true)
+				state, err := h.snaps.Get(probe)
+				if err != nil {
+					t.Fatal(err)
+				}
+				state.Line.Active, state.Tracking = true, Tracking{"shelf", "latest/stable"}
+				state.Kept[x2()] = kept{Info: &snapfile.Snap{
+					Name: string(probe), Type: snapfile.TypeApp, Base: "bare",
+					Hooks: []snapfile.Hook{{Name: "configure", Present: true}},
+				}}
+				err = errors.Join(h.snaps.Put(probe, state), h.sources.docs.Put("shelf", SourceConfig{Name: "shelf"}))
+				if err != nil {
+					t.Fatal(err)
+				}
+				began := time.Now()
+				next, err := test.ask(t.Context(), h)
+				c := h.change(id)
+				if test.refused {
+					if err == nil || c.Status != change.Wait {
+						t.Errorf("a request that means nothing: %v, and the observation is %s", err, c.Status)
+					}
+					return
+				}
+				if err != nil || next == id || c.Status != change.Done || time.Since(began) != 0 {
+					t.Errorf("change %s, %v; the observation is %s after %s", next, err, c.Status, time.Since(began))
+				}
+				if _, err := h.engine.WaitFor(t.Context(), next); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
 }
