@@ -35,6 +35,12 @@
 // of it. Sockets below $SNAP_DATA are those of one revision; let them be below
 // $SNAP_COMMON.
 //
+// What a process does before it ends may depend on why it is to: a draining one that is to
+// give way to its successor can take its time, and one that is to go with its package has
+// nobody to leave its work to. The word is in the file that SNAP_LIFECYCLE_REASON_FILE names
+// before the signal is sent (refresh, revert, restart, stop, disable, remove or
+// shutdown), and "snapctl reason" prints it.
+//
 // Nothing here depends on Tenure: it is the protocol of sd_listen_fds(3) and
 // sd_notify(3), and the package imports the standard library alone.
 package handover

@@ -34,12 +34,25 @@ The options of the system itself are those of the snap "system":
   lifecycle.max-deferral
                    how long a refresh waits at most for services that ask to be
                    waited for; no limit where nothing is set.
+  lifecycle.max-endure
+                   how long a unit may endure on an old revision: then the daemon's
+                   log warns of it, and ps calls it overdue; no limit where nothing
+                   is set.
+  lifecycle.endure-action
+                   what becomes of it then: warn, which is so where nothing is set, or
+                   end, by its stop protocol.
+  lifecycle.max-evacuate
+                   how long the hook evacuate may take; 10m where nothing is set.
+  refresh.observe  for how long services are observed after a refresh, whatever their
+                   packages say: 0s (not at all) to 24h; where nothing is set, what the
+                   packages say, and 15s for those that say nothing.
   refresh.timer    when automatic refreshes may begin, in snap's syntax: 00:00~24:00/4,
                    four times a day at random, where nothing is set.
   refresh.hold     until when all automatic refreshes are held: a time like
                    2030-01-02T15:04:05Z, or forever.
   refresh.minimum-age
-                   how old a release has to be before it comes by itself: 90s, 1h30m, 7d.
+                   how old a release has to be before it comes by itself: 90s, 1h30m,
+                   7d; as new as it likes where nothing is set.
   refresh.max-inhibition-days
                    how many days an automatic refresh waits at most for apps that people
                    run: 1 to 21, and 14 where nothing is set.
