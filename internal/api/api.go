@@ -61,6 +61,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	httpServer := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return requests },
@@ -111,7 +112,7 @@ func listen(socket string) (net.Listener, error) {
 	if err := os.Chmod(socket, 0o666); err != nil { //nolint:gosec // See above.
 		return nil, errors.Join(fmt.Errorf("listen at %s: %w", socket, err), listener.Close())
 	}
-	return listener, nil
+	return &fair{UnixListener: listener, of: map[uint32]int{}}, nil
 }
 
 func (s *server) handler() http.Handler {

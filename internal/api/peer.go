@@ -27,11 +27,11 @@ type peerKey struct{}
 // withPeer notes the credentials of a connection. A connection without any is
 // nobody's.
 func withPeer(ctx context.Context, conn net.Conn) context.Context {
-	socket, ok := conn.(*net.UnixConn)
+	socket, ok := conn.(*counted)
 	if !ok {
 		return ctx
 	}
-	kernel, err := proc.PeerOf(socket)
+	kernel, err := proc.PeerOf(socket.UnixConn)
 	if err != nil {
 		return ctx
 	}

@@ -11,9 +11,14 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"tenure"
 	"tenure/internal/proc"
 )
 
@@ -21,6 +26,13 @@ const (
 	// maxCall bounds what one call sends, and callTime how long it may take to.
 	maxCall  = 1 << 20
 	callTime = 10 * time.Second
+	// lastWord is how long an answer may take to be heard when the daemon ends.
+	lastWord = time.Second
+	// maxCalls is how many calls are served at a time, and maxCallsOf how many of one
+	// unit; all who are of no unit are as one.
+	maxCalls, maxCallsOf = 256, 32
+	// maxComplaint bounds an error, which may repeat what the caller has said.
+	maxComplaint = 4 << 10
 )
 
 // ServeConfig is what snapctl is served with.
@@ -48,8 +60,14 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	defer stop()
 	var calls sync.WaitGroup
 	defer calls.Wait()
+	free, held := make(chan struct{}, maxCalls), &quota{of: map[tenure.UnitID]int{}}
 	for {
-		conn, err := listener.AcceptUnix()
+		select {
+		case free <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		conn, err := cfg.accept(ctx, listener)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -57,11 +75,58 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 			return fmt.Errorf("serve snapctl: %w", err)
 		}
 		calls.Go(func() {
+			defer func() { <-free }()
 			defer conn.Close() //nolint:errcheck // The answer is written, or nobody hears it.
-			if err := cfg.serve(ctx, conn); err != nil {
+			if err := cfg.serve(ctx, conn, held); err != nil {
 				cfg.Logger.Debug("call of snapctl failed", slog.Any("error", err))
 			}
 		})
+	}
+}
+
+// accept waits for the next call. That the machine is short of something now is not the
+// end of the daemon.
+func (cfg *ServeConfig) accept(ctx context.Context, listener *net.UnixListener) (*net.UnixConn, error) {
+	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
+		conn, err := listener.AcceptUnix()
+		short := slices.ContainsFunc(
+			[]error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED},
+			func(shortage error) bool { return errors.Is(err, shortage) },
+		)
+		if !short {
+			return conn, err
+		}
+		cfg.Logger.Warn("calls of snapctl have to wait", slog.Any("error", err))
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// quota counts the calls of each unit that are served.
+type quota struct {
+	mu sync.Mutex
+	of map[tenure.UnitID]int
+}
+
+// take counts a call of a unit, unless it has enough of them.
+func (q *quota) take(unit tenure.UnitID) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.of[unit] == maxCallsOf {
+		return false
+	}
+	q.of[unit]++
+	return true
+}
+
+func (q *quota) give(unit tenure.UnitID) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.of[unit]--; q.of[unit] == 0 {
+		delete(q.of, unit)
 	}
 }
 
@@ -89,23 +154,54 @@ func listen(socket string) (*net.UnixListener, error) {
 	return listener, os.Chmod(socket, 0o666) //nolint:gosec // See above.
 }
 
-func (cfg *ServeConfig) serve(ctx context.Context, conn *net.UnixConn) error {
-	if err := conn.SetReadDeadline(time.Now().Add(callTime)); err != nil {
+// serve reads nothing before it is known who calls. A call of no unit is read all the
+// same: whoever closes before the other has written is not heard.
+func (cfg *ServeConfig) serve(ctx context.Context, conn *net.UnixConn, held *quota) error {
+	caller, refused := cfg.caller(conn)
+	if !held.take(caller.Unit) {
+		return answer(ctx, conn, complaint("there are too many calls of snapctl at a time"))
+	}
+	defer held.give(caller.Unit)
+	call, err := read(ctx, conn)
+	if err != nil {
 		return err
 	}
-	var call Call
-	err := json.NewDecoder(io.LimitReader(conn, maxCall)).Decode(&call)
-	if err != nil {
-		return fmt.Errorf("read: %w", err)
+	if refused != nil {
+		return answer(ctx, conn, complaint(refused.Error()))
 	}
-	reply := Reply{Status: 1}
-	caller, err := cfg.caller(conn)
-	if err != nil {
-		reply.Stderr = "error: " + err.Error() + "\n"
-	} else {
-		reply = Execute(ctx, cfg.Host, caller, call.Args)
+	return answer(ctx, conn, Execute(ctx, cfg.Host, caller, call.Args))
+}
+
+func read(ctx context.Context, conn *net.UnixConn) (call Call, err error) {
+	defer within(ctx, conn.SetReadDeadline, 0)()
+	if err := json.NewDecoder(io.LimitReader(conn, maxCall)).Decode(&call); err != nil {
+		return Call{}, fmt.Errorf("read: %w", err)
 	}
-	return json.NewEncoder(conn).Encode(reply)
+	return call, nil
+}
+
+func answer(ctx context.Context, conn *net.UnixConn, reply Reply) error {
+	defer within(ctx, conn.SetWriteDeadline, lastWord)()
+	if err := json.NewEncoder(conn).Encode(reply); err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	return nil
+}
+
+// within bounds what is done with a connection until stop: by callTime, and once ctx
+// ends by last. A deadline that cannot be set is that of a closed connection.
+func within(ctx context.Context, deadline func(time.Time) error, last time.Duration) (stop func()) {
+	_ = deadline(time.Now().Add(callTime))
+	unbound := context.AfterFunc(ctx, func() { _ = deadline(time.Now().Add(last)) })
+	return func() { unbound() }
+}
+
+// complaint is the reply that something is wrong.
+func complaint(text string) Reply {
+	if len(text) > maxComplaint {
+		text = strings.ToValidUTF8(text[:maxComplaint], "") + "..."
+	}
+	return Reply{Status: 1, Stderr: "error: " + text + "\n"}
 }
 
 // caller is who is at the other end.

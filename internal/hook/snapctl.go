@@ -113,15 +113,13 @@ func usage(want string) error { return fmt.Errorf("%w: %s", errUsage, want) }
 func Execute(ctx context.Context, host Host, caller Caller, args []string) Reply {
 	var stdout strings.Builder
 	err := execute(ctx, host, caller, args, &stdout)
-	reply := Reply{Stdout: stdout.String()}
-	if err != nil {
-		reply.Status = 1
-		if status, ok := errors.AsType[statusError](err); ok {
-			reply.Status = int(status)
-		} else {
-			reply.Stderr = "error: " + err.Error() + "\n"
-		}
+	reply := Reply{}
+	if status, ok := errors.AsType[statusError](err); ok {
+		reply.Status = int(status)
+	} else if err != nil {
+		reply = complaint(err.Error())
 	}
+	reply.Stdout = stdout.String()
 	return reply
 }
 
