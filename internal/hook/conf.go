@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -23,11 +22,7 @@ type Patch map[string]any
 func (p Patch) Then(later Patch) Patch {
 	merged := Patch{}
 	for key, value := range p {
-		covered := false
-		for other := range later {
-			covered = covered || other == key || strings.HasPrefix(key, other+".")
-		}
-		if !covered {
+		if !later.covers(key) {
 			merged[key] = value
 		}
 	}
@@ -35,26 +30,69 @@ func (p Patch) Then(later Patch) Patch {
 	return merged
 }
 
+// covers reports whether p sets a name, or one above it.
+func (p Patch) covers(key string) bool {
+	for at, c := range key {
+		if _, above := p[key[:at]]; c == '.' && above {
+			return true
+		}
+	}
+	_, same := p[key]
+	return same
+}
+
 // ErrKey is that something cannot be the name of an option.
 var ErrKey = errors.New("invalid option name")
 
-// optionName is what one name between dots may be; the rule is snapd's.
-func optionName() *regexp.Regexp { return regexp.MustCompile(`^(?:[a-z0-9]+-?)*[a-z](?:-?[a-z0-9])*$`) }
+// optionName reports whether name may be one between dots; the rule is snapd's: a-z, 0-9
+// and single dashes between them, and a letter at least.
+func optionName(name string) bool {
+	letter := false
+	for at, c := range name {
+		switch {
+		case c >= 'a' && c <= 'z':
+			letter = true
+		case c >= '0' && c <= '9':
+		case c != '-', at == 0, at == len(name)-1, name[at-1] == '-':
+			return false
+		}
+	}
+	return letter && len(name) <= maxName
+}
 
 // SplitKey checks a dotted name and takes it apart.
 func SplitKey(key string) ([]string, error) {
-	names, valid := strings.Split(key, "."), optionName()
+	if strings.Count(key, ".") >= maxDepth {
+		return nil, fmt.Errorf("%w: more than %d names with dots between them", ErrKey, maxDepth)
+	}
+	names := strings.Split(key, ".")
 	for _, name := range names {
-		if len(name) > maxName || !valid.MatchString(name) {
+		if !optionName(name) {
 			return nil, fmt.Errorf("%w: %q", ErrKey, name)
 		}
 	}
 	return names, nil
 }
 
+// Check refuses what cannot be set in any snap, and what would take too long to set.
+func (p Patch) Check() error {
+	if len(p) > maxKeys {
+		return fmt.Errorf("more than %d options are set at a time", maxKeys)
+	}
+	for _, key := range slices.Sorted(maps.Keys(p)) {
+		if _, err := SplitKey(key); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 const (
-	// maxName bounds a name between dots, maxDocument the configuration of one snap.
+	// maxName bounds a name between dots, maxDepth how many there are of them, maxKeys the
+	// dotted names of a patch, and maxDocument the configuration of one snap.
 	maxName     = 256
+	maxDepth    = 64
+	maxKeys     = 1024
 	maxDocument = 1 << 20
 )
 
@@ -80,6 +118,9 @@ func (d Document) Get(key string) (value any, found bool, err error) {
 // With is d with the values of patch, shorter names first, so that what is set below
 // a value is set in the new one.
 func (d Document) With(snap tenure.Instance, patch Patch) (Document, error) {
+	if err := patch.Check(); err != nil {
+		return nil, fmt.Errorf("snap %q: %w", snap, err)
+	}
 	after := clone(d)
 	for _, key := range slices.Sorted(maps.Keys(patch)) {
 		names, err := SplitKey(key)
@@ -90,8 +131,12 @@ func (d Document) With(snap tenure.Instance, patch Patch) (Document, error) {
 			return nil, fmt.Errorf("snap %q: %w", snap, err)
 		}
 	}
-	if raw, err := json.Marshal(after); err != nil || len(raw) > maxDocument {
+	raw, err := json.Marshal(after)
+	if err != nil || len(raw) > maxDocument {
 		return nil, errors.Join(fmt.Errorf("snap %q: the configuration is larger than %d bytes", snap, maxDocument), err)
+	}
+	if !json.Valid(raw) { // Nothing as deep can be read again.
+		return nil, fmt.Errorf("snap %q: the values are too deep in one another", snap)
 	}
 	return after, nil
 }

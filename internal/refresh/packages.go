@@ -60,6 +60,9 @@ func (p Packages) Conf(c hook.Caller) (hook.Document, error) {
 
 // SetConf changes the configuration of the caller's snap.
 func (p Packages) SetConf(c hook.Caller, patch hook.Patch) error {
+	if err := patch.Check(); err != nil { // Before others have to wait for it.
+		return fmt.Errorf("snap %q: %w", c.Unit.Snap, err)
+	}
 	if c.Unit.Kind != tenure.HookRun {
 		return p.m.confs.change(c.Unit.Snap, patch)
 	}
