@@ -3,6 +3,7 @@ package test
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -61,4 +62,71 @@ func TestEnduringHasADate(t *testing.T) {
 	if i.Main("manager.virtd") != id {
 		t.Error("the manager, which is not stale, was restarted")
 	}
+}
+
+// An instance of a template whose date has come starts again on the current revision, with
+// its arguments; what that has no more, a service or a template, is ended. A plan says so
+// beforehand, and that the date of what is overdue has passed.
+func TestOverdueInstances(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	trace := listen(t, i)
+	template := func(name string) string {
+		return name + `:
+	daemon: notify
+	command: PROBE trap env:SNAP_REVISION notify:READY:1 run
+	lifecycle: {instances: true}
+`
+	}
+	plain := func(name string) string {
+		return name + `:
+	daemon: notify
+	refresh-mode: endure
+	command: PROBE trap env:SNAP_REVISION notify:READY:1 run
+`
+	}
+	i.Tenure("install", "--dangerous", probeSnap(t, i, probeYAML("1", template("clock"), template("gone"), plain("dropped"), plain("turned"))))
+	i.Tenure("start", "probe.clock@a")
+	i.Tenure("start", "probe.gone@a")
+	names := []string{"clock", "gone", "dropped", "turned"}
+	for _, name := range names {
+		trace.expect(name, "env SNAP_REVISION=x1")
+	}
+	next := probeSnap(t, i, probeYAML("2", template("clock"), template("turned")))
+	i.Tenure("set", "system", "lifecycle.max-endure=7d", "lifecycle.endure-action=end")
+	plan := i.Tenure("plan", "refresh", next)
+	for unit, fate := range map[string]string{
+		"clock@a": "restarted", "gone@a": "ended by its stop protocol", "dropped": "ended by its stop protocol", "turned": "ended by its stop protocol",
+	} {
+		if !regexp.MustCompile(`note: probe\.` + unit + `: it may endure until \S+, by the administrator's limit of 7d, and is then ` + fate + "\n").MatchString(plan) {
+			t.Errorf("the plan does not say that %s is then %s:\n%s", unit, fate, plan)
+		}
+	}
+	i.Tenure("refresh", "--dangerous", next)
+	i.Tenure("start", "probe.turned@fresh")
+	trace.expect("turned", "env SNAP_REVISION=x2")
+	trace.silent(names...)
+	i.Tenure("set", "system", "lifecycle.endure-action=warn", "lifecycle.max-endure=1ns")
+	if plan = i.Tenure("plan", "refresh", next); !regexp.MustCompile(`probe\.clock@a: it is overdue since \S+, by .* and is warned of\n`).MatchString(plan) {
+		t.Errorf("the plan does not say that a date has passed:\n%s", plan)
+	}
+	for id, unit := range i.Units() {
+		if unit.Stale != (unit.EndureAction == "warn") || unit.Stale != (unit.Revision == "x1") {
+			t.Errorf("%s on %s, stale %t: action %q", id, unit.Revision, unit.Stale, unit.EndureAction)
+		}
+	}
+	i.Tenure("set", "system", "lifecycle.endure-action=end")
+	for _, name := range names {
+		trace.expect(name, "heard SIGTERM")
+	}
+	trace.expect("clock", "env SNAP_REVISION=x2")
+	revisions := map[string]string{}
+	for begun := time.Now(); len(revisions) != 2 && time.Since(begun) < rig.Patience; {
+		clear(revisions)
+		for id, unit := range i.Units() {
+			revisions[id] = unit.Revision
+		}
+	}
+	same(t, "units in the end", map[string]string{"probe.clock@a": "x2", "probe.turned@fresh": "x2"}, revisions)
+	trace.silent(names...)
 }

@@ -223,7 +223,7 @@ while [ -n "$(ls)" ]; do sleep 0.05; done
 }
 
 // livingMachines are the machines of a manager, by their command lines: as many as it
-// has. One that is just being made a unit of its own is missing for a moment.
+// has, each a unit of its own.
 func livingMachines(t *testing.T, i *rig.Instance) map[string]tenure.Process {
 	t.Helper()
 	again := time.NewTicker(20 * time.Millisecond)
@@ -232,7 +232,7 @@ func livingMachines(t *testing.T, i *rig.Instance) map[string]tenure.Process {
 		found := map[string]tenure.Process{}
 		for _, unit := range i.Units() {
 			for _, p := range unit.Processes {
-				if strings.Contains(p.Command, "/bin/machine ") {
+				if unit.Kind == string(tenure.Workload) && strings.Contains(p.Command, "/bin/machine ") {
 					found[p.Command] = tenure.Process{PID: p.PID, Start: p.Start}
 				}
 			}

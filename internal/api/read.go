@@ -349,7 +349,7 @@ func unitOf(found *refresh.UnitInfo) client.Unit {
 	unit.StaleSince, unit.EnduresUntil = found.StaleSince, found.EnduresUntil
 	switch {
 	case found.EnduresUntil.IsZero():
-	case found.EnduredEnds && found.Unit.Kind != tenure.AppRun:
+	case found.EnduredEnds:
 		unit.EndureAction = "end"
 	default:
 		unit.EndureAction = "warn"

@@ -91,7 +91,7 @@ type controlled struct {
 	// whole is that the snap was named, not single services of it.
 	whole bool
 	// services are the named services, in start order; others are the named units
-	// that are no services.
+	// that are no services of the current revision.
 	services []*snapfile.App
 	others   []tenure.UnitID
 	// templates are the service templates that were named.
@@ -153,7 +153,7 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 	info := state.Kept[state.Line.Current].Info
 	wanted := map[tenure.App]bool{}
 	for _, name := range named {
-		if err := c.name(op, info, name, wanted); err != nil {
+		if err := c.name(req, info, name, wanted); err != nil {
 			return nil, err
 		}
 	}
@@ -193,7 +193,11 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 // found reports a unit that was named and is not there.
 func (c *controlled) found(op string) error {
 	for _, unit := range c.others {
-		if !slices.ContainsFunc(c.plan.Items, func(item policy.Item) bool { return item.Unit == unit }) {
+		switch {
+		case slices.ContainsFunc(c.plan.Items, func(item policy.Item) bool { return item.Unit == unit }):
+		case unit.Kind == tenure.Service:
+			return noService(op, unit)
+		default:
 			return &Error{Kind: KindNotFound, Op: op, Object: unit.String(), Hint: "see tenure ps " + string(unit.Snap), Err: errors.New("there is no such unit")}
 		}
 	}
@@ -233,8 +237,14 @@ func (c *controlled) concerns(req Request, app tenure.App) bool {
 	return true
 }
 
-// name notes one name of a request: the snap, a service, or another unit.
-func (c *controlled) name(op string, info *snapfile.Snap, name string, wanted map[tenure.App]bool) error {
+func noService(op string, unit tenure.UnitID) error {
+	return &Error{Kind: KindApp, Op: op, Object: unit.String(), Hint: "see tenure services " + string(unit.Snap), Err: fmt.Errorf("snap %q has no service %q", unit.Snap, unit.App)}
+}
+
+// name notes one name of a request: the snap, a service, or another unit. A service of an
+// old revision that the current one has not can only be stopped.
+func (c *controlled) name(req Request, info *snapfile.Snap, name string, wanted map[tenure.App]bool) error {
+	op := string(req.Action)
 	if name == string(c.state.Instance) {
 		c.whole = true
 		return nil
@@ -251,20 +261,23 @@ func (c *controlled) name(op string, info *snapfile.Snap, name string, wanted ma
 		return nil
 	}
 	app := info.App(unit.App)
-	template := app != nil && app.IsService() && app.Lifecycle.Instances
+	is := app != nil && app.IsService()
+	template := is && app.Lifecycle.Instances
 	switch {
 	case unit.At != "":
 		c.asked.units = append(c.asked.units, unit)
 		return nil
-	case template && op == string(ActionStart):
+	case req.Action == ActionStop && (!is || template && req.Exact):
+		c.others = append(c.others, unit)
+		return nil
+	case template && req.Action == ActionStart:
 		_, err := declared(info, unit)
 		return &Error{Kind: KindBad, Op: op, Object: name, Err: err}
 	case template:
 		c.templates = append(c.templates, unit)
 		return nil
-	}
-	if app == nil || !app.IsService() {
-		return &Error{Kind: KindApp, Op: op, Object: name, Hint: "see tenure services " + string(c.state.Instance), Err: fmt.Errorf("snap %q has no service %q", c.state.Instance, unit.App)}
+	case !is:
+		return noService(op, unit)
 	}
 	wanted[app.Name] = true
 	return nil

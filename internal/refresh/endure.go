@@ -92,7 +92,7 @@ func (l linesOf) date(unit *UnitInfo, limit time.Duration, ends bool) {
 	}
 	unit.StaleSince = l.staleSince(&unit.Status)
 	if limit > 0 && !unit.StaleSince.IsZero() {
-		unit.EnduresUntil, unit.EnduredEnds = unit.StaleSince.Add(limit), ends
+		unit.EnduresUntil, unit.EnduredEnds = unit.StaleSince.Add(limit), ends && unit.Unit.Kind != tenure.AppRun
 	}
 }
 
@@ -188,7 +188,7 @@ func (e *endurances) look(ctx context.Context) (next time.Time, err error) {
 		case u.EnduresUntil.IsZero():
 		case now.Before(u.EnduresUntil):
 			sooner(u.EnduresUntil)
-		case u.EnduredEnds && u.Unit.Kind != tenure.AppRun && u.Unit.At == "":
+		case u.EnduredEnds:
 			overdue[u.Unit.Snap] = append(overdue[u.Unit.Snap], u)
 		default:
 			e.warn(ctx, u)
@@ -231,16 +231,16 @@ func (e *endurances) end(ctx context.Context, snap tenure.Instance, units []*Uni
 }
 
 // endEndured ends units by their stop protocols, first those that do not start again.
-// Services that the current revision has too start again on it.
+// Services and instances of templates that the current revision has too start again on it.
 func (m *Manager) endEndured(ctx context.Context, snap tenure.Instance, units []*UnitInfo) (change.ID, error) {
 	state, err := m.installedSnap("end", snap)
 	if err != nil {
 		return 0, err
 	}
-	stop, restart := Request{Action: ActionStop}, Request{Action: ActionRestart}
+	stop, restart := Request{Action: ActionStop, Exact: true}, Request{Action: ActionRestart}
 	for _, u := range units {
 		req := &stop
-		if app := state.Kept[state.Line.Current].Info.App(u.Unit.App); u.Unit.Kind == tenure.Service && app != nil && app.IsService() {
+		if _, err := declared(state.Kept[state.Line.Current].Info, u.Unit); err == nil && u.Unit.Kind == tenure.Service {
 			req = &restart
 		}
 		req.Names = append(req.Names, u.Unit.String())

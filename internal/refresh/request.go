@@ -82,6 +82,8 @@ type Request struct {
 	Revision tenure.Revision
 	// Names are for start, stop and restart: snaps, services or single units.
 	Names []string
+	// Exact is that each name is that of one unit: of a template not all its instances.
+	Exact bool
 	// Args follow the command of the instance of a template that is started; nil where
 	// they stay what they are.
 	Args []string
