@@ -60,7 +60,7 @@ rm "$SNAP_DATA/ready"
 
 // Whatever runs for a change, and whatever is ended by one, is told why: the hooks, the
 // stop command, the main process, and the post-stop command, for every reason there is, and
-// when a refresh that has failed is undone.
+// when an installation or a refresh that has failed is undone.
 func TestTheReasonOfEverything(t *testing.T) {
 	t.Parallel()
 	i := rig.New(t, rig.Config{})
@@ -79,6 +79,15 @@ func TestTheReasonOfEverything(t *testing.T) {
 		fails bool
 		want  []string
 	}{
+		{
+			"failed install",
+			[]string{"install", "--dangerous", failing},
+			true,
+			slices.Concat(
+				[]string{"install x1 refresh:-x1", "up x1", "configure x1 refresh:-x1"},
+				ends("x1", "remove", "x1", ""),
+			),
+		},
 		{
 			"install",
 			[]string{"install", "--dangerous", first},
@@ -106,17 +115,12 @@ func TestTheReasonOfEverything(t *testing.T) {
 		{"disable", []string{"disable", "reasons"}, false, ends("x1", "disable", "x1", "")},
 		{"enable", []string{"enable", "reasons"}, false, []string{"up x1"}},
 	} {
-		if c.what != "install" {
-			write(t, log, "")
-		}
-		if result := i.Try(c.args...); (result.Status != 0) != c.fails {
-			t.Fatalf("%s: %+v", c.what, result)
-		}
-		text, err := os.ReadFile(log) //nolint:gosec // A file of the test's own root.
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(c.want, strings.Split(strings.TrimSpace(string(text)), "\n")); diff != "" {
+		words := afterwards(t, log, func() {
+			if result := i.Try(c.args...); (result.Status != 0) != c.fails {
+				t.Fatalf("%s: %+v", c.what, result)
+			}
+		})
+		if diff := cmp.Diff(c.want, words); diff != "" {
 			t.Errorf("%s (-want +got):\n%s", c.what, diff)
 		}
 	}
@@ -133,16 +137,16 @@ func TestTheReasonOfEverything(t *testing.T) {
 	}
 }
 
-// afterwards are the lines that are written to a file by what removes it.
-func afterwards(t *testing.T, path string, remove func()) []string {
+// afterwards are the lines that are written to a file by what may remove it.
+func afterwards(t *testing.T, path string, act func()) []string {
 	t.Helper()
-	write(t, path, "")
+	writeFile(t, path, "")
 	f, err := os.Open(path) //nolint:gosec // A file of the test's own root.
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close() //nolint:errcheck // Only read.
-	remove()
+	act()
 	text, err := io.ReadAll(f)
 	if err != nil {
 		t.Fatal(err)

@@ -399,10 +399,9 @@ func (s startStep) wanted(ctx context.Context, p startParams) ([]supervise.Spec,
 // Undo stops what was started; those that are to run again on the revision
 // before keep their sockets open meanwhile.
 func (s startStep) Undo(ctx context.Context, p startParams, _ nothing) error {
-	_, err := s.m.stopOrWait(ctx, supervise.StopRequest{
-		Units: names(p.Specs), Reason: p.Change.Reason, From: p.Change.To, To: p.Change.From,
-		HoldSockets: !p.Change.From.IsZero(),
-	})
+	stop := undoing(p.Change)
+	stop.Units, stop.HoldSockets = names(p.Specs), !p.Change.From.IsZero()
+	_, err := s.m.stopOrWait(ctx, stop)
 	if err == nil {
 		err = s.endOffspring(ctx, p)
 	}
@@ -431,10 +430,20 @@ func (s startStep) endOffspring(ctx context.Context, p startParams) error {
 	if len(units) == 0 {
 		return nil
 	}
-	_, err = s.m.stopOrWait(ctx, supervise.StopRequest{
-		Units: units, Reason: p.Change.Reason, From: p.Change.To, To: p.Change.From,
-	})
+	stop := undoing(p.Change)
+	stop.Units = units
+	_, err = s.m.stopOrWait(ctx, stop)
 	return err
+}
+
+// undoing is a stop for the undo of a change: the way back. From an installation that is
+// a removal: what acts by the reason must not leave anything behind.
+func undoing(c policy.Change) supervise.StopRequest {
+	stop := supervise.StopRequest{Reason: c.Reason, From: c.To, To: c.From}
+	if c.From.IsZero() {
+		stop.Reason = tenure.ReasonRemove
+	}
+	return stop
 }
 
 // offspring reports whether a unit came out of a service of the revision that a
