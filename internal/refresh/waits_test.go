@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"tenure"
@@ -179,6 +180,81 @@ func TestDeferralHasALimit(t *testing.T) {
 		t.Errorf("the change is %s: %s", c.Status, c.Err)
 	}
 	h.wantRevision(t, tenure.LocalRevision(1))
+}
+
+// begin begins the revert, as one that nobody has asked for if it is automatic.
+func (h *house) begin(t *testing.T, automatic bool) change.ID {
+	t.Helper()
+	prepared, err := h.prepareAlone(t.Context(), Request{Action: ActionRevert, Snaps: []tenure.Instance{"db"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer prepared.release()
+	prepared.jobs[0].Auto, prepared.plans[0].Change.Auto = automatic, automatic
+	plans, err := json.Marshal(prepared.plans)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tasks, err := h.tasks(prepared.jobs, prepared.plans, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := h.engine.Start(t.Context(), change.NewChange{Kind: "revert-snap", Snaps: jobSnaps(prepared.jobs), Tasks: tasks, Plan: plans})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return id
+}
+
+// A change waits as long as it may, to the second, and not longer: any for
+// lifecycle.max-deferral, one that nobody has asked for at most for
+// refresh.max-inhibition-days, which are 14 where nothing is set.
+func TestDeferralLastsAsLongAsItMay(t *testing.T) {
+	t.Parallel()
+	const day = 24 * time.Hour
+	for name, test := range map[string]struct {
+		auto    bool
+		options map[string]json.RawMessage
+		lasts   time.Duration
+	}{
+		"max-deferral":                     {false, map[string]json.RawMessage{optionDeferral: json.RawMessage(`"7d"`)}, 7 * day},
+		"max-deferral is the shorter one":  {true, map[string]json.RawMessage{optionDeferral: json.RawMessage(`"36h"`)}, 36 * time.Hour},
+		"max-inhibition-days":              {true, map[string]json.RawMessage{optionInhibition: json.RawMessage(`"3"`)}, 3 * day},
+		"max-inhibition-days is not set":   {true, nil, 14 * day},
+		"max-inhibition-days is not asked": {false, map[string]json.RawMessage{optionInhibition: json.RawMessage(`"1"`), optionDeferral: json.RawMessage(`"2d"`)}, 2 * day},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				h := newHouse(t, supervisetest.Program{})
+				if len(test.options) > 0 {
+					id, err := h.Configure(t.Context(), System, test.options)
+					if err == nil {
+						_, err = h.engine.WaitFor(t.Context(), id)
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+				}
+				began := time.Now()
+				id := h.begin(t, test.auto)
+				<-time.After(test.lasts - time.Second)
+				synctest.Wait()
+				if c, err := h.engine.Get(id); err != nil || c.Status != change.Wait {
+					t.Fatalf("a second before its time the change is %s: %s, %v", c.Status, c.Err, err)
+				}
+				h.wantRevision(t, tenure.LocalRevision(2))
+				c, err := h.engine.WaitFor(t.Context(), id)
+				if err != nil || c.Status != change.Done {
+					t.Errorf("the change is %s: %s, %v", c.Status, c.Err, err)
+				}
+				if took := time.Since(began); took < test.lasts || took > test.lasts+time.Second {
+					t.Errorf("it took %s, want %s", took, test.lasts)
+				}
+				h.wantRevision(t, tenure.LocalRevision(1))
+			})
+		})
+	}
 }
 
 // A service that ignores its signal and must not be killed is told once, and never
