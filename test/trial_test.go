@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	webclient "tenure/examples/clients/web"
 	"tenure/internal/trial"
 	"tenure/test/rig"
@@ -92,6 +94,45 @@ func TestRefreshTest(t *testing.T) {
 	if result := i.Try("refresh-test", before); result.Status != 64 {
 		t.Errorf("one file: %+v", result)
 	}
+}
+
+// A workload that is to endure, and is killed by the stop command of its service, is told;
+// it is so young that it is part of its service when the refresh begins, and so is the one of the
+// revert, which lives on.
+func TestRefreshTestTellsOfADeath(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	version := func(version, stop string) string {
+		return probeSnap(t, i, probeYAML(version, `
+one:
+	daemon: notify
+	command: PROBE trap child:vm notify:READY:1 run
+	stop-command: PROBE `+stop+`
+	lifecycle: {workloads: {vm: {match: ' one\.vm ', refresh: endure}}}
+`))
+	}
+	result, report := try(t, i, version("1", "bereave"), version("2", "report:spares"))
+	killed, spared := report.Phases[1], report.Phases[2]
+	if u := vm(t, killed); u.Verdict != "endure" || u.Before == nil || u.Before.Revision != "x1" || u.After != nil || u.Survived {
+		t.Errorf("killed by the refresh: %+v", u)
+	}
+	if u := vm(t, spared); u.Verdict != "endure" || u.Before == nil || !cmp.Equal(u.Before, u.After) || !u.Survived {
+		t.Errorf("spared by the revert: %+v", u)
+	}
+	want := vm(t, killed).Unit + ", in the refresh: its verdict is endure (apps.one.lifecycle.workloads.vm.refresh), and it has not lived on"
+	if result.Status != 1 || len(report.Differences) == 0 || report.Differences[0] != want {
+		t.Errorf("status %d, differences %q, want first %q", result.Status, report.Differences, want)
+	}
+}
+
+// vm is the one workload of a phase.
+func vm(t *testing.T, phase trial.Phase) trial.Unit {
+	t.Helper()
+	at := slices.IndexFunc(phase.Units, func(u trial.Unit) bool { return strings.HasPrefix(u.Unit, "probe.one/vm.") })
+	if at < 0 {
+		t.Fatalf("there is no workload in the %s: %+v", phase.Name, phase.Units)
+	}
+	return phase.Units[at]
 }
 
 // A hand-over promises that no request fails, and the built-in client counts them.

@@ -162,9 +162,11 @@ func (t *trial) endLoad() {
 // planned is what is read of a plan.
 type planned struct {
 	Items []struct {
-		Unit    string                `json:"unit"`
-		Verdict string                `json:"verdict"`
-		Rule    struct{ Name string } `json:"rule"`
+		Unit     string                `json:"unit"`
+		Revision string                `json:"revision"`
+		Verdict  string                `json:"verdict"`
+		Rule     struct{ Name string } `json:"rule"`
+		Main     Process               `json:"main"`
 	} `json:"items"`
 }
 
@@ -175,10 +177,6 @@ func (t *trial) phase(ctx context.Context, name string, action client.Action, fa
 	if err != nil {
 		return fmt.Errorf("plan the %s: %w", name, err)
 	}
-	before, err := t.mains(ctx)
-	if err != nil {
-		return err
-	}
 	phase := Phase{Name: name}
 	for _, raw := range plans {
 		var plan planned
@@ -186,7 +184,12 @@ func (t *trial) phase(ctx context.Context, name string, action client.Action, fa
 			return fmt.Errorf("plan the %s: %w", name, err)
 		}
 		for _, item := range plan.Items {
-			phase.Units = append(phase.Units, Unit{Unit: item.Unit, Verdict: item.Verdict, Rule: item.Rule.Name})
+			u := Unit{Unit: item.Unit, Verdict: item.Verdict, Rule: item.Rule.Name}
+			// What is named may be part of its service still, and no unit of its own.
+			if item.Main.PID != 0 && strings.HasPrefix(item.Unit, t.report.Snap+".") {
+				u.Before = &Process{PID: item.Main.PID, Start: item.Main.Start, Revision: item.Revision}
+			}
+			phase.Units = append(phase.Units, u)
 			// Whoever tries does not wait until it suits the service.
 			action.Now = action.Now || item.Verdict == "defer"
 		}
@@ -202,7 +205,7 @@ func (t *trial) phase(ctx context.Context, name string, action client.Action, fa
 		t.astray = true
 		t.differ("the %s has ended as %s: %s", name, c.Status, c.Err)
 	}
-	if err := t.compare(ctx, &phase, before, begun, c.Err != ""); err != nil {
+	if err := t.compare(ctx, &phase, begun, c.Err != ""); err != nil {
 		return err
 	}
 	if t.load != nil {
@@ -226,26 +229,50 @@ func lossless(units []Unit) bool {
 	})
 }
 
-// mains are the main processes of the snap's units.
-func (t *trial) mains(ctx context.Context) (map[string]Process, error) {
+// living are the processes of the snap: the main ones by their units, and all of them.
+type living struct {
+	mains map[string]Process
+	all   []Process
+}
+
+func (t *trial) living(ctx context.Context) (living, error) {
 	units, err := t.at.client.Units(ctx)
 	if err != nil {
-		return nil, err
+		return living{}, err
 	}
-	found := map[string]Process{}
+	found := living{mains: map[string]Process{}}
 	for i := range units {
+		if units[i].Snap != t.report.Snap {
+			continue
+		}
 		for _, p := range units[i].Processes {
-			if p.Main && units[i].Snap == t.report.Snap {
-				found[units[i].ID] = Process{PID: p.PID, Start: p.Start, Revision: units[i].Revision}
+			process := Process{PID: p.PID, Start: p.Start, Revision: units[i].Revision}
+			found.all = append(found.all, process)
+			if p.Main {
+				found.mains[units[i].ID] = process
 			}
 		}
 	}
 	return found, nil
 }
 
+// after sets what has become of a unit. What endures is found by its process, whose unit
+// it may have left or become meanwhile; what else lives on beside its successor, as while it
+// drains, has been replaced all the same.
+func (u *Unit) after(now living) {
+	same := func(p Process) bool { return u.Before != nil && p.PID == u.Before.PID && p.Start == u.Before.Start }
+	if p, found := now.mains[u.Unit]; found {
+		u.After = &p
+	}
+	if at := slices.IndexFunc(now.all, same); at >= 0 && u.Verdict == "endure" {
+		u.After = &now.all[at]
+	}
+	u.Survived = u.After != nil && same(*u.After)
+}
+
 // compare holds what has become of each unit against what the plan said.
-func (t *trial) compare(ctx context.Context, phase *Phase, before map[string]Process, since time.Time, fails bool) error {
-	after, err := t.mains(ctx)
+func (t *trial) compare(ctx context.Context, phase *Phase, since time.Time, fails bool) error {
+	now, err := t.living(ctx)
 	if err != nil {
 		return err
 	}
@@ -259,13 +286,7 @@ func (t *trial) compare(ctx context.Context, phase *Phase, before map[string]Pro
 	}
 	for i := range phase.Units {
 		u := &phase.Units[i]
-		if p, found := before[u.Unit]; found {
-			u.Before = &p
-		}
-		if p, found := after[u.Unit]; found {
-			u.After = &p
-		}
-		u.Survived = u.Before != nil && u.After != nil && u.Before.PID == u.After.PID && u.Before.Start == u.After.Start
+		u.after(now)
 		u.Gap = milliseconds(gaps[u.Unit])
 		if problem := u.problem(snap.Revision, fails); problem != "" {
 			t.differ("%s, in the %s: %s, and it %s", u.Unit, phase.Name, u.declared(), problem)
@@ -331,11 +352,11 @@ func (t *trial) remove(ctx context.Context) error {
 	if c.Err != "" {
 		t.differ("the remove has ended as %s: %s", c.Status, c.Err)
 	}
-	left, err := t.mains(ctx)
+	left, err := t.living(ctx)
 	if err != nil {
 		return err
 	}
-	for unit, p := range left {
+	for unit, p := range left.mains {
 		t.report.Leftovers = append(t.report.Leftovers, fmt.Sprintf("process %d in unit %s", p.PID, unit))
 	}
 	own := filepath.Join(t.at.root, "snap", t.report.Snap)

@@ -79,27 +79,28 @@ func common() string { return os.Getenv("SNAP_COMMON") }
 // steps are what a probe can do.
 func steps() map[string]func(*probe, string) error {
 	return map[string]func(*probe, string) error{
-		"report": func(p *probe, text string) error { p.report("%s", text); return nil },
-		"say":    func(_ *probe, text string) error { _, err := fmt.Println(text); return err },
-		"env":    (*probe).env,
-		"reason": (*probe).reason,
-		"trap":   (*probe).trap,
-		"ignore": (*probe).ignore,
-		"child":  (*probe).child,
-		"fork":   (*probe).fork,
-		"notify": (*probe).notify,
-		"store":  (*probe).store,
-		"passed": (*probe).passed,
-		"serve":  (*probe).serve,
-		"own":    (*probe).own,
-		"wait":   (*probe).wait,
-		"alive":  (*probe).alive,
-		"count":  (*probe).count,
-		"signal": (*probe).signalMain,
-		"die":    (*probe).die,
-		"exit":   (*probe).exit,
-		"lines":  (*probe).lines,
-		"run":    (*probe).run,
+		"report":  func(p *probe, text string) error { p.report("%s", text); return nil },
+		"say":     func(_ *probe, text string) error { _, err := fmt.Println(text); return err },
+		"env":     (*probe).env,
+		"reason":  (*probe).reason,
+		"trap":    (*probe).trap,
+		"ignore":  (*probe).ignore,
+		"child":   (*probe).child,
+		"fork":    (*probe).fork,
+		"notify":  (*probe).notify,
+		"store":   (*probe).store,
+		"passed":  (*probe).passed,
+		"serve":   (*probe).serve,
+		"own":     (*probe).own,
+		"wait":    (*probe).wait,
+		"alive":   (*probe).alive,
+		"count":   (*probe).count,
+		"signal":  (*probe).signalMain,
+		"bereave": (*probe).killChildren,
+		"die":     (*probe).die,
+		"exit":    (*probe).exit,
+		"lines":   (*probe).lines,
+		"run":     (*probe).run,
 	}
 }
 
@@ -340,6 +341,25 @@ func (p *probe) signalMain(name string) error {
 		return err
 	}
 	return syscall.Kill(pid, unix.SignalNum(name))
+}
+
+// killChildren kills the children of the process that $MAINPID names: what a careless stop
+// command does.
+func (p *probe) killChildren(string) error {
+	// A child is listed with the thread that has started it (proc_pid_task(5)).
+	lists, err := filepath.Glob(filepath.Join("/proc", os.Getenv("MAINPID"), "task/*/children"))
+	for _, list := range lists {
+		text, bad := os.ReadFile(list) //nolint:gosec // The supervisor names the process.
+		err = errors.Join(err, bad)
+		for field := range strings.FieldsSeq(string(text)) {
+			pid, bad := strconv.Atoi(field)
+			if bad == nil {
+				bad = syscall.Kill(pid, syscall.SIGKILL)
+			}
+			err = errors.Join(err, bad)
+		}
+	}
+	return err
 }
 
 // die ends by a signal.
