@@ -38,6 +38,10 @@ func blocked(t *testing.T, i *rig.Instance, trace *trace, args ...string) string
 	if now := i.Main("probe.db"); now != main {
 		t.Fatalf("the main process is %v after tenure %s, before %v", now, strings.Join(args, " "), main)
 	}
+	running, err := i.Client().Changes(t.Context(), "in-progress", "probe")
+	if err != nil || len(running) != 1 || running[0].ID != found[1] || running[0].Status != "Wait" || !running[0].Holds {
+		t.Errorf("in progress is %+v, %v, and not change %s, which waits inside its switch", running, err, found[1])
+	}
 	return found[1]
 }
 

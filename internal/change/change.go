@@ -161,7 +161,7 @@ type Selection int
 const (
 	// All changes.
 	All Selection = iota
-	// InProgress are those that have not ended and do not wait.
+	// InProgress are those that have not ended, without those that wait and hold nothing.
 	InProgress
 	// WaitingOnly are those in status Wait.
 	WaitingOnly
@@ -188,7 +188,7 @@ func (f Filter) Match(c Change) bool {
 	}
 	switch f.Select {
 	case InProgress:
-		return !c.Status.Ready() && c.Status != Wait
+		return !c.Status.Ready() && (c.Status != Wait || c.Holds)
 	case WaitingOnly:
 		return c.Status == Wait
 	case ReadyOnly:
