@@ -111,6 +111,14 @@ func (m *Manager) recordStray(ctx context.Context, snap tenure.Instance, stray p
 // ruleOf is what a signal is by: the verdict of the plan of its change, and else what
 // its cause says.
 func (m *Manager) ruleOf(e supervise.Event) (tenure.Verdict, policy.Rule) {
+	verdict, rule := m.causeOf(e)
+	if e.Forced {
+		rule = policy.Rule{Source: policy.Administrator, Name: "--kill", Text: "SIGKILL is sent by the administrator's word where it is forbidden"}
+	}
+	return verdict, rule
+}
+
+func (m *Manager) causeOf(e supervise.Event) (tenure.Verdict, policy.Rule) {
 	if e.Change != 0 {
 		if verdict, rule, found := m.plannedFor(e); found {
 			return verdict, rule
@@ -153,7 +161,7 @@ func (m *Manager) plannedFor(e supervise.Event) (tenure.Verdict, policy.Rule, bo
 		for i := range plan.Items {
 			switch item := &plan.Items[i]; item.Unit {
 			case e.Unit:
-				return item.Verdict, item.Rule, true
+				return item.Verdict, ruleFor(e, item), true
 			case e.Unit.Service():
 				service = item
 			}
@@ -164,6 +172,22 @@ func (m *Manager) plannedFor(e supervise.Event) (tenure.Verdict, policy.Rule, bo
 		return service.Verdict, service.Rule, true
 	}
 	return "", policy.Rule{}, false
+}
+
+// ruleFor is what a signal to the unit of an item is by: that of the verdict, but SIGKILL, where
+// the administrator's rules say whether and when it comes, is by those.
+func ruleFor(e supervise.Event, item *policy.Item) policy.Rule {
+	stop := item.Stop
+	if stop == nil || !e.Late || e.Signal != "SIGKILL" || e.Helper != "" {
+		return item.Rule
+	}
+	switch {
+	case stop.KillRule != "":
+		return policy.Rule{Source: policy.Administrator, Name: stop.KillRule, Text: "it allows SIGKILL"}
+	case stop.GraceRule != "":
+		return policy.Rule{Source: policy.Administrator, Name: stop.GraceRule, Text: "its grace period is over"}
+	}
+	return item.Rule
 }
 
 // changeOf is a change, also before the engine has taken it up: the supervisor goes on

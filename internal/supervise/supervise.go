@@ -360,6 +360,9 @@ type Event struct {
 	// Late is that a signal was sent because a time was over: that of a stop, or that of
 	// the Helper.
 	Late bool `json:"late,omitempty"`
+	// Forced is that SIGKILL was sent by an order (StopRequest.Kill) where the protocol and
+	// its terms forbid it.
+	Forced bool `json:"forced,omitempty"`
 	// Whole is that a signal went to the group as a whole: to what is forked meanwhile,
 	// too.
 	Whole bool `json:"whole,omitempty"`

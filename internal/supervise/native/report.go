@@ -47,8 +47,9 @@ func (u *unit) stamp(e supervise.Event) supervise.Event {
 // signalling is the event of a signal. What has had its grace has it for SIGKILL.
 func (u *unit) signalling(number syscall.Signal, e supervise.Event, processes []tenure.Process) supervise.Event {
 	e.Kind, e.Signal, e.Processes = supervise.EventSignal, proc.SignalName(number), processes
-	if ending := u.rec.Ending; ending != nil && ending.Killed && number == syscall.SIGKILL {
-		e.Late = true
+	if ending := u.rec.Ending; ending != nil && number == syscall.SIGKILL {
+		e.Late = e.Late || ending.Killed
+		e.Forced = ending.Kill && !ending.Terms.MayKill(u.rec.Spec.Stop)
 	}
 	if u.rec.Ending == nil && e.Cause == "" {
 		e.Cause = supervise.CauseRequest

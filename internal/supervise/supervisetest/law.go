@@ -286,6 +286,7 @@ func killByOrder(l *law) {
 		l.t.Errorf("stop by order: %+v, %v", ended, err)
 	}
 	l.inState(id, supervise.Inactive)
+	l.wantRecorded(supervise.EventSignal, "database x1 SIGTERM to 1 request stop 0", "database x1 SIGKILL to 1 late forced request stop 0")
 }
 
 func graceLimit(l *law) {

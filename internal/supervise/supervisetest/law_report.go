@@ -45,6 +45,9 @@ func describe(e supervise.Event) string {
 	if e.Late {
 		words = append(words, "late")
 	}
+	if e.Forced {
+		words = append(words, "forced")
+	}
 	if e.Exit != nil {
 		words = append(words, e.Exit.String())
 	}

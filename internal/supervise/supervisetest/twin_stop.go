@@ -146,6 +146,7 @@ func (u *twinUnit) tell(number syscall.Signal, targets []*process) {
 	}
 	e := supervise.Event{Kind: supervise.EventSignal, Signal: proc.SignalName(number), Processes: told}
 	e.Late = u.ending.killing
+	e.Forced = number == syscall.SIGKILL && u.ending.Kill && !u.terms().MayKill(u.spec().Stop)
 	u.tellOf(e)
 	for _, p := range told {
 		if target := u.t.processes[p.PID]; target != nil {
