@@ -6,6 +6,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"tenure"
 	"tenure/test/rig"
@@ -110,6 +111,46 @@ func TestNeverKilled(t *testing.T) {
 		t.Errorf("the removal is %s", status)
 	}
 	trace.silent("db")
+}
+
+// Who has ended by order what a refresh waited for has succeeded, although the refresh
+// is observed now; the SIGKILL, which the package forbids, is by that order.
+func TestKillByOrder(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{Observe: true})
+	trace := listen(t, i)
+	file := probeSnap(t, i, probeYAML("1", `
+db:
+	daemon: notify
+	command: PROBE trap ignore:SIGTERM env:SNAP_REVISION notify:READY:1 run
+	stop-timeout: 300ms
+	lifecycle: {kill: never, observe: 1h}
+`))
+	i.Tenure("install", "--dangerous", file)
+	trace.expect("db", "env SNAP_REVISION=x1")
+	id := blocked(t, i, trace, "refresh", "--dangerous", file)
+	said := i.Tenure("stop", "--kill", "probe.db")
+	if want := "Change " + id + " waits for probe.db to run well"; !strings.Contains(said, want) {
+		t.Errorf("tenure stop --kill says %q, want %q", said, want)
+	}
+	trace.expect("db", "heard SIGTERM", "env SNAP_REVISION=x2")
+
+	timeline, err := i.Client().Timeline(t.Context(), "probe", time.Time{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rules []string
+	for k := range timeline.Units {
+		for _, e := range timeline.Units[k].Events {
+			if e.Kind == "signal" && e.Rule != nil {
+				rules = append(rules, e.Signal+" by "+e.Rule.Source+": "+e.Rule.Name)
+			}
+		}
+	}
+	wantWords(t, "signals", rules, []string{
+		"SIGTERM by default: default for services on refresh", "SIGTERM by default: default for services on refresh", "SIGKILL by administrator: --kill",
+	})
+	i.Tenure("remove", "--kill", "probe")
 }
 
 // A new revision that does not get ready, must not be killed and does not end keeps

@@ -122,8 +122,13 @@ func (a *app) control(ctx context.Context, action client.Action, done string) er
 	if err != nil || change == nil {
 		return err
 	}
-	if change.Status == statusWait {
+	if change.Status == statusWait && !change.Observed() {
 		return a.sayWaiting(change)
+	}
+	if change.Observed() {
+		// It was ended for that change, which goes on.
+		a.sayObserved(change)
+		return nil
 	}
 	if change.Kind != "service-control" {
 		done = fmt.Sprintf("Change %s is done: %s.", change.ID, change.Summary)

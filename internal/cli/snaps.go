@@ -301,7 +301,7 @@ func (a *app) sayDone(ctx context.Context, change *client.Change, action client.
 		}
 	}
 	if change.Observed() {
-		a.printf("Change %s waits for %s, and is undone if it does not (see tenure watch %s)\n", change.ID, change.Waiting, change.ID)
+		a.sayObserved(change)
 	}
 	return nil
 }

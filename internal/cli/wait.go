@@ -124,6 +124,11 @@ func (a *app) sayWaiting(change *client.Change) error {
 	return nil
 }
 
+// sayObserved says whom a change waits for that has done what was asked.
+func (a *app) sayObserved(change *client.Change) {
+	a.printf("Change %s waits for %s, and is undone if it does not (see tenure watch %s)\n", change.ID, change.Waiting, change.ID)
+}
+
 // gone reports whether err is that the daemon has ended or is about to.
 func gone(err error) bool {
 	failed, answered := errors.AsType[*client.Error](err)
