@@ -24,6 +24,12 @@ func Reasons() []Reason {
 	return []Reason{ReasonRefresh, ReasonRevert, ReasonRestart, ReasonStop, ReasonDisable, ReasonRemove, ReasonShutdown}
 }
 
+// Final reports whether nothing of what ends for the reason is to go on under another
+// name: it has no time left to start anything.
+func (r Reason) Final() bool {
+	return r == ReasonDisable || r == ReasonRemove || r == ReasonShutdown
+}
+
 // Verdict is what a change does to one unit.
 type Verdict string
 

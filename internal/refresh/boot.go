@@ -286,12 +286,23 @@ func (m *Manager) presentSnaps() ([]tenure.Instance, error) {
 }
 
 // endAll stops services first, so that nothing comes out of them any more, then
-// everything else.
+// everything else, until there is nothing.
 func (m *Manager) endAll(ctx context.Context) error {
+	for range strayRounds {
+		ended, err := m.endOnce(ctx)
+		if err != nil || ended == 0 {
+			return err
+		}
+	}
+	return fmt.Errorf("end all units: %w: there are ever new ones", supervise.ErrRunning)
+}
+
+// endOnce stops what runs, and tells how many units that was.
+func (m *Manager) endOnce(ctx context.Context) (ended int, err error) {
 	for _, services := range []bool{true, false} {
 		list, err := m.cfg.Supervisor.Units(ctx)
 		if err != nil {
-			return fmt.Errorf("end all units: %w", err)
+			return ended, fmt.Errorf("end all units: %w", err)
 		}
 		var units []tenure.UnitID
 		for _, status := range list {
@@ -302,13 +313,14 @@ func (m *Manager) endAll(ctx context.Context) error {
 		if len(units) == 0 {
 			continue
 		}
+		ended += len(units)
 		if _, err := m.halt(ctx, supervise.StopRequest{
 			Units: units, Reason: tenure.ReasonShutdown, Limit: m.limits().MaxStopTimeout,
 		}); err != nil {
-			return fmt.Errorf("end all units: %w", err)
+			return ended, fmt.Errorf("end all units: %w", err)
 		}
 	}
-	return nil
+	return ended, nil
 }
 
 // users that snaps may ask for (system-usernames), with the ids that they have

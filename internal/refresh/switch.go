@@ -100,6 +100,9 @@ func (s stopStep) stop(ctx context.Context, p stopParams) error {
 	if err := s.end(ctx, p, left); err != nil || !p.Strays {
 		return err
 	}
+	if err := s.endLate(ctx, p); err != nil {
+		return err
+	}
 	return s.m.endStrays(ctx, p.Change.Snap, p.Kill)
 }
 
@@ -134,6 +137,30 @@ func (s stopStep) end(ctx context.Context, p stopParams, left []tenure.UnitID) e
 	}
 	_, err := s.m.stopUnits(ctx, p, units, false)
 	return err
+}
+
+// endLate ends the units that have come out of others while those were told to end, until
+// there are none.
+func (s stopStep) endLate(ctx context.Context, p stopParams) error {
+	for range strayRounds {
+		facts, err := s.m.facts(ctx, p.Change)
+		if err != nil {
+			return err
+		}
+		var units []tenure.UnitID
+		for _, item := range policy.Decide(facts).Items {
+			if item.Verdict == tenure.Stop && item.Unit.Snap == p.Change.Snap {
+				units = append(units, item.Unit)
+			}
+		}
+		if len(units) == 0 {
+			return nil
+		}
+		if _, err := s.m.stopUnits(ctx, p, units, false); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("stop services: %w: there are ever new units of %s", supervise.ErrRunning, p.Change.Snap)
 }
 
 func (m *Manager) stopUnits(ctx context.Context, p stopParams, units []tenure.UnitID, hold bool) (supervise.Ended, error) {

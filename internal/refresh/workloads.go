@@ -70,7 +70,7 @@ func (m *Manager) branching(ctx context.Context, c hook.Caller, name string) (br
 		service = unit.Service()
 	}
 	status := known[service]
-	if status.Spec == nil {
+	if status.Spec == nil || idle(status) {
 		return branching{}, fmt.Errorf("%s does not run", service)
 	}
 	at := slices.IndexFunc(status.Spec.Workloads, func(w supervise.Workload) bool { return w.Name == unit.Name })

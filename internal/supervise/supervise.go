@@ -98,15 +98,16 @@ type Tracker interface {
 type Brancher interface {
 	// Branch starts a workload that comes out of the unit parent, in a group of its own
 	// from its first instruction on, and returns when it has been executed. Parent must
-	// be alive, or the error is of kind ErrNotReady; who stops it afterwards is told of
-	// the workload (Ended.Left).
+	// be alive, and not be ending for a reason that is final, or the error is of kind
+	// ErrNotReady; who stops it afterwards is told of the workload (Ended.Left).
 	Branch(ctx context.Context, parent tenure.UnitID, spec Spec) error
 	// Adopt makes a workload of a process that is in another unit of the same snap, and
 	// of what has come out of it and is in that unit too. Processes in groups that the unit made
 	// are not moved: a group that has no others in it goes with the workload as it is.
 	// What the process runs is not for the Spec to say.
 	// The main process of a service is not adopted. A process that is in no unit of the
-	// snap, or has ended, is an error of kind ErrUnknown.
+	// snap, or has ended, is an error of kind ErrUnknown, one of a unit that is ending for
+	// a reason that is final of kind ErrNotReady.
 	Adopt(ctx context.Context, spec Spec, process tenure.Process) error
 }
 

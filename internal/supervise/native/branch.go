@@ -48,6 +48,10 @@ func (u *unit) branch(ctx context.Context, spec supervise.Spec, reply chan<- err
 		reply <- fmt.Errorf("%s: %w: it is not running", u.id, supervise.ErrNotReady)
 		return
 	}
+	if u.rec.Ending.reason().Final() {
+		reply <- u.errFinal()
+		return
+	}
 	generations, err := u.s.vacate(ctx, spec.Unit)
 	if err != nil {
 		reply <- err
@@ -69,6 +73,11 @@ func (u *unit) branch(ctx context.Context, spec supervise.Spec, reply chan<- err
 	}
 	u.s.spawn(ctx, child, nil)
 	u.tellSplit(child)
+}
+
+// errFinal is that the unit is ending, and nothing is to come out of it any more.
+func (u *unit) errFinal() error {
+	return fmt.Errorf("%s: %w: it is ending (%s)", u.id, supervise.ErrNotReady, u.rec.Ending.Reason)
 }
 
 // vacate makes the name of a unit that has ended free for another, and tells how
@@ -150,6 +159,8 @@ func (u *unit) letGoOf(ctx context.Context, spec supervise.Spec, process tenure.
 	switch {
 	case !u.rec.State.Alive():
 		return errMoved
+	case u.rec.Ending.reason().Final():
+		return u.errFinal()
 	case process == u.rec.Main && !u.rec.Passive:
 		return fmt.Errorf("%w: it is the main process of %s", supervise.ErrRunning, u.id)
 	case u.rec.Main.PID == 0 && u.rec.State == supervise.Starting:

@@ -3,6 +3,7 @@ package native
 import (
 	"errors"
 	"slices"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -178,5 +179,46 @@ func TestBranchOverTheDaemon(t *testing.T) {
 	frozen, err := proc.GroupAt(statusOf(t, s, spec.Unit).Group).Frozen()
 	if err != nil || frozen {
 		t.Errorf("the service stands still: %t, %v", frozen, err)
+	}
+}
+
+// A service that takes its time to end may start workloads meanwhile, unless nothing of
+// it is to be left.
+func TestNothingComesOutOfWhatIsRemoved(t *testing.T) {
+	t.Parallel()
+	s := newRoot(t).supervisor(t)
+	for _, reason := range tenure.Reasons() {
+		spec := service(t, "virtd", supervisetest.Program{Notify: true, IgnoreTerm: true, Children: []supervisetest.Program{{Name: "vm", IgnoreTerm: true}}})
+		if err := s.Start(t.Context(), spec); err != nil {
+			t.Fatal(err)
+		}
+		infos, err := s.Processes(t.Context(), spec.Unit)
+		if err != nil || len(infos) != 2 {
+			t.Fatalf("processes %+v, %v", infos, err)
+		}
+		ended := make(chan error, 1)
+		go func() {
+			_, err := s.Stop(t.Context(), supervise.StopRequest{Units: []tenure.UnitID{spec.Unit}, Reason: reason})
+			ended <- err
+		}()
+		until(t, s, spec.Unit, func(s supervise.Status) bool { return s.State == supervise.Stopping })
+		var want error
+		if reason.Final() {
+			want = supervise.ErrNotReady
+		}
+		born, adopted := workloadNamed(t, spec.Unit, "vm@born-"+string(reason)), workloadNamed(t, spec.Unit, "vm@adopted-"+string(reason))
+		plain := service(t, "vm", supervisetest.Program{})
+		if err := s.Branch(t.Context(), spec.Unit, spec.Branch(born, plain.Command.Argv, plain.Stop)); !errors.Is(err, want) {
+			t.Errorf("start on %s: %v, want %v", reason, err, want)
+		}
+		if err := s.Adopt(t.Context(), spec.Branch(adopted, nil, plain.Stop), infos[1].Process); !errors.Is(err, want) {
+			t.Errorf("adopt on %s: %v, want %v", reason, err, want)
+		}
+		for _, info := range infos {
+			signalTo(t, info.Process, syscall.SIGKILL)
+		}
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
 	}
 }

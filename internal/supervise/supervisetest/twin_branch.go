@@ -21,7 +21,7 @@ func (t *Twin) Branch(ctx context.Context, parent tenure.UnitID, spec supervise.
 		case err != nil:
 		case service == nil:
 			err = supervise.ErrUnknown
-		case !service.status.State.Alive():
+		case !service.status.State.Alive(), service.endsFinally():
 			err = supervise.ErrNotReady
 		}
 		if err != nil {
@@ -41,6 +41,9 @@ func (t *Twin) Branch(ctx context.Context, parent tenure.UnitID, spec supervise.
 	}
 	return nil
 }
+
+// endsFinally reports whether nothing is to come out of the unit any more.
+func (u *twinUnit) endsFinally() bool { return u.ending != nil && u.ending.Reason.Final() }
 
 // vacate is how many generations had a name that is to be given to a workload.
 func (t *Twin) vacate(id tenure.UnitID) (generations int, err error) {
@@ -74,6 +77,8 @@ func (t *Twin) adoptProcess(spec supervise.Spec, as tenure.Process) error {
 		return err
 	case p == nil || p.Process != as || p.unit == nil || p.unit.status.Unit.Snap != spec.Unit.Snap:
 		return supervise.ErrUnknown
+	case p.unit.endsFinally():
+		return supervise.ErrNotReady
 	case p == p.unit.main && !p.unit.passive:
 		return supervise.ErrRunning
 	}
