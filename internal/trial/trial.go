@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -386,17 +387,10 @@ func breakSnap(ctx context.Context, file, programs string) (broken string, clean
 		return "", nil, fmt.Errorf("make a snap that fails: %w", err)
 	}
 	cleanUp = func() { _ = os.RemoveAll(dir) }
-	tree, broken := filepath.Join(dir, "tree"), filepath.Join(dir, "broken.snap")
-	out, err := exec.CommandContext(ctx, "unsquashfs", "-no-progress", "-d", tree, file).CombinedOutput()
-	if err != nil {
-		cleanUp()
-		return "", nil, fmt.Errorf("make a snap that fails: read %s: %w: %s", file, err, lastLine(out))
-	}
-	hook := filepath.Join(tree, "meta/hooks/configure")
-	snapctl, err := os.ReadFile(filepath.Join(programs, "snapctl"))
-	err = errors.Join(err, os.MkdirAll(filepath.Dir(hook), 0o755), os.RemoveAll(hook))
+	broken = filepath.Join(dir, "broken.snap")
+	tree, err := unpack(ctx, file, dir)
 	if err == nil {
-		err = os.WriteFile(hook, snapctl, 0o755) //nolint:gosec // Hooks are executed.
+		err = putHook(tree, filepath.Join(programs, "snapctl"))
 	}
 	if err == nil {
 		err = squash.Build(ctx, tree, broken, squash.BuildOptions{Compression: squash.Gzip})
@@ -406,6 +400,61 @@ func breakSnap(ctx context.Context, file, programs string) (broken string, clean
 		return "", nil, fmt.Errorf("make a snap that fails: %w", err)
 	}
 	return broken, cleanUp, nil
+}
+
+// unpack unpacks a snap that nobody trusts below dir, which is the caller's alone: what
+// has been checked, as for an install, is a copy that its owner cannot change any more.
+func unpack(ctx context.Context, file, dir string) (tree string, err error) {
+	checked, tree := filepath.Join(dir, "checked.snap"), filepath.Join(dir, "tree")
+	if err := copyFile(file, checked); err != nil {
+		return "", err
+	}
+	entries, err := squash.Open(squash.Config{}).List(ctx, checked)
+	if err == nil {
+		// The set-uid files of a classic snap do no harm where nobody gets at them.
+		err = squash.Check(entries, squash.CheckOptions{Classic: true})
+	}
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", file, err)
+	}
+	out, err := exec.CommandContext(ctx, "unsquashfs", "-no-progress", "-no-xattrs", "-d", tree, checked).CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w: %s", file, err, lastLine(out))
+	}
+	return tree, nil
+}
+
+func copyFile(from, to string) error {
+	src, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer src.Close() //nolint:errcheck // Only read.
+	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(dst, src)
+	return errors.Join(err, dst.Close())
+}
+
+// putHook makes program the configure hook of a tree, and follows no link out of it.
+func putHook(tree, program string) error {
+	text, err := os.ReadFile(program)
+	if err != nil {
+		return err
+	}
+	root, err := os.OpenRoot(tree)
+	if err != nil {
+		return err
+	}
+	defer root.Close() //nolint:errcheck // What is written is closed.
+	const hook = "meta/hooks/configure"
+	err = errors.Join(root.MkdirAll(filepath.Dir(hook), 0o755), root.RemoveAll(hook))
+	if err == nil {
+		err = root.WriteFile(hook, text, 0o755)
+	}
+	return err
 }
 
 func lastLine(out []byte) string {

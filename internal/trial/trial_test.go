@@ -3,13 +3,17 @@ package trial
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"tenure/internal/squash"
 )
 
 func TestParseAnswer(t *testing.T) {
@@ -97,6 +101,41 @@ func TestAskIsNotTriedAgain(t *testing.T) {
 		if err := to.ask(context.WithoutCancel(t.Context())); (err == nil) != (n == 0) {
 			t.Errorf("to %q: %v", text, err)
 		}
+	}
+}
+
+// A snap whose hooks are a link to a directory of the machine changes nothing there.
+func TestBreakSnapWritesNowhereElse(t *testing.T) {
+	t.Parallel()
+	dir, programs, victim := t.TempDir(), t.TempDir(), t.TempDir()
+	file, kept := filepath.Join(t.TempDir(), "a.snap"), filepath.Join(victim, "configure")
+	err := errors.Join(
+		os.Mkdir(filepath.Join(dir, "meta"), 0o755),
+		os.WriteFile(filepath.Join(dir, "meta/snap.yaml"), []byte("name: a\nversion: '1'\n"), 0o600),
+		os.WriteFile(filepath.Join(programs, "snapctl"), []byte("snapctl"), 0o600),
+		os.WriteFile(kept, []byte("kept"), 0o600),
+		squash.Build(t.Context(), dir, file, squash.BuildOptions{}),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	broken, cleanUp, err := breakSnap(t.Context(), file, programs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer cleanUp()
+	if text, err := squash.Open(squash.Config{}).ReadFile(t.Context(), broken, "meta/hooks/configure", 100); string(text) != "snapctl" {
+		t.Errorf("the hook is %q, %v", text, err)
+	}
+	err = errors.Join(os.Symlink(victim, filepath.Join(dir, "meta/hooks")), squash.Build(t.Context(), dir, file, squash.BuildOptions{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := breakSnap(t.Context(), file, programs); !errors.Is(err, squash.ErrForbidden) {
+		t.Errorf("hooks elsewhere: %v", err)
+	}
+	if text, err := os.ReadFile(kept); string(text) != "kept" {
+		t.Errorf("elsewhere is %q, %v", text, err)
 	}
 }
 
