@@ -172,7 +172,7 @@ func (m *Manager) mayControl(snap tenure.Instance, action, name string) error {
 	switch {
 	case err != nil:
 		return err
-	case found && kept.By != snap:
+	case found && kept.By != snap, !found && action != string(ActionStart) && action != "":
 		return fmt.Errorf("%s was not started by %s", unit, snap)
 	case action != string(ActionStart) && action != string(ActionRestart):
 	case !allowed:

@@ -202,6 +202,9 @@ func (a *asked) after(req Request, unit tenure.UnitID, alive bool) (instance, er
 		if kept && after.By != req.By {
 			return after, fmt.Errorf("it was not started by %s", req.By)
 		}
+		if !kept && alive {
+			return after, fmt.Errorf("it runs, and was not started by %s", req.By)
+		}
 		after.By = req.By
 	}
 	if req.Args != nil {
