@@ -179,7 +179,7 @@ func (s hookStep) control(ctx context.Context, p hookParams, controls []hook.Con
 
 // fulfil does to one service what is wished.
 func (s hookStep) fulfil(ctx context.Context, w wish, spec supervise.Spec) error {
-	stop := supervise.StopRequest{Units: []tenure.UnitID{spec.Unit}, Reason: tenure.ReasonStop}
+	stop := supervise.StopRequest{Units: []tenure.UnitID{spec.Unit}, Reason: tenure.ReasonStop, Limit: s.m.limits().MaxStopTimeout}
 	switch Action(w.action) {
 	case ActionStart:
 		return s.m.cfg.Supervisor.Start(ctx, spec)
