@@ -45,7 +45,10 @@ func main() {
 
 func run(args []string) (status int, err error) {
 	if about, asked := helpAsked(args); asked {
-		return 0, help(os.Stdout, about)
+		if len(args) == 0 { // A hook that is snapctl itself has to fail.
+			status = 1
+		}
+		return status, help(os.Stdout, about)
 	}
 	if args[0] == "reason" {
 		return 0, reason(args[1:])
