@@ -267,12 +267,17 @@ func (i *Instance) Units() map[string]client.Unit {
 	return units
 }
 
-// Main is the main process of a unit that is alive.
+// glance is how often Main looks again: of a launch that is not known yet nobody tells.
+const glance = 10 * time.Millisecond
+
+// Main is the main process of a unit that is alive, as soon as that is known.
 func (i *Instance) Main(unit string) tenure.Process {
 	i.t.Helper()
-	for _, p := range i.Units()[unit].Processes {
-		if p.Main {
-			return tenure.Process{PID: p.PID, Start: p.Start}
+	for lost := time.Now().Add(Patience); time.Now().Before(lost); time.Sleep(glance) {
+		for _, p := range i.Units()[unit].Processes {
+			if p.Main {
+				return tenure.Process{PID: p.PID, Start: p.Start}
+			}
 		}
 	}
 	i.t.Fatalf("%s has no main process", unit)
