@@ -31,7 +31,7 @@ func blocked(t *testing.T, i *rig.Instance, trace *trace, args ...string) string
 	t.Helper()
 	main := i.Main("probe.db")
 	r := i.Try(args...)
-	found := regexp.MustCompile(`^error: change (\d+) is not done: it waits for probe\.db \(process (\d+), .*probe db .*\), told to stop`).FindStringSubmatch(r.Stderr)
+	found := regexp.MustCompile(`^error: change (\d+) is not done: it waits for probe\.db \(process (\d+), probe\), told to stop`).FindStringSubmatch(r.Stderr)
 	if r.Status == 0 || found == nil || found[2] != fmt.Sprint(main.PID) {
 		t.Fatalf("tenure %s does not say that it waits for %d: %+v", strings.Join(args, " "), main.PID, r)
 	}

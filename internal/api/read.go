@@ -287,8 +287,8 @@ func (s *server) gather(ctx context.Context, c change.Change) (change.Change, er
 	return c, nil
 }
 
-// changeOf is c as this peer may see it: what tasks logged, and the plan, are for
-// administrators.
+// changeOf is c as this peer may see it: what tasks logged, why it failed, in the
+// words of services and hooks, and the plan are for administrators.
 func (s *server) changeOf(r *http.Request, c change.Change) client.Change {
 	names := make([]string, 0, len(c.Snaps))
 	for _, snap := range c.Snaps {
@@ -308,6 +308,9 @@ func (s *server) changeOf(r *http.Request, c change.Change) client.Change {
 		result.Waiting, result.Holds = c.WaitingFor.For, c.Holds
 	}
 	admin := s.admin(r)
+	if !admin && c.Err != "" {
+		result.Err = fmt.Sprintf("it failed; administrators see why (tenure tasks %s)", c.ID)
+	}
 	if admin && len(c.Plan) > 0 {
 		result.Data["plan"] = c.Plan
 	}

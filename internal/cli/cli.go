@@ -53,6 +53,12 @@ type app struct {
 
 // Run carries out one command line, and returns the exit status.
 func Run(ctx context.Context, cfg Config) int {
+	if cfg.Screen != nil {
+		cfg.Stdout = tame{cfg.Stdout}
+	}
+	if cfg.Terminal != nil {
+		cfg.Stderr = tame{cfg.Stderr}
+	}
 	a := &app{cfg: cfg}
 	ctx, end := context.WithCancelCause(ctx)
 	defer end(nil)

@@ -110,7 +110,7 @@ func (p Plan) String() string {
 		b.WriteString("new service: " + unit.String() + "\n")
 	}
 	for _, stray := range p.Strays {
-		fmt.Fprintf(&b, "stop, though in no unit: %d %s of %s\n", stray.PID, program(stray.CommandLine), stray.Revision)
+		fmt.Fprintf(&b, "stop, though in no unit: %d %s of %s\n", stray.PID, Program(stray.CommandLine), stray.Revision)
 	}
 	if p.Base != "" {
 		b.WriteString("note: " + p.Base + "\n")
@@ -221,11 +221,11 @@ func (i *Item) processText() string {
 	if more := len(pids) - most; more > 0 {
 		pids = append(pids[:most], fmt.Sprintf("+%d", more))
 	}
-	return strings.Join(pids, " ") + " " + program(i.Command)
+	return strings.Join(pids, " ") + " " + Program(i.Command)
 }
 
-// program is the name of the program in a command line, fit for a terminal.
-func program(commandLine string) string {
+// Program is the name of the program in a command line, fit for a terminal.
+func Program(commandLine string) string {
 	name, _, _ := strings.Cut(commandLine, " ")
 	if strings.HasPrefix(commandLine, "[") {
 		if end := strings.IndexByte(commandLine, ']'); end > 0 {

@@ -10,6 +10,7 @@ import (
 
 	"tenure"
 	"tenure/internal/change"
+	"tenure/internal/policy"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
 )
@@ -133,7 +134,7 @@ func waitingFor(told []awaited) *change.Waiting {
 	for _, a := range told {
 		process := ""
 		if len(a.Processes) > 0 {
-			process = fmt.Sprintf(" (process %d, %s)", a.Processes[0].PID, a.Command)
+			process = fmt.Sprintf(" (process %d, %s)", a.Processes[0].PID, policy.Program(a.Command))
 		}
 		names = append(names, fmt.Sprintf("%s%s, told to stop and still running at %s", a.Unit, process, a.Told.Format(time.RFC3339)))
 	}

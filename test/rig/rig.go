@@ -273,15 +273,21 @@ const glance = 10 * time.Millisecond
 // Main is the main process of a unit that is alive, as soon as that is known.
 func (i *Instance) Main(unit string) tenure.Process {
 	i.t.Helper()
-	for lost := time.Now().Add(Patience); time.Now().Before(lost); time.Sleep(glance) {
+	lost := time.After(Patience)
+	again := time.NewTicker(glance)
+	defer again.Stop()
+	for {
 		for _, p := range i.Units()[unit].Processes {
 			if p.Main {
 				return tenure.Process{PID: p.PID, Start: p.Start}
 			}
 		}
+		select {
+		case <-again.C:
+		case <-lost:
+			i.t.Fatalf("%s has no main process", unit)
+		}
 	}
-	i.t.Fatalf("%s has no main process", unit)
-	return tenure.Process{}
 }
 
 // server is a tenured that was started, and what it says.
