@@ -134,14 +134,18 @@ func stayOn(t *testing.T, plan policy.Plan, want map[tenure.Process]string) {
 	for _, item := range plan.Items {
 		same(t, "verdict on "+item.Unit.String(), tenure.Endure, item.Verdict)
 		same(t, item.Unit.String()+" keeps two revisions", 2, len(item.Pins))
+		said := ""
 		for _, pin := range item.Pins {
 			for _, p := range item.Processes {
 				if pin.Snap == "debian12" {
 					bases[p] = pin.String()
+					said = fmt.Sprintf("it stays on %s until it ", pin)
 				}
 			}
 		}
-		same(t, "notes on "+item.Unit.String(), []string(nil), item.Notes)
+		if len(item.Notes) != 1 || !strings.HasPrefix(item.Notes[0], said) || !strings.Contains(item.Notes[0], " and has run since 20") {
+			t.Errorf("notes on %s: %q, want one that begins with %q", item.Unit, item.Notes, said)
+		}
 	}
 	same(t, "who stays on which base", want, bases)
 }
