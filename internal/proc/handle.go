@@ -167,6 +167,26 @@ func (h *Handle) Wait(ctx context.Context) (Exit, error) {
 	}
 }
 
+// Ended reports whether the last thread of the process has ended, whether or not its
+// parent has reaped it.
+func (h *Handle) Ended() (bool, error) {
+	ended := false
+	err := control(h.pidfd, func(fd int) error {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // An open descriptor.
+		for {
+			_, err := unix.Poll(poll, 0)
+			if !errors.Is(err, unix.EINTR) {
+				ended = poll[0].Revents != 0
+				return err
+			}
+		}
+	})
+	if err != nil {
+		return false, fmt.Errorf("see process %d: %w", h.process.PID, err)
+	}
+	return ended, nil
+}
+
 // Close lets go of the process. A Wait that is under way fails with os.ErrClosed.
 func (h *Handle) Close() {
 	_ = h.pidfd.Close()

@@ -76,13 +76,16 @@ func (a awaited) lapsed(known map[tenure.UnitID]supervise.Status) bool {
 	return a.Unit.Kind == tenure.Service && known[a.Unit].Generation > a.Generation
 }
 
+// lives reports whether a process has not ended. One that its parent has not reaped yet
+// has: of the reaping nobody would hear.
 func lives(process tenure.Process) bool {
 	handle, err := proc.Open(process)
 	if err != nil {
 		return !errors.Is(err, proc.ErrGone)
 	}
-	handle.Close()
-	return true
+	defer handle.Close()
+	ended, err := handle.Ended()
+	return err != nil || !ended
 }
 
 // over reports whether nothing of w is left to wait for.
