@@ -241,21 +241,7 @@ func TestShutdownLeavesChangesAlone(t *testing.T) {
 	c.Disarm()
 	c.shutdown()
 	c.Start()
-	for {
-		change, err := c.Client().Change(t.Context(), strconv.Itoa(c.changes))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if change.Observed() {
-			break
-		}
-		if change.Ready {
-			t.Fatalf("the change that was interrupted is %s: %s", change.Status, change.Err)
-		}
-		if _, err := c.Client().Follow(t.Context(), change.ID, change.Revision); err != nil {
-			t.Fatal(err)
-		}
-	}
+	awaitTurn(t, c.Instance, strconv.Itoa(c.changes), func(change client.Change) bool { return change.Observed() })
 	if unit := c.Units()["probe.one"]; unit.Revision != "x4" || unit.State != "running" {
 		t.Errorf("after the start of the machine: %+v", unit)
 	}

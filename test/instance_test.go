@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"tenure"
 	"tenure/client"
@@ -70,11 +68,8 @@ func died(t *testing.T, i *rig.Instance, unit string) {
 	if err := rig.Gone(t.Context(), before); err != nil {
 		t.Fatal(err)
 	}
-	again := func(p client.Process) bool { return p.Main && (p.PID != before.PID || p.Start != before.Start) }
-	for begun := time.Now(); !slices.ContainsFunc(i.Units()[unit].Processes, again); {
-		if time.Since(begun) > rig.Patience {
-			t.Fatalf("%s is not started again", unit)
-		}
+	if again := i.Main(unit); again == before {
+		t.Fatalf("%s is not started again", unit)
 	}
 }
 

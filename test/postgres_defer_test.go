@@ -116,14 +116,5 @@ func waiting(t *testing.T, i *rig.Instance, said string, pid uint32) string {
 func waitingFor(t *testing.T, i *rig.Instance, id string, pid uint32) {
 	t.Helper()
 	wanted := fmt.Sprintf("(%d postgres)", pid)
-	var change client.Change
-	for {
-		var err error
-		if change, err = i.Client().Follow(t.Context(), id, change.Revision); err != nil || change.Ready {
-			t.Fatalf("change %s is %s: %v", id, change.Status, err)
-		}
-		if change.Status == "Wait" && strings.Contains(change.Waiting, wanted) {
-			return
-		}
-	}
+	awaitTurn(t, i, id, func(c client.Change) bool { return c.Status == "Wait" && strings.Contains(c.Waiting, wanted) })
 }

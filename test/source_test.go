@@ -384,16 +384,7 @@ func TestAnAutomaticRefreshWaitsForPeople(t *testing.T) {
 // waitFor waits until a change has a status.
 func waitFor(t *testing.T, i *rig.Instance, id, status string) {
 	t.Helper()
-	var seen client.Change
-	for seen.Status != status {
-		if seen.Ready {
-			t.Fatalf("change %s is %s: %s", id, seen.Status, seen.Err)
-		}
-		var err error
-		if seen, err = i.Client().Follow(t.Context(), id, seen.Revision); err != nil {
-			t.Fatal(err)
-		}
-	}
+	awaitTurn(t, i, id, func(c client.Change) bool { return c.Status == status })
 }
 
 // A revision that was reverted from is still there. A refresh to it copies the data of

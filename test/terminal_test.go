@@ -14,7 +14,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"tenure/client"
 	"tenure/test/rig"
 )
 
@@ -108,7 +107,7 @@ deaf-to-what-it-is-told:
 	}
 	said := screen.until(regexp.MustCompile(`aborting change \d+; press`))
 	shown += said
-	turned(t, i, regexp.MustCompile(`change (\d+);`).FindStringSubmatch(said)[1])
+	waitFor(t, i, regexp.MustCompile(`change (\d+);`).FindStringSubmatch(said)[1], "Undoing")
 	signalTo(t, old, "SIGKILL")
 	shown += screen.until(nil)
 	if err := cmd.Wait(); err == nil {
@@ -125,17 +124,5 @@ deaf-to-what-it-is-told:
 	}
 	if now := i.Main("probe.deaf-to-what-it-is-told"); now == old {
 		t.Error("the service was not started again")
-	}
-}
-
-// turned waits until a change is being undone.
-func turned(t *testing.T, i *rig.Instance, id string) {
-	t.Helper()
-	var change client.Change
-	for change.Status != "Undoing" {
-		var err error
-		if change, err = i.Client().Follow(t.Context(), id, change.Revision); err != nil || change.Ready {
-			t.Fatalf("change %s is %s: %v", id, change.Status, err)
-		}
 	}
 }

@@ -152,22 +152,21 @@ func (p Plan) WaitText() string {
 	var names []string
 	for i := range p.Items {
 		if item := &p.Items[i]; item.Verdict == tenure.Defer {
-			names = append(names, fmt.Sprintf("%s (%s)", item.Unit, item.awaitedText()))
+			names = append(names, fmt.Sprintf("%s (%s)", item.Unit, processText(item.Awaited())))
 		}
 	}
 	return strings.Join(names, ", ")
 }
 
-// awaitedText is processText of those that a deferral waits for.
-func (i *Item) awaitedText() string {
+// Awaited are the processes that a deferral waits for, and the command line of the first.
+func (i *Item) Awaited() (processes []tenure.Process, command string) {
 	if len(i.Awaits) == 0 {
-		return i.processText()
+		return i.Processes, i.Command
 	}
-	awaited := Item{Command: i.Awaits[0].CommandLine}
 	for _, p := range i.Awaits {
-		awaited.Processes = append(awaited.Processes, p.Process)
+		processes = append(processes, p.Process)
 	}
-	return awaited.processText()
+	return processes, i.Awaits[0].CommandLine
 }
 
 func (p Plan) table(b *strings.Builder) {
@@ -208,20 +207,22 @@ func (i *Item) verdictText() string {
 	return string(i.Verdict)
 }
 
-// processText names the processes: the pids, and the program of the first.
-func (i *Item) processText() string {
-	if len(i.Processes) == 0 {
+func (i *Item) processText() string { return processText(i.Processes, i.Command) }
+
+// processText names processes: the pids, and the program of the first.
+func processText(processes []tenure.Process, command string) string {
+	if len(processes) == 0 {
 		return "not running"
 	}
 	const most = 3
 	var pids []string
-	for _, p := range i.Processes {
+	for _, p := range processes {
 		pids = append(pids, strconv.Itoa(p.PID))
 	}
 	if more := len(pids) - most; more > 0 {
 		pids = append(pids[:most], fmt.Sprintf("+%d", more))
 	}
-	return strings.Join(pids, " ") + " " + Program(i.Command)
+	return strings.Join(pids, " ") + " " + Program(command)
 }
 
 // Program is the name of the program in a command line, fit for a terminal.

@@ -170,21 +170,26 @@ func (h *Handle) Wait(ctx context.Context) (Exit, error) {
 // Ended reports whether the last thread of the process has ended, whether or not its
 // parent has reaped it.
 func (h *Handle) Ended() (bool, error) {
-	ended := false
-	err := control(h.pidfd, func(fd int) error {
-		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // An open descriptor.
-		for {
-			_, err := unix.Poll(poll, 0)
-			if !errors.Is(err, unix.EINTR) {
-				ended = poll[0].Revents != 0
-				return err
-			}
-		}
+	var events int16
+	err := control(h.pidfd, func(fd int) (err error) {
+		events, err = edges(fd)
+		return err
 	})
 	if err != nil {
 		return false, fmt.Errorf("see process %d: %w", h.process.PID, err)
 	}
-	return ended, nil
+	return events != 0, nil
+}
+
+// edges are those that a pidfd has come to by now; see await.
+func edges(fd int) (events int16, err error) {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	for {
+		_, err = unix.Poll(poll, 0)
+		if !errors.Is(err, unix.EINTR) {
+			return poll[0].Revents, err
+		}
+	}
 }
 
 // Close lets go of the process. A Wait that is under way fails with os.ErrClosed.
@@ -223,20 +228,14 @@ func (h *Handle) await() (Exit, error) {
 
 // look sees whether the process has ended and its status can be had by now.
 func (h *Handle) look(fd int) (exit Exit, done bool, err error) {
-	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-	for {
-		_, err = unix.Poll(poll, 0)
-		if !errors.Is(err, unix.EINTR) {
-			break
-		}
-	}
-	if err != nil || poll[0].Revents == 0 {
+	events, err := edges(fd)
+	if err != nil || events == 0 {
 		return Exit{}, false, err
 	}
 	if exit, child, err := reap(fd); child {
 		return exit, exit.Known, err
 	}
-	if poll[0].Revents&unix.POLLHUP != 0 {
+	if events&unix.POLLHUP != 0 {
 		return exitInfo(fd), true, nil
 	}
 	// Somebody else's child: a zombie shows its status, and when that is not

@@ -32,14 +32,11 @@ func (s decideStep) wait(ctx context.Context, p decideParams, j *job, plan polic
 	var units []awaited
 	for i := range plan.Items {
 		if item := &plan.Items[i]; item.Verdict == tenure.Defer {
-			a := awaited{Unit: item.Unit, Generation: known[item.Unit].Generation, Processes: item.Processes, While: item.While, Limit: item.Deferral, Ruled: ruledDefer(item)}
-			if a.While != "" {
-				a.Processes = nil
-				for _, p := range item.Awaits {
-					a.Processes = append(a.Processes, p.Process)
-				}
-			}
-			units = append(units, a)
+			processes, _ := item.Awaited()
+			units = append(units, awaited{
+				Unit: item.Unit, Generation: known[item.Unit].Generation, Processes: processes,
+				While: item.While, Limit: item.Deferral, Ruled: ruledDefer(item),
+			})
 		}
 	}
 	if err := s.m.putWait(ctx, units); err != nil {

@@ -169,13 +169,7 @@ func (u *unit) openUnshared(ctx context.Context) error {
 		if u.rec.Shared[socket.Name] != "" {
 			continue
 		}
-		file, err := openSocket(socket)
-		if err != nil {
-			return fmt.Errorf("open socket %s: %w", socket.Name, err)
-		}
-		err = u.s.cfg.Holder.Put(ctx, u.id, fdstore.Listen, socket.Name, file)
-		_ = file.Close()
-		if err != nil {
+		if err := u.openToKeep(ctx, socket); err != nil {
 			return err
 		}
 	}

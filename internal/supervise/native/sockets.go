@@ -40,13 +40,7 @@ func (u *unit) openSockets(ctx context.Context, old *supervise.Spec) error {
 		if have[socket.Name] && declaredAlike(old, socket) {
 			continue
 		}
-		file, err := openSocket(socket)
-		if err != nil {
-			return fmt.Errorf("open socket %s: %w", socket.Name, err)
-		}
-		err = u.s.cfg.Holder.Put(ctx, u.id, fdstore.Listen, socket.Name, file)
-		_ = file.Close()
-		if err != nil {
+		if err := u.openToKeep(ctx, socket); err != nil {
 			return err
 		}
 	}
@@ -62,6 +56,16 @@ func (u *unit) openSockets(ctx context.Context, old *supervise.Spec) error {
 
 func declaredAlike(spec *supervise.Spec, socket supervise.Socket) bool {
 	return slices.Contains(spec.Sockets, socket)
+}
+
+// openToKeep opens a declared socket and has the holder keep it.
+func (u *unit) openToKeep(ctx context.Context, socket supervise.Socket) error {
+	file, err := openSocket(socket)
+	if err != nil {
+		return fmt.Errorf("open socket %s: %w", socket.Name, err)
+	}
+	defer file.Close() //nolint:errcheck // The holder has its own.
+	return u.s.cfg.Holder.Put(ctx, u.id, fdstore.Listen, socket.Name, file)
 }
 
 func openSocket(socket supervise.Socket) (*os.File, error) {

@@ -5,8 +5,7 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"tenure/internal/proc"
 	"tenure/internal/schedule"
 )
 
@@ -21,7 +20,7 @@ func nextRun(timer string, after time.Time) (time.Time, error) {
 
 // parseSignal reads a name like "SIGTERM".
 func parseSignal(name string) (syscall.Signal, error) {
-	if number := unix.SignalNum(name); number != 0 {
+	if number := proc.SignalNumber(name); number != 0 {
 		return number, nil
 	}
 	return 0, fmt.Errorf("there is no signal %q", name)
