@@ -127,11 +127,13 @@ func (p *observeParams) look(statuses map[tenure.UnitID]supervise.Status, began 
 		if over.After(seen.end) {
 			seen.end = over
 		}
-		// One that nobody knows has not been started since the machine was.
-		status, known := statuses[o.Unit]
+		// One that has not been launched since the machine was started, and has not failed to
+		// be, is only about to run: its supervisor may know it already, or not yet.
+		status := statuses[o.Unit]
+		tried := status.Generation > 0 || status.State == supervise.Failed
 		why := o.failure(&status)
 		// What ended after its own window, while another's lasts, has proved itself.
-		if known && why != "" && seen.why == "" && status.Since.Before(over) {
+		if tried && why != "" && seen.why == "" && status.Since.Before(over) {
 			seen.failed, seen.why = o.Unit, fmt.Sprintf("%s %s, while it was observed for %s", o.Unit, why, o.Window)
 		}
 	}

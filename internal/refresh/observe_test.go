@@ -147,6 +147,27 @@ func TestObserveCountsRestartsFromItsBeginning(t *testing.T) {
 	}
 }
 
+// After a start of the machine the supervisor knows a service a moment before it
+// launches it. That is no end of it; not to be able to launch it is.
+func TestObserveWaitsForTheFirstLaunch(t *testing.T) {
+	t.Parallel()
+	unit := tenure.ServiceUnit(probe, "one")
+	p := observeParams{Services: []observed{{Unit: unit, Window: 15 * time.Second, Steady: true}}}
+	for name, test := range map[string]struct {
+		status supervise.Status
+		failed bool
+	}{
+		"about to be launched": {supervise.Status{State: supervise.Inactive}, false},
+		"cannot be launched":   {supervise.Status{State: supervise.Failed}, true},
+		"has ended":            {supervise.Status{State: supervise.Inactive, Generation: 1}, true},
+	} {
+		seen := p.look(map[tenure.UnitID]supervise.Status{unit: test.status}, time.Now())
+		if (seen.why != "") != test.failed {
+			t.Errorf("%s: %q", name, seen.why)
+		}
+	}
+}
+
 // The end of the daemon is no end of the observation: the next one has the rest of the
 // window, and sees what has failed meanwhile.
 func TestObserveOutlivesTheDaemon(t *testing.T) {
