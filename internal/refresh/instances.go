@@ -149,6 +149,11 @@ func (m *Manager) instancesAsked(ctx context.Context, req Request, c *controlled
 			return &Error{Kind: KindNotFound, Op: op, Object: unit.String(), Hint: "see tenure services " + string(unit.Snap), Err: errors.New("there is no such instance")}
 		}
 	}
+	if req.Action == ActionStart {
+		if err := roomFor(c.state.Instance, known, c.asked.kept, c.asked.units...); err != nil {
+			return &Error{Kind: KindBad, Op: op, Object: string(c.state.Instance), Hint: "see tenure ps " + string(c.state.Instance), Err: err}
+		}
+	}
 	for unit := range known {
 		if c.means(req, unit) && !slices.Contains(c.asked.units, unit) {
 			c.asked.units = append(c.asked.units, unit)

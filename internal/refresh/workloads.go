@@ -77,6 +77,9 @@ func (m *Manager) branching(ctx context.Context, c hook.Caller, name string) (br
 	if at < 0 {
 		return branching{}, fmt.Errorf("revision %s does not declare it (apps.%s.lifecycle.workloads.%s)", status.Revision, unit.App, unit.Name)
 	}
+	if err := m.roomForWorkload(known, unit); err != nil {
+		return branching{}, err
+	}
 	return branching{brancher, unit, *status.Spec, status.Spec.Workloads[at].Stop}, nil
 }
 
@@ -173,8 +176,7 @@ func (m *Manager) forgetEnded(ctx context.Context, snap tenure.Instance) error {
 	}
 	ended := slices.DeleteFunc(statuses, func(status supervise.Status) bool {
 		unit := status.Unit
-		passing := unit.Named() || unit.Kind == tenure.Service && unit.At != "" && !kept[unit].Enabled
-		return unit.Snap != snap || !passing || !idle(status)
+		return unit.Snap != snap || !nameable(unit) || kept[unit].Enabled || !idle(status)
 	})
 	if len(ended) <= keptEnded {
 		return nil
