@@ -43,7 +43,8 @@ type ServeConfig struct {
 	Logger *slog.Logger
 }
 
-// Call is what snapctl sends: one of it, in JSON, on a connection of its own.
+// Call is what snapctl sends: one of it, in JSON, on a connection of its own. Who closes
+// that, or its writing end, waits for the answer no more.
 type Call struct {
 	Args []string `json:"args"`
 }
@@ -169,7 +170,25 @@ func (cfg *ServeConfig) serve(ctx context.Context, conn *net.UnixConn, held *quo
 	if refused != nil {
 		return answer(ctx, conn, complaint(refused.Error()))
 	}
-	return answer(ctx, conn, Execute(ctx, cfg.Host, caller, call.Args))
+	heard, stop := listened(ctx, conn)
+	defer stop()
+	return answer(ctx, conn, Execute(heard, cfg.Host, caller, call.Args))
+}
+
+// listened is ctx for as long as the other end of conn listens, or until stop. Who has
+// died while a call was waiting does not take the place of others until that is over.
+func listened(ctx context.Context, conn *net.UnixConn) (heard context.Context, stop func()) {
+	heard, stop = context.WithCancel(ctx)
+	if conn.SetReadDeadline(time.Time{}) != nil {
+		stop()
+		return heard, stop
+	}
+	go func() {
+		// What comes behind the call is nothing; conn is closed at its end.
+		_, _ = io.Copy(io.Discard, io.LimitReader(conn, maxCall))
+		stop()
+	}()
+	return heard, stop
 }
 
 func read(ctx context.Context, conn *net.UnixConn) (call Call, err error) {

@@ -34,7 +34,7 @@ func (a *asked) UnitOf(*proc.Handle) (tenure.UnitID, error) {
 }
 
 // served is a socket at which host is served until stop, which waits for the end.
-func served(t *testing.T, host *asked) (socket string, stop func()) {
+func served(t *testing.T, host hook.Host) (socket string, stop func()) {
 	t.Helper()
 	socket = filepath.Join(t.TempDir(), "snapctl.sock")
 	ctx, cancel := context.WithCancel(t.Context())
@@ -123,6 +123,49 @@ func TestAUnitDoesNotTakeTheCallsOfOthers(t *testing.T) {
 	if reply := replyOf(t, other); reply.Stdout != "tenure 1\n" {
 		t.Errorf("another unit: %+v", reply)
 	}
+}
+
+// waiting is a host that waits for the end of a call.
+type waiting struct {
+	asked
+
+	begun, ended chan struct{}
+}
+
+func (w *waiting) Services(ctx context.Context, _ hook.Caller, _ []string) ([]hook.Service, error) {
+	w.begun <- struct{}{}
+	<-ctx.Done()
+	w.ended <- struct{}{}
+	return nil, context.Cause(ctx)
+}
+
+func TestACallEndsWithItsCaller(t *testing.T) {
+	t.Parallel()
+	host := &waiting{begun: make(chan struct{}), ended: make(chan struct{})}
+	socket, _ := served(t, host)
+	gone, stays := connect(t, socket), connect(t, socket)
+	for _, conn := range []net.Conn{gone, stays} {
+		send(t, conn, "services")
+		<-host.begun
+	}
+	select {
+	case <-host.ended:
+		t.Fatal("a call ends while its caller waits")
+	default:
+	}
+	if err := gone.Close(); err != nil {
+		t.Fatal(err)
+	}
+	<-host.ended
+	select {
+	case <-host.ended:
+		t.Error("the call of another has ended too")
+	default:
+	}
+	if err := stays.Close(); err != nil {
+		t.Fatal(err)
+	}
+	<-host.ended
 }
 
 func TestAComplaintDoesNotRepeatEverything(t *testing.T) {
