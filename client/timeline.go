@@ -71,6 +71,8 @@ type TimelineEvent struct {
 	Revision  string            `json:"revision,omitempty"`
 	Signal    string            `json:"signal,omitempty"`
 	Processes []TimelineProcess `json:"processes,omitempty"`
+	// Others is how many processes it is about beside those.
+	Others int `json:"others,omitempty"`
 	// Whole is that the signal went to a whole control group, Helper the command of the
 	// unit that it went to.
 	Whole   bool   `json:"whole,omitempty"`

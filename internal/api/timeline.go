@@ -92,7 +92,7 @@ func changeID(id change.ID) string {
 
 func eventOf(h *refresh.Happening) client.TimelineEvent {
 	event := client.TimelineEvent{
-		Time: h.Time, Kind: h.Kind, Signal: h.Signal, Late: h.Late, Whole: h.Whole, Helper: h.Helper, Command: h.Command,
+		Time: h.Time, Kind: h.Kind, Signal: h.Signal, Late: h.Late, Whole: h.Whole, Helper: h.Helper, Command: h.Command, Others: h.Others,
 		Reason: string(h.Reason), Change: changeID(h.Change), Cause: string(h.Cause), Verdict: string(h.Verdict),
 	}
 	if !h.Revision.IsZero() {

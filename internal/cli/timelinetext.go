@@ -329,6 +329,9 @@ func eventStory(name string, e *client.TimelineEvent) chapter {
 	if len(pids) > 1 {
 		processes = "processes " + strings.Join(pids, ", ")
 	}
+	if e.Others > 0 {
+		processes += fmt.Sprintf(" and %d others", e.Others)
+	}
 	if e.Kind != "signal" {
 		return chapter{at: e.Time, text: fmt.Sprintf("%s: %s is the main one now%s", name, processes, forChange(e.Change))}
 	}

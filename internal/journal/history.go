@@ -51,7 +51,7 @@ const (
 	defaultSegmentSize = 1 << 20
 	defaultSegments    = 8
 	defaultSyncEvery   = time.Second
-	// maxEvent bounds what is read as one event.
+	// maxEvent bounds what is written and read as one event.
 	maxEvent = 1 << 20
 )
 
@@ -114,8 +114,11 @@ func (h *History) Close() error {
 	return nil
 }
 
-// Append adds events, in one write. Those without a Time get the present one, those
-// with a Unit its Snap.
+// errLarge is that an event is longer than what is read as one.
+var errLarge = fmt.Errorf("it has more than %d bytes", maxEvent)
+
+// Append adds events, in one write, or none of them. Those without a Time get the present
+// one, those with a Unit its Snap.
 func (h *History) Append(events ...Event) error {
 	var lines bytes.Buffer
 	now := time.Now()
@@ -127,6 +130,9 @@ func (h *History) Append(events ...Event) error {
 			e.Snap = e.Unit.Snap
 		}
 		line, err := json.Marshal(e)
+		if err == nil && len(line) >= maxEvent {
+			err = errLarge
+		}
 		if err != nil {
 			return fmt.Errorf("append event %s: %w", e.Kind, err)
 		}

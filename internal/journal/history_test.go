@@ -2,9 +2,11 @@ package journal
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -89,6 +91,25 @@ func TestHistoryIsBounded(t *testing.T) {
 		if info, err := entry.Info(); err != nil || info.Size() > cfg.SegmentSize {
 			t.Errorf("segment of %d bytes, %v", info.Size(), err)
 		}
+	}
+}
+
+// What is too long to be read is refused, and not written in vain.
+func TestHistoryRefusesWhatItWouldNotRead(t *testing.T) {
+	t.Parallel()
+	h := openHistory(t, HistoryConfig{Dir: t.TempDir(), SegmentSize: 10 * maxEvent})
+	whole, err := json.Marshal(Event{Time: time.Unix(0, 0).UTC(), Kind: "fits", Data: json.RawMessage(`""`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for room, want := range map[int]error{maxEvent - 1 - len(whole): nil, maxEvent - len(whole): errLarge} {
+		text := json.RawMessage(strconv.Quote(strings.Repeat("x", room)))
+		if err := h.Append(Event{Time: time.Unix(0, 0).UTC(), Kind: "fits", Data: text}); !errors.Is(err, want) {
+			t.Errorf("%d bytes of data: %v, want %v", len(text), err, want)
+		}
+	}
+	if got := kinds(t, h); got != "fits" {
+		t.Errorf("kept are %q", got)
 	}
 }
 

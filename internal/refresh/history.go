@@ -35,14 +35,16 @@ type Happening struct {
 	Signal   string           `json:"signal,omitempty"`
 	Reason   tenure.Reason    `json:"reason,omitempty"`
 	Process  []tenure.Process `json:"processes,omitempty"`
-	Change   change.ID        `json:"change,omitzero"`
-	Cause    supervise.Cause  `json:"cause,omitempty"`
-	Late     bool             `json:"late,omitempty"`
-	Whole    bool             `json:"whole,omitempty"`
-	Helper   string           `json:"helper,omitempty"`
-	Command  string           `json:"command,omitempty"`
-	Verdict  tenure.Verdict   `json:"verdict,omitempty"`
-	Rule     policy.Rule      `json:"rule,omitzero"`
+	// Others is how many processes it is about beside those.
+	Others  int             `json:"others,omitempty"`
+	Change  change.ID       `json:"change,omitzero"`
+	Cause   supervise.Cause `json:"cause,omitempty"`
+	Late    bool            `json:"late,omitempty"`
+	Whole   bool            `json:"whole,omitempty"`
+	Helper  string          `json:"helper,omitempty"`
+	Command string          `json:"command,omitempty"`
+	Verdict tenure.Verdict  `json:"verdict,omitempty"`
+	Rule    policy.Rule     `json:"rule,omitzero"`
 	// Boot is which run of the machine a daemon has begun in.
 	Boot string `json:"boot,omitempty"`
 }
@@ -78,6 +80,10 @@ func (m *Manager) Record(e supervise.Event) {
 // wants it to be.
 const maxCommand = 512
 
+// maxProcesses bounds how many processes are kept of one event: a unit with a great many,
+// and each signal to it, would take the place of all that happened before.
+const maxProcesses = 4096
+
 func brief(command string) string {
 	if len(command) > maxCommand {
 		return command[:maxCommand]
@@ -88,6 +94,9 @@ func brief(command string) string {
 func (m *Manager) write(h Happening) {
 	if m.cfg.History == nil {
 		return
+	}
+	if len(h.Process) > maxProcesses {
+		h.Process, h.Others = h.Process[:maxProcesses], len(h.Process)-maxProcesses
 	}
 	raw, err := json.Marshal(h)
 	if err == nil {
