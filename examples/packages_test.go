@@ -16,7 +16,7 @@ import (
 
 // packages are all that the demo and the tests use.
 func packages() []string {
-	return []string{"debian12", "hello", "virt", "postgres", "web"}
+	return []string{"debian12", "debian14", "hello", "virt", "postgres", "nginx", "web"}
 }
 
 func build(t *testing.T, name, version string) string {

@@ -46,6 +46,9 @@ type webLoad struct {
 	mu       sync.Mutex
 	versions map[string]int
 	failures []error
+	// kept is how many requests were made by those that keep their connections, and
+	// opened how many connections these needed.
+	kept, opened int
 }
 
 func startWebLoad(t *testing.T, socket string, clients int) *webLoad {
@@ -56,9 +59,15 @@ func startWebLoad(t *testing.T, socket string, clients int) *webLoad {
 		l.wg.Go(func() {
 			client := webclient.Client{Socket: socket, Keep: n%2 == 0}
 			defer client.Close()
-			for ctx.Err() == nil {
+			asked := 0
+			for ; ctx.Err() == nil; asked++ {
 				v, err := webVersion(context.WithoutCancel(ctx), &client)
 				l.note(v, err)
+			}
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			if client.Keep {
+				l.kept, l.opened = l.kept+asked, l.opened+client.Opened
 			}
 		})
 	}
@@ -86,8 +95,7 @@ func (l *webLoad) end() {
 func TestNginxReloads(t *testing.T) {
 	t.Parallel()
 	i := rig.New(t, rig.Config{})
-	i.Tenure("install", "--dangerous", snap(t, "debian12", "1"))
-	i.Tenure("install", "--dangerous", snap(t, "nginx", "1"))
+	i.Tenure("install", "--dangerous", snap(t, "debian14", "1"), snap(t, "nginx", "1"))
 	socket := i.Common("nginx") + "/run/http.sock"
 	before := i.Main("nginx.nginx")
 	l := startWebLoad(t, socket, 4)
@@ -114,7 +122,10 @@ func TestNginxReloads(t *testing.T) {
 	if len(l.failures) > 0 || l.asked.Load() == asked {
 		t.Errorf("%d of %d requests failed: %v", len(l.failures), l.asked.Load(), l.failures)
 	}
-	t.Logf("%d requests, by version %v", l.asked.Load(), l.versions)
+	if l.opened > l.kept/2 {
+		t.Errorf("%d requests needed %d connections, though their clients keep them", l.kept, l.opened)
+	}
+	t.Logf("%d requests, by version %v; %d of them on %d kept connections", l.asked.Load(), l.versions, l.kept, l.opened)
 	i.Tenure("revert", "nginx")
 	awaitVersion(t, socket, "1")
 	i.Tenure("remove", "nginx")

@@ -43,6 +43,9 @@ type crowd struct {
 	asked    int
 	failures []error
 	took     []time.Duration
+	// kept is how many requests were made by those that keep their connections, and
+	// opened how many connections these needed.
+	kept, opened int
 }
 
 func startCrowd(t *testing.T, tcp string, doors ...webclient.Client) *crowd {
@@ -75,11 +78,20 @@ func startCrowd(t *testing.T, tcp string, doors ...webclient.Client) *crowd {
 
 func (c *crowd) ask(ctx context.Context, door webclient.Client, keep bool) {
 	door.Keep = keep
-	defer door.Close()
+	asked := 0
+	defer func() {
+		door.Close()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if keep {
+			c.kept, c.opened = c.kept+asked, c.opened+door.Opened
+		}
+	}()
 	for ctx.Err() == nil {
 		begun := time.Now()
 		_, err := door.Get(context.WithoutCancel(ctx), "/version")
 		took := time.Since(begun)
+		asked++
 		c.mu.Lock()
 		c.asked++
 		c.took = append(c.took, took)
@@ -98,6 +110,10 @@ func (c *crowd) end(t *testing.T) {
 	slices.Sort(c.took)
 	at := func(part float64) time.Duration { return c.took[int(part*float64(len(c.took)-1))] }
 	t.Logf("our clients: %d requests, %d failed; median %s, 99%% %s, slowest %s", c.asked, len(c.failures), at(0.5), at(0.99), at(1))
+	t.Logf("our clients that keep their connections: %d requests on %d of them", c.kept, c.opened)
+	if c.opened > c.kept/2 {
+		t.Error("the server does not keep connections")
+	}
 	if len(c.failures) > 0 {
 		t.Errorf("failures begin with %v", c.failures[:min(len(c.failures), 5)])
 	}
@@ -153,7 +169,7 @@ func TestSoakHandOver(t *testing.T) { //nolint:paralleltest // It has the machin
 
 func TestSoakReload(t *testing.T) { //nolint:paralleltest // It has the machine to itself.
 	i := rig.New(t, rig.Config{})
-	i.Tenure("install", "--dangerous", snap(t, "debian12", "1"))
+	i.Tenure("install", "--dangerous", snap(t, "debian14", "1"))
 	address := freeAddress(t)
 	files := map[string]string{}
 	version := func(version string) string {

@@ -15,8 +15,8 @@ import (
 	"strings"
 )
 
-// Build is the path of the snap file of an example package (debian12, hello,
-// virt, postgres, nginx, web) in a version of the caller's choice, such as "7"; postgres
+// Build is the path of the snap file of an example package (debian12, debian14,
+// hello, virt, postgres, nginx, web) in a version of the caller's choice, such as "7"; postgres
 // has the versions "broken-config" and "broken-library", whose server cannot
 // start. Everything is built below the checkout that the working directory is
 // in.

@@ -41,6 +41,8 @@ type Client struct {
 	Addr   string
 	// Keep is that it goes on with a connection until the service closes it.
 	Keep bool
+	// Opened is how many connections it has opened.
+	Opened int
 
 	conn net.Conn
 	in   *bufio.Reader
@@ -132,6 +134,7 @@ func (c *Client) open(ctx context.Context) (err error) {
 		return err
 	}
 	c.in = bufio.NewReader(c.conn)
+	c.Opened++
 	return nil
 }
 
