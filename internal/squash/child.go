@@ -24,6 +24,10 @@ const imageArg = "/proc/self/fd/3"
 // limits are what one child may use.
 type limits struct {
 	output, memory int64
+	// file is how large a file may be that it writes, and into the directory, if any,
+	// that it may write below.
+	file int64
+	into *os.File
 }
 
 // errOutput is how the reading end stops a child.
@@ -52,7 +56,10 @@ func (r *Reader) run(ctx context.Context, snapPath string, lim limits, sink func
 
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Time)
 	defer cancel()
-	c := child{argv: r.argv(lim, args), image: image, uid: r.cfg.UID, gid: r.cfg.GID}
+	c := child{argv: r.argv(lim, args), files: []*os.File{image}, uid: r.cfg.UID, gid: r.cfg.GID}
+	if lim.into != nil {
+		c.files = append(c.files, lim.into)
+	}
 	err = c.run(ctx, lim.output, sink)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%w: reading it took longer than %s", ErrCorrupt, r.cfg.Time)
@@ -68,7 +75,7 @@ func (r *Reader) argv(lim limits, args []string) []string {
 		r.cfg.Prlimit,
 		"--as=" + strconv.FormatInt(lim.memory, 10),
 		"--cpu=" + seconds,
-		"--core=0", "--fsize=0", "--nofile=64", "--memlock=0", "--stack=1048576",
+		"--core=0", "--fsize=" + strconv.FormatInt(lim.file, 10), "--nofile=64", "--memlock=0", "--stack=1048576",
 		r.cfg.Unsquashfs, "-processors", "1",
 	}, args...)
 }
@@ -124,7 +131,7 @@ func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
 // child is one run of a program that must not be trusted.
 type child struct {
 	argv     []string
-	image    *os.File
+	files    []*os.File
 	uid, gid uint32
 }
 
@@ -183,7 +190,7 @@ func (c child) command(ctx context.Context, flags uintptr) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, c.argv[0], c.argv[1:]...) //nolint:gosec // The programs are those of the configuration.
 	cmd.Env = []string{"LC_ALL=C", "TZ=UTC", "MALLOC_ARENA_MAX=1"}
 	cmd.Dir = "/"
-	cmd.ExtraFiles = []*os.File{c.image}
+	cmd.ExtraFiles = c.files
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid:    true,
 		Cloneflags: flags,

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -402,14 +401,18 @@ func breakSnap(ctx context.Context, file, programs string) (broken string, clean
 	return broken, cleanUp, nil
 }
 
+// unpacking is how long it may take to unpack a snap.
+const unpacking = 10 * time.Minute
+
 // unpack unpacks a snap that nobody trusts below dir, which is the caller's alone: what
 // has been checked, as for an install, is a copy that its owner cannot change any more.
 func unpack(ctx context.Context, file, dir string) (tree string, err error) {
-	checked, tree := filepath.Join(dir, "checked.snap"), filepath.Join(dir, "tree")
+	checked := filepath.Join(dir, "checked.snap")
 	if err := copyFile(file, checked); err != nil {
 		return "", err
 	}
-	entries, err := squash.Open(squash.Config{}).List(ctx, checked)
+	reader := squash.Open(squash.Config{Time: unpacking})
+	entries, err := reader.List(ctx, checked)
 	if err == nil {
 		// The set-uid files of a classic snap do no harm where nobody gets at them.
 		err = squash.Check(entries, squash.CheckOptions{Classic: true})
@@ -417,11 +420,11 @@ func unpack(ctx context.Context, file, dir string) (tree string, err error) {
 	if err != nil {
 		return "", fmt.Errorf("read %s: %w", file, err)
 	}
-	out, err := exec.CommandContext(ctx, "unsquashfs", "-no-progress", "-no-xattrs", "-d", tree, checked).CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("read %s: %w: %s", file, err, lastLine(out))
+	within := filepath.Join(dir, "unpacked")
+	if err := os.Mkdir(within, 0o700); err != nil {
+		return "", err
 	}
-	return tree, nil
+	return reader.Unpack(ctx, checked, entries, within, 0)
 }
 
 func copyFile(from, to string) error {
@@ -429,8 +432,8 @@ func copyFile(from, to string) error {
 	if err != nil {
 		return err
 	}
-	defer src.Close() //nolint:errcheck // Only read.
-	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	defer src.Close()                                                     //nolint:errcheck // Only read.
+	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644) //nolint:gosec // Who unpacks it reads it, and nobody else gets at it.
 	if err != nil {
 		return err
 	}
@@ -455,9 +458,4 @@ func putHook(tree, program string) error {
 		err = root.WriteFile(hook, text, 0o755)
 	}
 	return err
-}
-
-func lastLine(out []byte) string {
-	lines := strings.Split(strings.TrimSpace(string(out)), "\n")
-	return lines[len(lines)-1]
 }
