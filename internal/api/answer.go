@@ -55,6 +55,20 @@ func (s *server) answer(handle handler, adminOnly bool) http.Handler {
 	})
 }
 
+// inTurn lets those who are not administrators have something done one after another.
+func (s *server) inTurn(handle handler) handler {
+	return func(r *http.Request) (*reply, error) {
+		if !s.admin(r) {
+			done, err := s.turn.Take(r.Context())
+			if err != nil {
+				return nil, err
+			}
+			defer done()
+		}
+		return handle(r)
+	}
+}
+
 func denied() error {
 	return &requestError{
 		status: http.StatusForbidden, kind: "login-required",

@@ -45,6 +45,8 @@ type server struct {
 	cfg Config
 	// admins is the id of Config.Group; -1 where the machine has none.
 	admins int
+	// turn is for what is work for the daemon, and may be asked for by anybody.
+	turn refresh.Turn
 }
 
 // Serve answers requests until ctx ends; then it ends those that wait and
@@ -55,7 +57,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	s := &server{cfg: cfg, admins: groupID(cmp.Or(cfg.Group, "tenure"))}
+	s := &server{cfg: cfg, admins: groupID(cmp.Or(cfg.Group, "tenure")), turn: refresh.NewTurn()}
 	requests, cancel := context.WithCancel(ctx)
 	defer cancel()
 	httpServer := &http.Server{
@@ -123,8 +125,8 @@ func (s *server) handler() http.Handler {
 	open("GET /v2/snaps", s.snaps)
 	open("GET /v2/snaps/{name}", s.snap)
 	open("GET /v2/apps", s.apps)
-	open("GET /v2/find", s.find)
-	open("GET /v2/sources", s.sources)
+	open("GET /v2/find", s.inTurn(s.find))
+	open("GET /v2/sources", s.inTurn(s.sources))
 	admin("POST /v2/sources", s.sourcesAction)
 	open("GET /v2/changes", s.changes)
 	open("GET /v2/changes/{id}", s.change)

@@ -2,7 +2,6 @@ package api
 
 import (
 	"fmt"
-	"log/slog"
 	"net/http"
 	"slices"
 	"strconv"
@@ -123,7 +122,8 @@ func releaseOf(from string, channel source.Channel, r *source.Release) client.Re
 
 // updates are those of installed snaps, with when they come by themselves.
 func (s *server) updates(r *http.Request) (*reply, error) {
-	found, problems, err := s.cfg.Manager.Updates(r.Context())
+	// What is wrong with a source is told by sources, and by the log once it matters.
+	found, _, err := s.cfg.Manager.Updates(r.Context())
 	if err != nil {
 		return nil, err
 	}
@@ -139,9 +139,6 @@ func (s *server) updates(r *http.Request) (*reply, error) {
 			update.Held = holdText(u.Held)
 		}
 		updates = append(updates, update)
-	}
-	for _, problem := range problems {
-		s.cfg.Logger.Warn("a source cannot be read", slog.Any("error", problem))
 	}
 	return &reply{result: updates}, nil
 }

@@ -148,6 +148,9 @@ type automatic struct {
 	mu sync.Mutex
 	// busy are the snaps of which a refresh is about to begin.
 	busy map[tenure.Instance]bool
+
+	// told are the problems that the last look found.
+	told []string
 }
 
 // look begins what is due, and gives the time of the next look.
@@ -173,9 +176,7 @@ func (a *automatic) look(ctx context.Context, helpers *sync.WaitGroup) (next tim
 	if err != nil {
 		return next, err
 	}
-	for _, problem := range problems {
-		m.cfg.Logger.WarnContext(ctx, "a source cannot be read", slog.Any("error", problem))
-	}
+	a.tell(ctx, problems)
 	for i := range updates {
 		u := updates[i]
 		switch due := u.Next.Due; {
@@ -189,6 +190,19 @@ func (a *automatic) look(ctx context.Context, helpers *sync.WaitGroup) (next tim
 		}
 	}
 	return next, nil
+}
+
+// tell warns of what is wrong with sources, once as long as nothing else is: a look may be
+// wanted as often as packages like.
+func (a *automatic) tell(ctx context.Context, problems []error) {
+	var told []string
+	for _, problem := range problems {
+		told = append(told, problem.Error())
+		if !slices.Contains(a.told, problem.Error()) {
+			a.m.cfg.Logger.WarnContext(ctx, "a source cannot be read", slog.Any("error", problem))
+		}
+	}
+	a.told = told
 }
 
 // looked notes that updates were looked for in a window that opened at a time.

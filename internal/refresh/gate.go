@@ -182,6 +182,11 @@ func (m *Manager) disturbing(ctx context.Context, snap tenure.Instance) (found d
 	if err != nil {
 		return found, err
 	}
+	done, err := m.asked.Take(ctx)
+	if err != nil {
+		return found, err
+	}
+	defer done()
 	updates, _, err := m.Updates(ctx)
 	if err != nil {
 		return found, err

@@ -82,6 +82,8 @@ type Manager struct {
 	trusted trust
 	// voices are those of the hooks that run.
 	voices voices
+	// asked is for packages that ask what there is to refresh to.
+	asked Turn
 }
 
 // New makes a Manager. It touches nothing.
@@ -108,6 +110,7 @@ func New(cfg Config) *Manager {
 		failures:   newFailures(cfg.Journal),
 		autos:      journal.NewCollection[autoState](cfg.Journal, "auto-refresh"),
 		looks:      make(signal, 1),
+		asked:      NewTurn(),
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"tenure"
@@ -32,10 +33,22 @@ type Opener func(location string) (source.Source, error)
 type sources struct {
 	docs *journal.Collection[SourceConfig]
 	open map[string]Opener
+	// opened are those that have been opened, with what they know of what they have.
+	opened *opened
 }
 
+type opened struct {
+	mu sync.Mutex
+	at map[sourceAt]source.Source
+}
+
+// sourceAt is where a source is.
+type sourceAt struct{ kind, location string }
+
 func newSources(db *journal.DB, open map[string]Opener) sources {
-	return sources{docs: journal.NewCollection[SourceConfig](db, "sources"), open: open}
+	return sources{
+		docs: journal.NewCollection[SourceConfig](db, "sources"), open: open, opened: &opened{at: map[sourceAt]source.Source{}},
+	}
 }
 
 // All are all sources, in the order in which they were added: that in which they are
@@ -50,8 +63,32 @@ func (s *sources) All() ([]SourceConfig, error) {
 	}), nil
 }
 
-// source opens the source of a configuration.
+// source is the source of a configuration, which is opened once.
 func (s *sources) source(cfg SourceConfig) (source.Source, error) {
+	at := sourceAt{cfg.Kind, cfg.Location}
+	s.opened.mu.Lock()
+	found := s.opened.at[at]
+	s.opened.mu.Unlock()
+	if found != nil {
+		return found, nil
+	}
+	found, err := s.openAnew(cfg)
+	if err == nil {
+		s.opened.mu.Lock()
+		s.opened.at[at] = found
+		s.opened.mu.Unlock()
+	}
+	return found, err
+}
+
+// drop forgets what is opened of a configuration that is gone.
+func (s *sources) drop(cfg SourceConfig) {
+	s.opened.mu.Lock()
+	defer s.opened.mu.Unlock()
+	delete(s.opened.at, sourceAt{cfg.Kind, cfg.Location})
+}
+
+func (s *sources) openAnew(cfg SourceConfig) (source.Source, error) {
 	open := s.open[cfg.Kind]
 	if open == nil {
 		return nil, fmt.Errorf("there is no kind of source %q; there are: %s", cfg.Kind, strings.Join(slices.Sorted(maps.Keys(s.open)), ", "))
@@ -138,7 +175,7 @@ func (m *Manager) AddSource(_ context.Context, cfg SourceConfig) (SourceConfig, 
 	if err := tenure.CheckSnapName(cfg.Name); err != nil {
 		return bad("give it a name with --name", err)
 	}
-	if _, err := m.sources.source(cfg); err != nil {
+	if _, err := m.sources.openAnew(cfg); err != nil {
 		return bad("", err)
 	}
 	cfg.Added = m.cfg.Now().UTC()
@@ -168,7 +205,7 @@ func (m *Manager) RemoveSource(_ context.Context, name string) ([]tenure.Instanc
 	if err != nil {
 		return nil, err
 	}
-	_, found, err := m.sources.docs.Get(name)
+	cfg, found, err := m.sources.docs.Get(name)
 	if err == nil && !found {
 		return nil, &Error{Kind: KindNotFound, Op: "remove source", Object: name, Hint: "see tenure source list", Err: fmt.Errorf("there is no source %q", name)}
 	}
@@ -178,6 +215,7 @@ func (m *Manager) RemoveSource(_ context.Context, name string) ([]tenure.Instanc
 	if err != nil {
 		return nil, fmt.Errorf("remove source %s: %w", name, err)
 	}
+	m.sources.drop(cfg)
 	m.look()
 	return used, nil
 }

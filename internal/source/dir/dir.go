@@ -9,7 +9,8 @@
 // is not there, and is told of. Only root may be able to write to the directory and
 // to what is in it: who can, can install what they like.
 //
-// A Source keeps nothing: it reads the directory whenever it is asked.
+// A Source looks at the directory whenever it is asked. What it has read of files it keeps
+// until they change.
 package dir
 
 import (
@@ -38,7 +39,10 @@ const (
 )
 
 // Source is a directory.
-type Source struct{ path string }
+type Source struct {
+	path  string
+	known *known
+}
 
 var _ interface {
 	source.Source
@@ -53,7 +57,7 @@ func Open(path string) (source.Source, error) {
 	if err := checkDir(path); err != nil {
 		return nil, err
 	}
-	return Source{path}, nil
+	return Source{path, &known{now: time.Now, of: map[string]reading{}}}, nil
 }
 
 func checkDir(path string) error {
@@ -103,6 +107,7 @@ func (s Source) list(ctx context.Context, wanted func(snap string) bool) (source
 	if err != nil {
 		return source.Listing{}, err
 	}
+	s.known.forget(names)
 	var listing source.Listing
 	for _, name := range names {
 		if ctx.Err() != nil {
@@ -113,7 +118,7 @@ func (s Source) list(ctx context.Context, wanted func(snap string) bool) (source
 		if !described || !wanted(snap) {
 			continue
 		}
-		r, err := s.read(stem)
+		r, err := s.reread(stem)
 		if err != nil {
 			listing.Problems = append(listing.Problems, fmt.Errorf("%q: %w", name, err))
 			continue
