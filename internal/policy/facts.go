@@ -29,9 +29,10 @@ type Facts struct {
 	Vetoes []Ruling `json:"vetoes,omitempty"`
 	// Warnings are what people should know beside the plan.
 	Warnings []string `json:"warnings,omitempty"`
-	// Estimates are how long stopping a unit takes by the last measurement.
-	Estimates map[tenure.UnitID]time.Duration `json:"estimates,omitempty"`
-	Limits    Limits                          `json:"limits,omitzero"`
+	// Estimates are how long stopping takes by the last measurements: by the service, and
+	// for workloads by the name that several have ("virt.virtd/vm", see EstimateKey).
+	Estimates map[tenure.UnitID]Estimate `json:"estimates,omitempty"`
+	Limits    Limits                     `json:"limits,omitzero"`
 	// Lapsed are units that were waited for, ended, and were started again before
 	// anything else could be done: they are not waited for once more.
 	Lapsed []tenure.UnitID `json:"lapsed,omitempty"`

@@ -57,6 +57,9 @@ type Item struct {
 	Since   time.Time `json:"since,omitzero"`
 	// Stop is how the unit will be ended, for verdicts that end it.
 	Stop *Protocol `json:"stop,omitempty"`
+	// Estimate is how long that takes by the last times measured, with the workloads that end
+	// with it; 0 is not known. It is what of the grace period is needed.
+	Estimate time.Duration `json:"estimate,omitempty"`
 	// Signal is what a workload that is reloaded is sent, when the new revision is current.
 	Signal string `json:"signal,omitempty"`
 	// Drain is how long the old process of a hand-over may take to end; it can ask for

@@ -97,7 +97,7 @@ func drawFacts(t *rapid.T) policy.Facts {
 	f := policy.Facts{
 		Now:       scriptNow(),
 		Rulings:   map[tenure.UnitID][]policy.Ruling{},
-		Estimates: map[tenure.UnitID]time.Duration{},
+		Estimates: map[tenure.UnitID]policy.Estimate{},
 		Change: policy.Change{
 			Reason: rapid.SampledFrom(tenure.Reasons()).Draw(t, "reason"), Snap: "s", From: rev(2),
 			Auto: rapid.Bool().Draw(t, "auto"), Leave: rapid.Bool().Draw(t, "leave"), Kill: rapid.Bool().Draw(t, "kill"),

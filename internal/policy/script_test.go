@@ -30,7 +30,7 @@ func TestScripts(t *testing.T) {
 		t.Run(strings.TrimSuffix(strings.TrimPrefix(path, "testdata/"), ".txt"), func(t *testing.T) {
 			t.Parallel()
 			s := script{
-				facts: policy.Facts{Now: scriptNow(), Estimates: map[tenure.UnitID]time.Duration{}},
+				facts: policy.Facts{Now: scriptNow(), Estimates: map[tenure.UnitID]policy.Estimate{}},
 				ruled: map[tenure.UnitID][]policy.Ruling{},
 			}
 			datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
@@ -343,16 +343,29 @@ func (s *script) limit(d *datadriven.TestData) (err error) {
 	return nil
 }
 
+// estimate reads lines as "virt.virtd 7s with vm each 7s".
 func (s *script) estimate(d *datadriven.TestData) error {
+	clear(s.facts.Estimates)
 	for line := range strings.Lines(d.Input) {
-		name, value, _ := strings.Cut(strings.TrimSpace(line), " ")
-		unit, err := tenure.ParseUnit(name)
+		words := strings.Fields(line)
+		if len(words) != 2 && (len(words) != 6 || words[2] != "with" || words[4] != "each") {
+			return fmt.Errorf("%q (want UNIT TIME, or UNIT TIME with NAME each TIME)", strings.TrimSpace(line))
+		}
+		unit, err := tenure.ParseUnit(words[0])
 		if err != nil {
 			return err
 		}
-		if s.facts.Estimates[unit], err = parseDuration(strings.TrimSpace(value)); err != nil {
+		var e policy.Estimate
+		if e.Took, err = parseDuration(words[1]); err != nil {
 			return err
 		}
+		if len(words) == 6 {
+			e.With = []string{words[3]}
+			if e.Each, err = parseDuration(words[5]); err != nil {
+				return err
+			}
+		}
+		s.facts.Estimates[unit] = e
 	}
 	return nil
 }

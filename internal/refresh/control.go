@@ -185,6 +185,9 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 	if err != nil {
 		return nil, err
 	}
+	if facts.Estimates, err = m.estimates.of(question.Snap, question.Reason); err != nil {
+		return nil, err
+	}
 	facts.Supported = slices.DeleteFunc(supported(), func(v tenure.Verdict) bool { return v == tenure.Defer })
 	c.plan = policy.Decide(facts)
 	return c, c.found(op)

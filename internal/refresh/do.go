@@ -320,6 +320,9 @@ func (m *Manager) decide(ctx context.Context, j *job, w *wait) (policy.Plan, err
 	if err != nil {
 		return policy.Plan{}, err
 	}
+	if facts.Estimates, err = m.estimates.of(question.Snap, question.Reason); err != nil {
+		return policy.Plan{}, err
+	}
 	if facts.Lapsed, err = m.lapsed(ctx, w); err != nil {
 		return policy.Plan{}, err
 	}

@@ -62,6 +62,7 @@ func (m *Manager) Began() error {
 // Record is the supervisor's Recorder: it adds the rule, and writes. It waits for
 // nobody, for who calls it is about to send a signal.
 func (m *Manager) Record(e supervise.Event) {
+	m.estimates.observe(e)
 	if !m.chatter.counts(e) {
 		return
 	}

@@ -61,7 +61,9 @@ type Manager struct {
 	holds    holds
 	failures failures
 	outcomes outcomes
-	autos    *journal.Collection[autoState]
+	// estimates are how long stopping units took.
+	estimates estimates
+	autos     *journal.Collection[autoState]
 	// looks wakes the automatic refreshes.
 	looks  signal
 	launch launcher
@@ -108,6 +110,7 @@ func New(cfg Config) *Manager {
 		sources:    newSources(cfg.Journal, cfg.Sources),
 		holds:      newHolds(cfg.Journal),
 		failures:   newFailures(cfg.Journal),
+		estimates:  newEstimates(cfg.Journal),
 		autos:      journal.NewCollection[autoState](cfg.Journal, "auto-refresh"),
 		looks:      make(signal, 1),
 		asked:      NewTurn(),

@@ -372,6 +372,13 @@ type Event struct {
 	Helper string `json:"helper,omitempty"`
 	// Command is the command line of what came out of a unit or is tracked.
 	Command string `json:"command,omitempty"`
+	// Took is, for the end of a unit that was asked to, how much of its grace period that
+	// needed: of the stop command's and of what followed the signal, the longer. It is 0
+	// where the time was over, and the end was cut short.
+	Took time.Duration `json:"took,omitempty"`
+	// Extended is that it has asked for more time than that (EXTEND_TIMEOUT_USEC of
+	// sd_notify(3)), and got it.
+	Extended bool `json:"extended,omitempty"`
 }
 
 // Cause is what a signal, or the end of a unit, comes from.

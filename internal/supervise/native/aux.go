@@ -133,6 +133,9 @@ func (u *unit) auxTimedOut(ctx context.Context) {
 		return
 	}
 	u.warn("command did not end in time", fmt.Errorf("%s command: %w", u.rec.AuxKind, context.DeadlineExceeded))
+	if u.rec.Ending != nil && u.rec.AuxKind == auxStop {
+		u.rec.Ending.Cut = true
+	}
 	u.auxEnded(ctx, proc.Exit{}, supervise.Event{Late: true})
 }
 

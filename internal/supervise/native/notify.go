@@ -406,6 +406,9 @@ func (u *unit) extend(asked time.Duration) {
 		}
 		if at, set := u.rec.Deadline[name]; set && time.Until(at.time()) < by {
 			u.setAlarm(name, by)
+			if name == alarmStop && u.rec.Ending != nil {
+				u.rec.Ending.Extended = true
+			}
 		}
 	}
 }

@@ -42,6 +42,13 @@ type ending struct {
 	Limit  time.Duration   `json:"limit,omitempty"`
 	// Told is when the grace period began; zero before.
 	Told moment `json:"told,omitzero"`
+	// Began is when the stop command, and then the signal, began; Took is how long the
+	// longer of both needed, and Cut that one had no more time.
+	Began moment        `json:"began,omitzero"`
+	Took  time.Duration `json:"took,omitempty"`
+	Cut   bool          `json:"cut,omitempty"`
+	// Extended is that the unit has got more time than its grace period.
+	Extended bool `json:"extended,omitempty"`
 	// Terms replace parts of the protocol.
 	Terms supervise.Terms `json:"terms,omitzero"`
 	// Change is the change that asked for it, if one did.
@@ -52,6 +59,27 @@ type ending struct {
 	Exit     *proc.Exit `json:"exit,omitempty"`
 	// Signalled are those that have been told, so that nobody is told twice.
 	Signalled []tenure.Process `json:"signalled,omitempty"`
+}
+
+// next begins the next phase, and notes how long the one before took.
+func (e *ending) next(p phase) {
+	now := momentOf(time.Now())
+	if e.Began != 0 {
+		e.Took = max(e.Took, now.time().Sub(e.Began.time()))
+	}
+	e.Phase, e.Began = p, now
+}
+
+// took is how much of a grace period a unit needed that was asked to end; 0 when that is
+// not known, for it had no more. What was not cut short has kept within it.
+func (e *ending) took(grace time.Duration) time.Duration {
+	switch {
+	case e.Cause != supervise.CauseRequest || e.Cut || e.Killed:
+		return 0
+	case grace <= 0 || e.Extended:
+		return e.Took
+	}
+	return min(e.Took, grace)
 }
 
 func (e *ending) reason() tenure.Reason {
@@ -178,7 +206,7 @@ func (u *unit) endBy(ctx context.Context, why supervise.Cause) {
 func (u *unit) end(ctx context.Context, e ending) {
 	u.clearAlarms(alarmStart, alarmWatchdog, alarmSplit)
 	u.stopAwaiting()
-	e.Phase = phaseCommand
+	e.Phase, e.Began = phaseCommand, momentOf(time.Now())
 	u.rec.Ending = &e
 	u.outlive()
 	u.dropAux(ctx, supervise.Event{})
@@ -209,7 +237,7 @@ func (u *unit) grace() time.Duration {
 // sd_notify(3)): nobody is told, but it has no longer than if it had been.
 func (u *unit) endByItself() {
 	u.clearAlarms(alarmWatchdog, alarmSplit)
-	u.rec.Ending = &ending{Cause: supervise.CauseExit, Phase: phaseSignal}
+	u.rec.Ending = &ending{Cause: supervise.CauseExit, Phase: phaseSignal, Began: momentOf(time.Now())}
 	u.answerReload(fmt.Errorf("%w: it is ending", supervise.ErrNotReady))
 	if timeout := u.rec.Spec.Stop.Timeout; timeout > 0 {
 		u.setAlarm(alarmStop, timeout)
@@ -226,13 +254,13 @@ func (u *unit) progress(ctx context.Context) {
 			if u.rec.Aux != "" {
 				return
 			}
-			e.Phase = phaseSignal
+			e.next(phaseSignal)
 			u.signal(ctx)
 		case phaseSignal, phaseKill:
 			if u.main != nil || !u.emptied(ctx) {
 				return
 			}
-			e.Phase = phasePost
+			e.next(phasePost)
 			u.clearAlarms(alarmStop)
 		case phasePost:
 			if u.rec.Aux != "" || u.runPost(ctx) {
@@ -507,7 +535,7 @@ func (u *unit) answerStop(a stopAnswer) {
 // finish closes an ending: the unit has no process any more.
 func (u *unit) finish(ctx context.Context) {
 	e := u.rec.Ending
-	u.event(supervise.Event{Kind: supervise.EventEnded, Exit: u.rec.Exit})
+	u.event(supervise.Event{Kind: supervise.EventEnded, Exit: u.rec.Exit, Took: e.took(u.grace()), Extended: e.Extended})
 	starting, outcome := u.starting, error(nil)
 	if u.starting = nil; len(starting) > 0 {
 		outcome = u.startOutcome(ctx, e.Cause)

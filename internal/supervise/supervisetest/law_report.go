@@ -16,6 +16,7 @@ func reports() []part {
 	return []part{
 		{"every signal is recorded, with whom it went to, why, and for which change", signalsRecorded},
 		{"every start and every end is recorded, once", endsRecorded},
+		{"it is recorded how long a stop took", stopsTimed},
 		{"a hand-over is recorded", handOverRecorded},
 	}
 }
@@ -119,6 +120,40 @@ func endsRecorded(l *law) {
 	}
 	if begun[unit("served")] != 5 || begun[unit("early")] != 6 || begun[unit("late")] != 0 || len(begun) != 4 {
 		l.t.Errorf("recorded are the starts of %v", begun)
+	}
+}
+
+// stopsTimed are stops: one that takes its time, one whose command does, one that is
+// cut short, one that asks for more time, and one that nobody has asked for.
+func stopsTimed(l *law) {
+	const little = 60 * time.Millisecond
+	l.start(l.spec("slow", Program{Notify: true, TermAfter: little, TermCode: 1}),
+		l.spec("commanded", Program{Notify: true}, func(s *supervise.Spec) {
+			command := Program{Exits: true, RunFor: little}.Command(l.Exe)
+			s.Stop.Command = &command
+		}),
+		l.spec("cut", Program{Notify: true, IgnoreTerm: true}, func(s *supervise.Spec) { s.Stop.Timeout = little }),
+		l.spec("extended", Program{Notify: true, TermSay: "EXTEND_TIMEOUT_USEC=20000000", TermAfter: little, TermCode: 1},
+			func(s *supervise.Spec) { s.Stop.Timeout = patience / 2 }),
+		l.spec("brief", Program{Exits: true, RunFor: little}))
+	l.empty(unit("brief"))
+	l.stop(unit("slow"), unit("commanded"), unit("cut"), unit("extended"))
+	took := map[tenure.UnitID]time.Duration{}
+	for _, e := range l.recorded(supervise.EventEnded) {
+		took[e.Unit] = e.Took
+		if e.Extended != (e.Unit == unit("extended")) {
+			l.t.Errorf("the stop of %s was extended: %t", e.Unit, e.Extended)
+		}
+	}
+	for _, name := range []string{"slow", "commanded", "extended"} {
+		if got := took[unit(name)]; got < little || got > patience {
+			l.t.Errorf("the stop of %s took %s, want at least %s", name, got, little)
+		}
+	}
+	for _, name := range []string{"cut", "brief"} {
+		if got := took[unit(name)]; got != 0 {
+			l.t.Errorf("the stop of %s took %s, and nobody knows", name, got)
+		}
 	}
 }
 

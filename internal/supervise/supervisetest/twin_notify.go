@@ -87,6 +87,9 @@ func (u *twinUnit) extend(by time.Duration) {
 	if u.due == nil || u.status.State != supervise.Starting && u.status.State != supervise.Stopping {
 		return
 	}
+	if u.ending != nil {
+		u.ending.extended = true
+	}
 	if e := u.ending; e != nil && e.Limit > 0 {
 		by = min(by, e.Limit-time.Since(e.told))
 	}

@@ -49,9 +49,9 @@ func (u *twinUnit) end(e twinEnding) {
 	u.state(supervise.Stopping)
 	command := u.spec().Stop.Command
 	if e.requested && command != nil && (u.ready || u.passive) {
-		u.ending.commanded = true
+		u.ending.commanded, u.ending.began = true, time.Now()
 		u.command(*command, func(proc.Exit) {
-			u.ending.commanded = false
+			u.ending.commanded, u.ending.took = false, time.Since(u.ending.began)
 			u.progress()
 		})
 	}
@@ -81,6 +81,9 @@ func (u *twinUnit) progress() {
 	}
 	if u.main != nil || !u.emptied() {
 		return
+	}
+	if !e.posts {
+		e.took = max(e.took, time.Since(e.told))
 	}
 	if post := u.spec().PostStop; post != nil && !e.posts {
 		e.posts = true
@@ -218,7 +221,11 @@ func (u *twinUnit) runQueued() {
 // finish closes an ending: the unit has no process any more.
 func (u *twinUnit) finish() {
 	e, told := u.ending, u.told
-	u.tellOf(supervise.Event{Kind: supervise.EventEnded, Exit: e.exit})
+	end := supervise.Event{Kind: supervise.EventEnded, Exit: e.exit, Extended: e.extended}
+	if e.requested && !e.killed {
+		end.Took = e.took
+	}
+	u.tellOf(end)
 	u.disarm()
 	u.ending, u.told = nil, false
 	starting := u.starting

@@ -56,8 +56,12 @@ type twinEnding struct {
 	// signals is that the unit has been told, timed that its grace is over, and killing
 	// that SIGKILL may follow.
 	signals, timed, killing bool
-	// told is when the grace period began.
-	told      time.Time
+	// told is when the grace period began; began when the stop command did, and took how
+	// long that needed.
+	told, began time.Time
+	took        time.Duration
+	// extended is that it has got more time.
+	extended  bool
 	exit      *proc.Exit
 	killed    bool
 	signalled map[*process]bool
