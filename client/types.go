@@ -161,15 +161,18 @@ type Unit struct {
 	Staged    string `json:"staged,omitempty"`
 	StaleBase bool   `json:"stale-base,omitempty"`
 	// StaleSince is since when it has been stale; EnduresUntil when it will have been
-	// for as long as the administrator allows (lifecycle.max-endure), and EndureAction what
-	// becomes of it then: warn or end.
-	StaleSince   time.Time `json:"stale-since,omitzero"`
-	EnduresUntil time.Time `json:"endures-until,omitzero"`
-	EndureAction string    `json:"endure-action,omitempty"`
-	Since        time.Time `json:"since,omitzero"`
-	Restarts     int       `json:"restarts,omitempty"`
-	Text         string    `json:"text,omitempty"`
-	Processes    []Process `json:"processes,omitempty"`
+	// for as long as the administrator allows, and EndureAction what becomes of it then: warn
+	// or end. EndureRule and EndureActionRule are the administrator's rules that say so; empty
+	// where that is lifecycle.max-endure and lifecycle.endure-action.
+	StaleSince       time.Time `json:"stale-since,omitzero"`
+	EnduresUntil     time.Time `json:"endures-until,omitzero"`
+	EndureRule       string    `json:"endure-rule,omitempty"`
+	EndureAction     string    `json:"endure-action,omitempty"`
+	EndureActionRule string    `json:"endure-action-rule,omitempty"`
+	Since            time.Time `json:"since,omitzero"`
+	Restarts         int       `json:"restarts,omitempty"`
+	Text             string    `json:"text,omitempty"`
+	Processes        []Process `json:"processes,omitempty"`
 }
 
 // Process is a process of a unit. PID and Start together identify it.

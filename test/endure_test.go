@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"tenure/client"
 	"tenure/test/rig"
 )
 
@@ -129,4 +130,100 @@ func TestOverdueInstances(t *testing.T) {
 	}
 	same(t, "units in the end", map[string]string{"probe.clock@a": "x2", "probe.turned@fresh": "x2"}, revisions)
 	trace.silent(names...)
+}
+
+// A rule of the administrator sets the date of a machine, and has it ended then, by its stop
+// protocol and on the rule's terms; ps, why, the plan, the change and the timeline name the
+// rule. What the rule does not speak of goes on. Seconds stand for days.
+func TestRulesEndWhatEndures(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	trace := listen(t, i)
+	yaml := func(version string) string {
+		return probeYAML(version, `
+manager:
+	daemon: notify
+	command: PROBE child:vm trap notify:READY:1 run
+	lifecycle:
+	  workloads:
+	    vm: {match: ' manager.vm '}
+`, `
+keeper:
+	daemon: notify
+	refresh-mode: endure
+	command: PROBE trap env:SNAP_REVISION notify:READY:1 run
+`)
+	}
+	i.Tenure("install", "--dangerous", probeSnap(t, i, yaml("1")))
+	trace.expect("manager.vm", "up")
+	trace.expect("keeper", "env SNAP_REVISION=x1")
+	rule := func(span string) string {
+		return "- {name: machines-converge, when: 'unit.name == \"vm\" && unit.stale', do: {endure: " + span + ", endure-action: end, grace: 90s}}"
+	}
+	setRules(t, i, rule("7d"))
+	next := probeSnap(t, i, yaml("2"))
+	says := regexp.MustCompile(`note: probe\.manager/vm\.\d+: it may endure until \S+, by rule machines-converge, which gives it 7d, and is then ended by its stop protocol\n`)
+	if plan := i.Tenure("refresh", "--dry-run", next); !says.MatchString(plan) {
+		t.Errorf("the plan does not say until when the machine may endure:\n%s", plan)
+	}
+	i.Tenure("refresh", "--dangerous", next)
+	trace.expect("manager.vm", "up")
+	trace.expect("manager", "heard SIGTERM")
+
+	old := staleUnits(t, i)
+	vm, keeper := old["vm"], old["keeper"]
+	if span := vm.EnduresUntil.Sub(vm.StaleSince); span != 7*24*time.Hour || vm.EndureRule != "machines-converge" || vm.EndureAction != "end" ||
+		vm.EndureActionRule != "machines-converge" || !keeper.EnduresUntil.IsZero() {
+		t.Errorf("the dates: %+v, %+v", vm, keeper)
+	}
+	until := vm.EnduresUntil.UTC()
+	if ps, want := i.Tenure("ps", "probe"), "x1 (stale) until "+until.Format("2006-01-02 15:04")+" UTC by rule machines-converge"; !strings.Contains(ps, want) {
+		t.Errorf("ps does not say %q:\n%s", want, ps)
+	}
+	want := "unit " + vm.ID + ", until " + until.Format(time.RFC3339) + " by rule machines-converge, which gives it 7d\n"
+	if why := i.Tenure("why", "probe@x1"); !strings.Contains(why, want) || !strings.Contains(why, "unit probe.keeper\n") {
+		t.Errorf("why does not say %q:\n%s", want, why)
+	}
+
+	trace.silent("manager.vm", "keeper")
+	span := time.Since(vm.StaleSince) + 2*time.Second
+	setRules(t, i, rule(span.String()))
+	trace.expect("manager.vm", "heard SIGTERM")
+	if date := vm.StaleSince.Add(span); time.Now().Before(date) {
+		t.Errorf("the machine ended before its date, %s", date)
+	}
+	units, changes := history(t, i)
+	var ended string
+	for _, e := range units[vm.ID].Events {
+		if e.Kind == "signal" && e.Rule != nil && e.Rule.Name == "machines-converge" && e.Rule.Source == "administrator" && e.Reason == "stop" && e.Verdict == "stop" {
+			ended = e.Change
+		}
+	}
+	if ended == "" {
+		t.Fatalf("the timeline does not say by which rule the machine ended: %+v", units[vm.ID].Events)
+	}
+	if status := endOf(t, i, ended); status != "Done" || !strings.Contains(changes[ended].Summary, "and rule machines-converge gives it ") {
+		t.Errorf("the change is %s: %s", status, changes[ended].Summary)
+	}
+	if left := staleUnits(t, i); left["keeper"].ID == "" || left["vm"].ID != "" {
+		t.Errorf("stale units in the end: %+v", left)
+	}
+	trace.silent("keeper", "manager")
+}
+
+// staleUnits are those on old revisions, by the name of the workload or the app.
+func staleUnits(t *testing.T, i *rig.Instance) map[string]client.Unit {
+	t.Helper()
+	stale := map[string]client.Unit{}
+	for id, unit := range i.Units() {
+		if !unit.Stale {
+			continue
+		}
+		name := strings.TrimPrefix(id, "probe.")
+		if _, workload, is := strings.Cut(name, "/"); is {
+			name, _, _ = strings.Cut(workload, ".")
+		}
+		stale[name] = unit
+	}
+	return stale
 }

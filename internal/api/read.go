@@ -22,6 +22,7 @@ import (
 	"tenure/client"
 	"tenure/internal/change"
 	"tenure/internal/refresh"
+	"tenure/internal/revision"
 	"tenure/internal/snapfile"
 	"tenure/internal/supervise"
 )
@@ -350,12 +351,9 @@ func unitOf(found *refresh.UnitInfo) client.Unit {
 		unit.Base = found.Spec.Base.String()
 	}
 	unit.StaleSince, unit.EnduresUntil = found.StaleSince, found.EnduresUntil
-	switch {
-	case found.EnduresUntil.IsZero():
-	case found.EnduredEnds:
-		unit.EndureAction = "end"
-	default:
-		unit.EndureAction = "warn"
+	if !found.EnduresUntil.IsZero() {
+		e := found.Endurance
+		unit.EndureRule, unit.EndureAction, unit.EndureActionRule = e.DateRule(), string(e.Action()), e.EndRule
 	}
 	if !found.Staged.IsZero() {
 		unit.Staged = found.Staged.String()
@@ -377,9 +375,29 @@ func (s *server) pins(r *http.Request) (*reply, error) {
 	if err != nil {
 		return nil, err
 	}
+	units, err := s.cfg.Manager.Units(r.Context())
+	if err != nil {
+		return nil, err
+	}
+	dates := map[string]string{}
+	for i := range units {
+		u := &units[i]
+		if u.EnduresUntil.IsZero() {
+			continue
+		}
+		word := "until"
+		if !time.Now().Before(u.EnduresUntil) {
+			word = "overdue since"
+		}
+		dates[u.Unit.String()] = fmt.Sprintf(", %s %s by %s", word, u.EnduresUntil.UTC().Format(time.RFC3339), u.Endurance.By())
+	}
 	pins := []client.Pin{}
 	for _, pin := range found {
-		pins = append(pins, client.Pin{Kind: string(pin.Kind), By: pin.By, Text: pin.String()})
+		text := pin.String()
+		if pin.Kind == revision.PinUnit {
+			text += dates[pin.By]
+		}
+		pins = append(pins, client.Pin{Kind: string(pin.Kind), By: pin.By, Text: text})
 	}
 	return &reply{result: pins}, nil
 }

@@ -40,7 +40,8 @@ The options of the system itself are those of the snap "system":
                    is set.
   lifecycle.endure-action
                    what becomes of it then: warn, which is so where nothing is set, or
-                   end, by its stop protocol.
+                   end, by its stop protocol. The administrator's rules go before it,
+                   and can set earlier dates.
   lifecycle.max-evacuate
                    how long the hook evacuate may take; 10m where nothing is set.
   refresh.observe  for how long services are observed after a refresh, whatever their

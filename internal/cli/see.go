@@ -78,7 +78,7 @@ func (a *app) ps() *cobra.Command {
 		Long: `ps shows every unit (service, workload, run of an app or hook) that is alive, with the
 revision that it runs from, its age and its processes; * marks the main process. A
 unit is stale when its revision is not the current one; where lifecycle.max-endure is
-set, ps says until when it may be.`,
+set, or a rule of the administrator says it, ps says until when it may be.`,
 		Example:           "  tenure ps\n  tenure ps virt",
 		ValidArgsFunction: a.complete(a.snapNames, -1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -158,15 +158,20 @@ func psRows(u *client.Unit, row func(string)) {
 	}
 }
 
-// endurance says how long a stale unit may go on: " until 2026-11-26 09:00 UTC".
+// endurance says how long a stale unit may go on, and by which rule of the administrator:
+// " until 2026-11-26 09:00 UTC by rule machines".
 func endurance(u *client.Unit, now time.Time) string {
-	switch {
-	case u.EnduresUntil.IsZero():
+	if u.EnduresUntil.IsZero() {
 		return ""
-	case now.Before(u.EnduresUntil):
-		return " until " + u.EnduresUntil.UTC().Format("2006-01-02 15:04 MST")
 	}
-	return " overdue since " + u.EnduresUntil.UTC().Format("2006-01-02 15:04 MST")
+	word, by := " until ", ""
+	if !now.Before(u.EnduresUntil) {
+		word = " overdue since "
+	}
+	if u.EndureRule != "" {
+		by = " by rule " + u.EndureRule
+	}
+	return word + u.EnduresUntil.UTC().Format("2006-01-02 15:04 MST") + by
 }
 
 func (a *app) why() *cobra.Command {

@@ -71,6 +71,8 @@ type Change struct {
 	Leave bool `json:"leave,omitempty"`
 	// Kill allows SIGKILL where a stop protocol forbids it.
 	Kill bool `json:"kill,omitempty"`
+	// Overdue is that nobody named Units: they have endured for longer than they may.
+	Overdue bool `json:"overdue,omitempty"`
 	// With are the snaps that the same command disables or removes.
 	With []tenure.Instance `json:"with,omitempty"`
 }
@@ -194,8 +196,8 @@ type Workload struct {
 type Ruling struct {
 	Aspect Aspect `json:"aspect"`
 	// Value is a verdict for AspectVerdict, a duration as time.ParseDuration reads it
-	// for AspectStopTimeout and AspectDeferral, a Kill for AspectKill, and a sentence for
-	// AspectRefuse and AspectFailed.
+	// for AspectStopTimeout, AspectDeferral and AspectEndure, a Kill for AspectKill, an
+	// Overdue for AspectOverdue, and a sentence for AspectRefuse and AspectFailed.
 	Value string `json:"value"`
 	// Rule is the name of the rule.
 	Rule string `json:"rule"`
@@ -211,6 +213,10 @@ const (
 	AspectKill        Aspect = "kill"
 	// AspectDeferral is how long the unit may make a change wait; 0 is not at all.
 	AspectDeferral Aspect = "deferral"
+	// AspectEndure is how long the unit may endure on an old revision, and AspectOverdue
+	// what becomes of it when it has for longer.
+	AspectEndure  Aspect = "endure"
+	AspectOverdue Aspect = "endure-action"
 	// AspectRefuse is a verdict that refuses, with the administrator's reason.
 	AspectRefuse Aspect = "refuse"
 	// AspectFailed is why a rule could not be evaluated. It decides nothing.

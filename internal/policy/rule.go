@@ -23,7 +23,10 @@ func (d *decider) rule(s subject) ruled {
 	case s.user:
 		return d.userRule(s)
 	}
-	if d.named(s) {
+	switch named := d.named(s); {
+	case named && d.Change.Overdue:
+		return d.overdueRule(s)
+	case named:
 		return d.namedRule(s)
 	}
 	if r, ok := d.rulingRule(s); ok {
@@ -58,10 +61,19 @@ func (d *decider) namedRule(s subject) ruled {
 	return r
 }
 
+// vetoRule is a rule that does not want the change.
+func (d *decider) vetoRule(s subject) (ruled, bool) {
+	veto, ok := d.ruling(s, AspectRefuse)
+	if !ok {
+		return ruled{}, false
+	}
+	text := fmt.Sprintf("rule %s of the administrator says: %s", veto.Rule, veto.Value)
+	return ruled{tenure.Refuse, Rule{Administrator, veto.Rule, text}, "change the rule, or use --force"}, true
+}
+
 func (d *decider) rulingRule(s subject) (ruled, bool) {
-	if veto, ok := d.ruling(s, AspectRefuse); ok {
-		text := fmt.Sprintf("rule %s of the administrator says: %s", veto.Rule, veto.Value)
-		return ruled{tenure.Refuse, Rule{Administrator, veto.Rule, text}, "change the rule, or use --force"}, true
+	if veto, ok := d.vetoRule(s); ok {
+		return veto, true
 	}
 	ruling, ok := d.ruling(s, AspectVerdict)
 	if !ok {
@@ -76,7 +88,10 @@ func (d *decider) rulingRule(s subject) (ruled, bool) {
 }
 
 func (d *decider) ruling(s subject, aspect Aspect) (Ruling, bool) {
-	rulings := d.Rulings[s.ID]
+	return rulingOn(d.Rulings[s.ID], aspect)
+}
+
+func rulingOn(rulings []Ruling, aspect Aspect) (Ruling, bool) {
 	at := slices.IndexFunc(rulings, func(r Ruling) bool { return r.Aspect == aspect })
 	if at < 0 {
 		return Ruling{}, false

@@ -158,8 +158,14 @@ func (s *script) applyRules() rules.Result {
 			update = &rules.Update{From: c.From, To: c.To, FromVersion: snap.Version, ToVersion: to.Version, BaseChange: snap.Base != to.Base}
 			update.Released, update.Urgency = s.update.Released, s.update.Urgency
 		}
-		result = s.rules.Evaluate(rules.About(&s.facts, snap, rules.Node{Name: "here", Arch: "amd64", CPUs: 2, Memory: 8 << 30}, update))
+		here := rules.Node{Name: "here", Arch: "amd64", CPUs: 2, Memory: 8 << 30}
+		result = s.rules.Evaluate(rules.About(&s.facts, snap, here, update))
 		result.AddTo(&s.facts)
+		if !c.To.IsZero() {
+			snap = s.ruledSnap(c.Snap, c.To)
+		}
+		dates := s.rules.Endurance(rules.About(&s.facts, snap, here, nil))
+		dates.AddTo(&s.facts)
 	}
 	for unit, rulings := range s.ruled {
 		s.facts.Rulings[unit] = append(s.facts.Rulings[unit], rulings...)
@@ -251,6 +257,8 @@ func changeWord(c *policy.Change, word string) error {
 	switch word {
 	case "automatically":
 		c.Auto = true
+	case "overdue":
+		c.Overdue, c.Auto = true, true
 	case "--ignore-running":
 		c.IgnoreRunning = true
 	case "--force":

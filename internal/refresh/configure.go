@@ -55,7 +55,7 @@ func options() map[string]optionKind {
 		optionStopTimeout: {checkLimit, "there is no limit"},
 		optionDeferral:    {checkLimit, "there is no limit"},
 		optionEndure:      {checkLimit, "there is no limit"},
-		optionEndured:     {checkEndured, "its default holds: " + enduredWarn},
+		optionEndured:     {checkEndured, "its default holds: " + string(policy.OverdueWarn)},
 		optionEvacuate:    {checkLimit, fmt.Sprintf("its default holds: %s", hook.Evacuate.Timeout())},
 		optionObserve: {
 			checkObserve, fmt.Sprintf("what packages say holds, and %s for those that say nothing", snapfile.DefaultObserve),

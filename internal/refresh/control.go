@@ -165,7 +165,7 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 	}
 	question := policy.Change{
 		Reason: tenure.ReasonRestart, Snap: snap, From: state.Line.Current, To: state.Line.Current,
-		Kill: req.Options.Kill, Force: req.Options.Force,
+		Kill: req.Options.Kill, Force: req.Options.Force, Overdue: req.Overdue, Auto: req.Overdue,
 	}
 	if req.Action == ActionStop {
 		question.Reason = tenure.ReasonStop

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
+	"slices"
 	"time"
 
 	"tenure"
@@ -21,15 +23,9 @@ const (
 	optionEndured = "lifecycle.endure-action"
 )
 
-// The actions on what has endured for too long.
-const (
-	enduredWarn = "warn"
-	enduredEnd  = "end"
-)
-
 func checkEndured(text string) (any, error) {
-	if text != enduredWarn && text != enduredEnd {
-		return nil, fmt.Errorf("endure-action must be %s or %s, not %q", enduredWarn, enduredEnd, text)
+	if action := policy.Overdue(text); action != policy.OverdueWarn && action != policy.OverdueEnd {
+		return nil, fmt.Errorf("endure-action must be %s or %s, not %q", policy.OverdueWarn, policy.OverdueEnd, text)
 	}
 	return text, nil
 }
@@ -37,8 +33,8 @@ func checkEndured(text string) (any, error) {
 // endsEndured reports whether what has endured for too long is ended.
 func (m *Manager) endsEndured() bool {
 	raw, found, err := m.settings.Get(optionEndured)
-	var action string
-	return err == nil && found && json.Unmarshal(raw, &action) == nil && action == enduredEnd
+	var action policy.Overdue
+	return err == nil && found && json.Unmarshal(raw, &action) == nil && action == policy.OverdueEnd
 }
 
 // left notes in after that the current revision of before is no longer that, from now
@@ -85,15 +81,44 @@ func (l linesOf) leftAt(ref tenure.Ref) time.Time {
 	return state.Kept[state.Line.Current].Installed
 }
 
-// date says of a unit until when it may endure, if it does.
-func (l linesOf) date(unit *UnitInfo, limit time.Duration, ends bool) {
-	if !unit.Stale || !endures(unit.Unit) {
-		return
+// date says of units until when they may endure, if they do, and by whose word.
+func (m *Manager) date(units []UnitInfo, states []snapState) {
+	lines, limits, rulings := linesIn(states), m.limits(), m.dateRulings(units, states)
+	for i := range units {
+		u := &units[i]
+		if !u.Stale || !policy.Endures(u.Unit) {
+			continue
+		}
+		u.StaleSince = lines.staleSince(&u.Status)
+		u.Endurance = policy.EnduranceOf(u.Unit, limits, rulings[u.Unit])
+		u.EnduresUntil = u.Endurance.Until(u.StaleSince)
 	}
-	unit.StaleSince = l.staleSince(&unit.Status)
-	if limit > 0 && !unit.StaleSince.IsZero() {
-		unit.EnduresUntil, unit.EnduredEnds = unit.StaleSince.Add(limit), ends && unit.Unit.Kind != tenure.AppRun
+}
+
+// dateRulings are what the administrator's rules say of how long those of units that are
+// stale may be.
+func (m *Manager) dateRulings(units []UnitInfo, states []snapState) map[tenure.UnitID][]policy.Ruling {
+	set, _ := m.rules()
+	if set == nil || !set.Dates() {
+		return nil
 	}
+	facts := policy.Facts{Now: m.cfg.Now()}
+	for i := range units {
+		if units[i].Stale {
+			facts.Units = append(facts.Units, factsOf(units[i].Status, units[i].Processes))
+		}
+	}
+	known := revisions{states: states}
+	m.declare(&facts, known)
+	all := map[tenure.UnitID][]policy.Ruling{}
+	for _, snap := range snapsOf(&facts) {
+		if snap == "" {
+			continue
+		}
+		result := set.Endurance(factsAfter(&facts, snap, known))
+		maps.Copy(all, result.Rulings())
+	}
+	return all
 }
 
 // tell says in facts since when units are stale.
@@ -115,25 +140,19 @@ func linesIn(states []snapState) linesOf {
 	return lines
 }
 
-// endures reports whether a convergence date is for such units: a hook ends by itself, and
-// so does who hands over.
-func endures(unit tenure.UnitID) bool { return unit.Kind != tenure.HookRun && !unit.Overlaps() }
-
 // Converge sees to it that what endures on an old revision does not do so for longer than
 // the administrator wants: it warns, and ends it if that is wanted. It waits for the next
-// such time, and hears when a change has moved it.
+// such time, and hears when a change or other rules have moved it. Only where a rule on that
+// speaks of what nobody hears of, as ages, it looks again by itself as long as anything is
+// stale.
 func (m *Manager) Converge(ctx context.Context) error {
-	look := make(chan struct{}, 1)
 	changes := m.engine.Subscribe(ctx, m.engine.Revision())
 	go func() {
 		for c := range changes {
 			if !c.Status.Ready() && c.Status != change.Wait {
 				continue
 			}
-			select {
-			case look <- struct{}{}:
-			default:
-			}
+			m.dates.raise()
 		}
 	}()
 	e := &endurances{m: m, told: map[enduring]bool{}}
@@ -142,7 +161,7 @@ func (m *Manager) Converge(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil {
 			m.cfg.Logger.ErrorContext(ctx, "cannot see what endures", slog.Any("error", err))
 		}
-		if !m.lookAgain(ctx, look, next) {
+		if !m.lookAgain(ctx, m.dates, next) {
 			return nil
 		}
 	}
@@ -162,15 +181,18 @@ type endurances struct {
 	told map[enduring]bool
 }
 
-// enduredAgain is how long it takes until what could not be ended is tried again.
+// enduredAgain is how long it takes until what could not be ended is tried again, and until
+// rules that speak of ages and the like are asked again.
 const enduredAgain = time.Minute
 
 // look deals with what has endured for too long, and gives the time at which the next one
 // will have, or is tried again; zero is never.
 func (e *endurances) look(ctx context.Context) (next time.Time, err error) {
-	if e.m.limit(optionEndure) == 0 {
+	set, _ := e.m.rules()
+	if e.m.limit(optionEndure) == 0 && (set == nil || !set.Dates()) {
 		return next, nil
 	}
+	varies := set != nil && set.DatesVary()
 	units, err := e.m.Units(ctx)
 	if err != nil {
 		return next, err
@@ -184,11 +206,14 @@ func (e *endurances) look(ctx context.Context) (next time.Time, err error) {
 	overdue := map[tenure.Instance][]*UnitInfo{}
 	for i := range units {
 		u := &units[i]
+		if u.Stale && varies {
+			sooner(now.Add(enduredAgain))
+		}
 		switch {
 		case u.EnduresUntil.IsZero():
 		case now.Before(u.EnduresUntil):
 			sooner(u.EnduresUntil)
-		case u.EnduredEnds:
+		case u.Endurance.Ends:
 			overdue[u.Unit.Snap] = append(overdue[u.Unit.Snap], u)
 		default:
 			e.warn(ctx, u)
@@ -209,8 +234,8 @@ func (e *endurances) warn(ctx context.Context, u *UnitInfo) {
 		return
 	}
 	e.told[key] = true
-	e.m.cfg.Logger.WarnContext(ctx, "a unit endures on an old revision for longer than "+optionEndure+" allows",
-		slog.String("unit", u.Unit.String()), slog.String("revision", u.Revision.String()), slog.Time("stale_since", u.StaleSince))
+	e.m.cfg.Logger.WarnContext(ctx, "a unit endures on an old revision for longer than it may", slog.String("unit", u.Unit.String()),
+		slog.String("revision", u.Revision.String()), slog.Time("stale_since", u.StaleSince), slog.String("because", u.Endurance.Because()))
 }
 
 // end ends units of one snap, and reports whether nothing is left to try: what it cannot
@@ -222,6 +247,11 @@ func (e *endurances) end(ctx context.Context, snap tenure.Instance, units []*Uni
 	switch {
 	case conflicts:
 		log.DebugContext(ctx, "what endured for too long is ended later", slog.String("change", busy.ID.String()))
+	case isRefused(err):
+		log.DebugContext(ctx, "what endured for too long must not end now", slog.Any("error", err))
+		for _, u := range units {
+			e.warn(ctx, u)
+		}
 	case err != nil:
 		log.ErrorContext(ctx, "what endured for too long cannot be ended", slog.Any("error", err))
 	default:
@@ -230,27 +260,60 @@ func (e *endurances) end(ctx context.Context, snap tenure.Instance, units []*Uni
 	return err == nil
 }
 
+func isRefused(err error) bool {
+	e, ok := errors.AsType[*Error](err)
+	return ok && e.Kind == KindRefused
+}
+
 // endEndured ends units by their stop protocols, first those that do not start again.
 // Services and instances of templates that the current revision has too start again on it.
+// What a rule of the administrator does not want to end is left out.
 func (m *Manager) endEndured(ctx context.Context, snap tenure.Instance, units []*UnitInfo) (change.ID, error) {
 	state, err := m.installedSnap("end", snap)
 	if err != nil {
 		return 0, err
 	}
-	stop, restart := Request{Action: ActionStop, Exact: true}, Request{Action: ActionRestart}
+	stop, restart := Request{Action: ActionStop, Exact: true, Overdue: true}, Request{Action: ActionRestart, Overdue: true}
+	because := map[string]string{}
 	for _, u := range units {
 		req := &stop
 		if _, err := declared(state.Kept[state.Line.Current].Info, u.Unit); err == nil && u.Unit.Kind == tenure.Service {
 			req = &restart
 		}
 		req.Names = append(req.Names, u.Unit.String())
-		if req.Because == "" {
-			req.Because = fmt.Sprintf("on an old revision since %s at the latest, and %s is %s",
-				u.StaleSince.UTC().Format(time.RFC3339), optionEndure, m.limit(optionEndure))
+		because[u.Unit.String()] = fmt.Sprintf("on an old revision since %s at the latest, and %s", u.StaleSince.UTC().Format(time.RFC3339), u.Endurance.Because())
+	}
+	var refusal error
+	for _, req := range []Request{stop, restart} {
+		if len(req.Names) == 0 {
+			continue
+		}
+		if refusal, err = m.leaveOutRefused(ctx, &req); err != nil {
+			return 0, err
+		}
+		if len(req.Names) > 0 {
+			req.Because = because[req.Names[0]]
+			return m.Do(ctx, req)
 		}
 	}
-	if len(stop.Names) > 0 {
-		return m.Do(ctx, stop)
+	return 0, refusal
+}
+
+// leaveOutRefused takes the names out of req of which the plan refuses the units, and gives
+// the refusal; nil is none.
+func (m *Manager) leaveOutRefused(ctx context.Context, req *Request) (refusal, err error) {
+	plans, err := m.planControl(ctx, *req)
+	if err != nil {
+		return nil, err
 	}
-	return m.Do(ctx, restart)
+	for _, plan := range plans {
+		if plan.Refusal == nil {
+			continue
+		}
+		refusal = refused(string(req.Action), plan)
+		req.Names = slices.DeleteFunc(req.Names, func(name string) bool {
+			return slices.ContainsFunc(plan.Refusal.Units, func(unit tenure.UnitID) bool { return unit.String() == name })
+		})
+	}
+	return refusal, nil
 }

@@ -61,13 +61,17 @@ func (m *Manager) gather(ctx context.Context, change policy.Change, more ...inst
 		}
 	}
 	linesIn(states).tell(&facts, statuses)
-	// Those of other snaps tell their services from their workloads.
-	about := map[tenure.Instance]bool{change.Snap: true}
-	for i := range facts.Units {
-		about[facts.Units[i].ID.Snap] = true
-	}
-	for _, state := range states {
-		if !about[state.Instance] {
+	known := revisions{states, more}
+	m.declare(&facts, known)
+	return facts, known, nil
+}
+
+// declare adds to facts what the revisions of the snaps that they are about say. Those of
+// other snaps than the one that changes tell their services from their workloads.
+func (m *Manager) declare(facts *policy.Facts, known revisions) {
+	about := snapsOf(facts)
+	for _, state := range known.states {
+		if !slices.Contains(about, state.Instance) {
 			continue
 		}
 		for rev := range state.Kept {
@@ -75,13 +79,12 @@ func (m *Manager) gather(ctx context.Context, change policy.Change, more ...inst
 			facts.Declarations = append(facts.Declarations, m.declaration(&r))
 		}
 	}
-	for i := range more {
-		facts.Declarations = append(facts.Declarations, m.declaration(&more[i]))
+	for i := range known.more {
+		facts.Declarations = append(facts.Declarations, m.declaration(&known.more[i]))
 	}
 	slices.SortFunc(facts.Declarations, func(a, b policy.Declaration) int {
 		return cmp.Or(cmp.Compare(a.Snap, b.Snap), a.Revision.Compare(b.Revision))
 	})
-	return facts, revisions{states, more}, nil
 }
 
 // concerns reports whether a unit, which a snap may have started in another, has to do
@@ -91,6 +94,15 @@ func concerns(status *supervise.Status, by, snap tenure.Instance) bool {
 }
 
 func (m *Manager) unitFacts(ctx context.Context, status supervise.Status) (policy.Unit, error) {
+	processes, err := m.processes(ctx, status.Unit)
+	if err != nil {
+		return policy.Unit{}, fmt.Errorf("gather facts: %w", err)
+	}
+	return factsOf(status, processes), nil
+}
+
+// factsOf is a unit with its processes, in the terms of policy.
+func factsOf(status supervise.Status, processes []proc.Info) policy.Unit {
 	unit := policy.Unit{
 		ID:       status.Unit,
 		Revision: status.Revision,
@@ -106,14 +118,10 @@ func (m *Manager) unitFacts(ctx context.Context, status supervise.Status) (polic
 	if status.Spec != nil && !status.Spec.Base.IsZero() {
 		unit.Uses = []tenure.Ref{status.Spec.Base}
 	}
-	processes, err := m.processes(ctx, status.Unit)
-	if err != nil {
-		return policy.Unit{}, fmt.Errorf("gather facts: %w", err)
-	}
 	for _, p := range processes {
 		unit.Processes = append(unit.Processes, processFacts(p))
 	}
-	return unit, nil
+	return unit
 }
 
 // processes are those of a unit that was there a moment ago. It may have ended

@@ -65,7 +65,9 @@ type Manager struct {
 	estimates estimates
 	autos     *journal.Collection[autoState]
 	// looks wakes the automatic refreshes.
-	looks  signal
+	looks signal
+	// dates wakes what sees to it that nothing endures for too long.
+	dates  signal
 	launch launcher
 	claims claims
 	// instances are those of service templates.
@@ -114,6 +116,7 @@ func New(cfg Config) *Manager {
 		autos:      journal.NewCollection[autoState](cfg.Journal, "auto-refresh"),
 		looks:      make(signal, 1),
 		asked:      NewTurn(),
+		dates:      make(signal, 1),
 	}
 }
 

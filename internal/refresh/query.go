@@ -150,7 +150,6 @@ func (m *Manager) Units(ctx context.Context) ([]UnitInfo, error) {
 	for ref := range m.staged() {
 		staged[ref.Snap] = ref.Revision
 	}
-	lines, limit, ends := linesIn(states), m.limit(optionEndure), m.endsEndured()
 	var units []UnitInfo
 	for _, status := range list {
 		if idle(status) {
@@ -168,9 +167,9 @@ func (m *Manager) Units(ctx context.Context) ([]UnitInfo, error) {
 			unit.StaleBase = current[status.Spec.Base.Snap] != status.Spec.Base.Revision
 		}
 		unit.Stale = status.Revision != unit.Current || unit.StaleBase
-		lines.date(&unit, limit, ends)
 		units = append(units, unit)
 	}
+	m.date(units, states)
 	slices.SortFunc(units, func(a, b UnitInfo) int { return strings.Compare(a.Unit.String(), b.Unit.String()) })
 	return units, nil
 }

@@ -99,6 +99,8 @@ type Request struct {
 	Options Options
 	// Because is why nobody has to ask for it: a sentence, for start, stop and restart.
 	Because string
+	// Overdue is that Names have endured for longer than they may; then nobody has asked.
+	Overdue bool
 }
 
 // OfAll reports whether r is to refresh all snaps.
@@ -153,8 +155,8 @@ type UnitInfo struct {
 	// StaleSince is since when it has been stale, and EnduresUntil when it will have been
 	// for as long as the administrator allows; zero where that does not apply.
 	StaleSince, EnduresUntil time.Time
-	// EnduredEnds is that it is ended then, and not only warned of.
-	EnduredEnds bool
+	// Endurance says who allows that, and what becomes of it then.
+	Endurance policy.Endurance
 }
 
 // Planned is a plan for each snap that a request touches.

@@ -45,6 +45,10 @@ func (m *Manager) rule(facts *policy.Facts, known revisions) {
 			result.Snap.Refuse = nil
 		}
 		result.AddTo(facts)
+		if set.Dates() {
+			dates := set.Endurance(factsAfter(facts, snap, known))
+			dates.AddTo(facts)
+		}
 	}
 }
 
@@ -91,17 +95,13 @@ func (r *revisions) get(ref tenure.Ref) (installed, bool) {
 func (m *Manager) ruleFacts(facts *policy.Facts, snap tenure.Instance, known revisions) *rules.Facts {
 	current := known.current(snap)
 	c := facts.Change
-	about := rules.Snap{Name: snap, Revision: current}
-	from, found := known.get(tenure.Ref{Snap: snap, Revision: current})
+	about, found := known.describe(tenure.Ref{Snap: snap, Revision: current})
 	if !found && snap == c.Snap {
-		from, found = known.get(tenure.Ref{Snap: snap, Revision: c.To})
-	}
-	if found {
-		about.Version, about.Base, about.Type = from.Info.Version, baseFacts(&from), snapType(from.Info)
-		about.Confinement = confinementOf(&from)
+		about, _ = known.describe(tenure.Ref{Snap: snap, Revision: c.To})
+		about.Revision = current
 	}
 	var update *rules.Update
-	if switches := c.Reason == tenure.ReasonRefresh || c.Reason == tenure.ReasonRevert; switches && snap == c.Snap {
+	if switches(c) && snap == c.Snap {
 		update = &rules.Update{From: current, To: c.To, FromVersion: about.Version}
 		if to, found := known.get(tenure.Ref{Snap: snap, Revision: c.To}); found {
 			update.ToVersion, update.BaseChange = to.Info.Version, baseFacts(&to) != about.Base
@@ -109,6 +109,32 @@ func (m *Manager) ruleFacts(facts *policy.Facts, snap tenure.Instance, known rev
 		}
 	}
 	return rules.About(facts, about, node(), update)
+}
+
+// factsAfter are the facts for rules about one of the snaps that facts are about, as they
+// will be when the change has ended.
+func factsAfter(facts *policy.Facts, snap tenure.Instance, known revisions) *rules.Facts {
+	ref := tenure.Ref{Snap: snap, Revision: known.current(snap)}
+	if c := facts.Change; switches(c) && snap == c.Snap {
+		ref.Revision = c.To
+	}
+	about, _ := known.describe(ref)
+	return rules.About(facts, about, node(), nil)
+}
+
+func switches(c policy.Change) bool {
+	return c.Reason == tenure.ReasonRefresh || c.Reason == tenure.ReasonRevert
+}
+
+// describe is what is known of a revision, for rules; of one that is not known its name.
+func (r *revisions) describe(ref tenure.Ref) (about rules.Snap, found bool) {
+	about = rules.Snap{Name: ref.Snap, Revision: ref.Revision}
+	known, found := r.get(ref)
+	if found {
+		about.Version, about.Base, about.Type = known.Info.Version, baseFacts(&known), snapType(known.Info)
+		about.Confinement = confinementOf(&known)
+	}
+	return about, found
 }
 
 // release adds what the source of a revision says of it. A file has no source.
@@ -228,11 +254,13 @@ func (m *Manager) rulesOn(ctx context.Context, set *rules.Set, units []tenure.Un
 		facts.Units = append(facts.Units, u)
 	}
 	all := map[tenure.UnitID]rules.Outcome{}
+	revs := revisions{states: states}
+	m.declare(&facts, revs)
 	for _, snap := range snapsOf(&facts) {
 		if snap == "" {
 			continue
 		}
-		result := set.Evaluate(m.ruleFacts(&facts, snap, revisions{states: states}))
+		result := set.Evaluate(m.ruleFacts(&facts, snap, revs))
 		maps.Copy(all, result.Units)
 	}
 	return all, nil

@@ -15,7 +15,8 @@ import (
 const ruledGlance = 5 * time.Second
 
 // RulesChanged lets every change that waits before its switch be decided anew, by other
-// rules, looks for updates that are held no longer, and collects what is retained no longer.
+// rules, looks for updates that are held no longer and for what may endure no longer, and
+// collects what is retained no longer.
 func (m *Manager) RulesChanged(ctx context.Context) {
 	for _, c := range m.engine.List(change.Filter{Select: change.WaitingOnly}) {
 		if _, waits := deferral(c); waits {
@@ -23,6 +24,7 @@ func (m *Manager) RulesChanged(ctx context.Context) {
 		}
 	}
 	m.look()
+	m.dates.raise()
 	m.Wake()
 }
 

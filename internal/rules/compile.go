@@ -41,9 +41,10 @@ type condition struct {
 	env     *cel.Env
 	ast     *cel.Ast
 	program cel.Program
-	// units is that it speaks of units, changes that it speaks of the change, timed
-	// that what it says changes as time passes.
-	units, changes, timed bool
+	// units is that it speaks of units, changes that it speaks of the change, updates that
+	// it speaks of what that leads to, varies that what it says can change by itself, as
+	// time passes or as processes come and go.
+	units, changes, updates, varies bool
 }
 
 // mistake is what is wrong with a condition, at a place in its text; both count from 1.
@@ -110,7 +111,8 @@ func (c *compiler) compile(text string) (*condition, []mistake) {
 		env: c.env, ast: checked, program: program,
 		units:   slices.ContainsFunc(unitVariables(), speaks),
 		changes: speaks(typeChange),
-		timed:   speaks("now") || readsAge(native.Expr()),
+		updates: speaks(typeUpdate),
+		varies:  speaks("now") || speaks(typeProcess) || reads(native.Expr(), "age", "memory", "processes"),
 	}, nil
 }
 
@@ -125,10 +127,11 @@ func variables(expr ast.Expr) map[string]bool {
 	return names
 }
 
-func readsAge(expr ast.Expr) bool {
+// reads reports whether an expression reads a field of one of these names.
+func reads(expr ast.Expr, fields ...string) bool {
 	found := false
 	ast.PreOrderVisit(expr, ast.NewExprVisitor(func(e ast.Expr) {
-		found = found || e.Kind() == ast.SelectKind && e.AsSelect().FieldName() == "age"
+		found = found || e.Kind() == ast.SelectKind && slices.Contains(fields, e.AsSelect().FieldName())
 	}))
 	return found
 }

@@ -8,11 +8,27 @@ import (
 	"cel.dev/cel-go/common/types"
 
 	"tenure"
+	"tenure/internal/policy"
 )
 
-// Evaluate gives what the rules say about f.
+// Evaluate gives what the rules say about f, but for how long units may endure.
 func (s *Set) Evaluate(f *Facts) Result {
+	return s.evaluate(f, func(key string) bool { return !outlasts(key) })
+}
+
+// Endurance gives how long the units of f may endure on an old revision, and what becomes
+// of those that have for longer. It is asked for outside of changes, and in a change about
+// the facts as they will be after it: then the snap is what it will be, and Change and
+// Update, of which no such rule speaks, are passed over.
+func (s *Set) Endurance(f *Facts) Result {
+	after := *f
+	after.Change, after.Update = Change{}, nil
+	return s.evaluate(&after, outlasts)
+}
+
+func (s *Set) evaluate(f *Facts, asked func(key string) bool) Result {
 	e := s.evaluation(f)
+	e.asked = asked
 	for i := range s.rules {
 		e.rule(&s.rules[i])
 	}
@@ -26,6 +42,8 @@ type evaluation struct {
 	common map[string]any
 	spent  uint64
 	result Result
+	// asked are the aspects that are asked for.
+	asked func(key string) bool
 	// note, if set, hears of every condition that was evaluated, and of what its rule
 	// gave: the keys that it gave, and for others the rule that had given them before.
 	note func(r *rule, unit *Unit, m match, gave []string, taken map[string]string)
@@ -50,12 +68,16 @@ func (s *Set) evaluation(f *Facts) *evaluation {
 	if f.Update != nil {
 		e.common[typeUpdate] = object{typeUpdate, &updateView{f.Update, f.Now}}
 	}
+	e.asked = func(string) bool { return true }
 	e.result.Units = map[tenure.UnitID]Outcome{}
 	return e
 }
 
 // rule adds what one rule gives.
 func (e *evaluation) rule(r *rule) {
+	if !r.speaks(e.asked) {
+		return
+	}
 	if !r.when.units {
 		m := e.match(r, nil)
 		e.give(r, nil, m, func(key string) bool { return !aboutUnits(key) })
@@ -129,7 +151,7 @@ func (e *evaluation) give(r *rule, unit *Unit, m match, about func(key string) b
 	taken := map[string]string{}
 	for i := range r.effects {
 		effect := &r.effects[i]
-		if !m.yes || !about(effect.key) || !e.applies(r, effect.key) || !suits(effect, unit) {
+		if !m.yes || !about(effect.key) || !e.asked(effect.key) || !e.applies(r, effect.key) || !suits(effect, unit) {
 			continue
 		}
 		if before := effect.given(&outcome); before != "" {
@@ -151,9 +173,14 @@ func (e *evaluation) give(r *rule, unit *Unit, m match, about func(key string) b
 
 // suits reports whether an effect can be meant for a unit: only services are renewed, so
 // that a rule that restarts a manager does not end its machines, and a hook that runs is
-// waited for in any case.
+// waited for in any case. What people run is not taken away from them at a date.
 func suits(f *effect, unit *Unit) bool {
-	if f.key != doVerdict || unit == nil {
+	switch {
+	case unit == nil:
+		return true
+	case outlasts(f.key):
+		return policy.Endures(unit.ID) && (unit.ID.Kind != tenure.AppRun || f.text != string(policy.OverdueEnd))
+	case f.key != doVerdict:
 		return true
 	}
 	switch unit.ID.Kind {

@@ -1,6 +1,7 @@
 package rules
 
 import (
+	"slices"
 	"time"
 
 	"tenure"
@@ -106,22 +107,32 @@ func unitOf(part policy.Unit, from tenure.UnitID, app policy.App, snap Snap) Uni
 	return u
 }
 
-// AddTo adds what the rules give to the facts of the decision that they are about.
+// AddTo adds what the rules give to the facts of the decision that they are about. What is
+// known already, as that a condition cannot be evaluated, is not added twice.
 func (r *Result) AddTo(f *policy.Facts) {
 	if f.Rulings == nil {
 		f.Rulings = map[tenure.UnitID][]policy.Ruling{}
 	}
 	for unit, rulings := range r.Rulings() {
-		f.Rulings[unit] = append(f.Rulings[unit], rulings...)
+		f.Rulings[unit] = appendNew(f.Rulings[unit], rulings...)
 	}
 	if veto := r.Snap.Refuse; veto != nil {
-		f.Vetoes = append(f.Vetoes, policy.Ruling{Aspect: policy.AspectRefuse, Value: veto.Value, Rule: veto.Rule})
+		f.Vetoes = appendNew(f.Vetoes, policy.Ruling{Aspect: policy.AspectRefuse, Value: veto.Value, Rule: veto.Rule})
 	}
 	for _, failure := range r.Failures {
 		if failure.Unit.IsZero() {
-			f.Vetoes = append(f.Vetoes, policy.Ruling{Aspect: policy.AspectFailed, Value: failure.Text, Rule: failure.Rule})
+			f.Vetoes = appendNew(f.Vetoes, policy.Ruling{Aspect: policy.AspectFailed, Value: failure.Text, Rule: failure.Rule})
 		}
 	}
+}
+
+func appendNew(to []policy.Ruling, rulings ...policy.Ruling) []policy.Ruling {
+	for _, r := range rulings {
+		if !slices.Contains(to, r) {
+			to = append(to, r)
+		}
+	}
+	return to
 }
 
 // main is the process that stands for the unit: the main process, else the oldest.

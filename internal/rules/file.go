@@ -29,6 +29,11 @@ type rule struct {
 	effects []effect
 }
 
+// speaks reports whether r gives anything to one of the aspects.
+func (r *rule) speaks(of func(key string) bool) bool {
+	return slices.ContainsFunc(r.effects, func(e effect) bool { return of(e.key) })
+}
+
 // Set is the rules of a file, in its order. The zero value has none.
 type Set struct {
 	rules []rule
@@ -46,6 +51,17 @@ func (s *Set) Names() []string {
 // MayForbidKill reports whether a rule may say that something must not be killed.
 func (s *Set) MayForbidKill() bool {
 	return s.speaks(func(e effect) bool { return e.key == doKill && e.text == string(policy.KillNever) })
+}
+
+// Dates reports whether a rule speaks of how long units may endure.
+func (s *Set) Dates() bool {
+	return s.speaks(func(e effect) bool { return outlasts(e.key) })
+}
+
+// DatesVary reports whether what such a rule says of a unit can change without anything
+// that anybody hears of: its condition speaks of ages, of the time, or of processes.
+func (s *Set) DatesVary() bool {
+	return slices.ContainsFunc(s.rules, func(r rule) bool { return r.when.varies && r.speaks(outlasts) })
 }
 
 // Retains reports whether a rule speaks of how many revisions are kept.
@@ -191,6 +207,11 @@ func (p *parser) rule(index int, node *yaml.Node) *rule {
 		r.effects = p.do(value, name)
 	}
 	if len(p.problems) > before {
+		return nil
+	}
+	if r.speaks(outlasts) && (r.when.changes || r.when.updates) {
+		p.fail(keys["when"], name, "when", "the condition speaks of a change, and how long a unit may endure is asked for when there is none",
+			"a condition without change and update; what the rule does to changes stands in one of its own")
 		return nil
 	}
 	return r

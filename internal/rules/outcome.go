@@ -15,7 +15,7 @@ type Given[T any] struct {
 
 // Outcome is what rules give; nil is what no rule speaks of.
 //
-// Verdict, Grace, Kill, Deferral and Refuse are about units, but a Refuse whose rule does
+// Verdict, Grace, Kill, Deferral, Refuse, Endure and Overdue are about units, but a Refuse whose rule does
 // not speak of units is about the snap as a whole, as are all others: a rule on them
 // that speaks of units matches when it does for any unit.
 type Outcome struct {
@@ -27,6 +27,10 @@ type Outcome struct {
 	Deferral *Given[time.Duration] `json:"deferral,omitempty"`
 	// Refuse is why the administrator does not want the change.
 	Refuse *Given[string] `json:"refuse,omitempty"`
+	// Endure is how long a unit may endure on an old revision, and Overdue what becomes of
+	// one that has for longer. Evaluate gives neither: see Set.Endurance.
+	Endure  *Given[time.Duration]  `json:"endure,omitempty"`
+	Overdue *Given[policy.Overdue] `json:"endure-action,omitempty"`
 
 	// Retain is how many revisions are kept to be reverted to.
 	Retain *Given[int] `json:"retain,omitempty"`
@@ -78,6 +82,12 @@ func (o Outcome) Rulings() []policy.Ruling {
 	}
 	if g := o.Deferral; g != nil {
 		add(policy.AspectDeferral, g.Rule, g.Value.String())
+	}
+	if g := o.Endure; g != nil {
+		add(policy.AspectEndure, g.Rule, g.Value.String())
+	}
+	if g := o.Overdue; g != nil {
+		add(policy.AspectOverdue, g.Rule, string(g.Value))
 	}
 	return rulings
 }

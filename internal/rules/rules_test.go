@@ -3,6 +3,7 @@ package rules_test
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -241,6 +242,61 @@ func TestWhoIsRenewed(t *testing.T) {
 	}
 }
 
+// TestDates: how long a unit may endure is no part of what rules say of a change; hooks and
+// hand-overs end by themselves, and nothing is taken away from a person.
+func TestDates(t *testing.T) {
+	t.Parallel()
+	set := parse(t, `
+- {name: vms, when: 'unit.kind == "workload" && unit.stale', do: {verdict: endure, endure: 1w, endure-action: end}}
+- {name: rest, when: true, do: {endure: 2w, endure-action: end, kill: never}}
+`)
+	manager := service("virtd", process(10, time.Hour, "virtd"))
+	machine, draining, run, hook := manager, manager, manager, manager
+	machine.ID, machine.Stale = manager.ID.Workload("vm", 20), true
+	draining.ID = manager.ID.Workload(tenure.Draining, 25)
+	run.ID = tenure.UnitID{Snap: "s", Kind: tenure.AppRun, App: "virtd", Serial: 30}
+	hook.ID = tenure.UnitID{Snap: "s", Kind: tenure.HookRun, App: "configure", Serial: 40}
+	f := facts(tenure.ReasonRefresh, manager, machine, draining, run, hook)
+	for id, outcome := range set.Evaluate(f).Units {
+		if outcome.Endure != nil || outcome.Overdue != nil || outcome.Kill == nil {
+			t.Errorf("for the change %s is given %v", id, given(outcome))
+		}
+	}
+	want := map[tenure.UnitID]map[string]string{
+		manager.ID: {"endure": "336h by rest", "endure-action": "end by rest"},
+		machine.ID: {"endure": "168h by vms", "endure-action": "end by vms"},
+		run.ID:     {"endure": "336h by rest"},
+	}
+	got := map[tenure.UnitID]map[string]string{}
+	for id, outcome := range set.Endurance(f).Units {
+		if all := given(outcome); len(all) > 0 {
+			got[id] = all
+		}
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("dates (-want +got):\n%s", diff)
+	}
+}
+
+// TestDatesVary tells rules that must be asked again from those whose word holds until
+// something happens that is heard of.
+func TestDatesVary(t *testing.T) {
+	t.Parallel()
+	for condition, varies := range map[string]bool{
+		`true`: false, `unit.name == "vm" && unit.stale`: false, `snap.version != "1"`: false,
+		`unit.age > days(1)`: true, `now.getHours() > 8`: true, `process.main`: true, `unit.memory > 5`: true,
+		`unit.processes.exists(p, p.command == "x")`: true,
+	} {
+		set := parse(t, fmt.Sprintf("- {name: r, when: %q, do: {endure: 1d}}", condition))
+		if !set.Dates() || set.DatesVary() != varies {
+			t.Errorf("%s: varies %t", condition, set.DatesVary())
+		}
+		if set = parse(t, fmt.Sprintf("- {name: r, when: %q, do: {kill: never}}", condition)); set.Dates() || set.DatesVary() {
+			t.Errorf("%s: without a date", condition)
+		}
+	}
+}
+
 // drawn is a rule that is drawn, and a second implementation of what it means.
 type drawn struct {
 	text    string
@@ -269,11 +325,11 @@ func drawRule(t *rapid.T, n int) drawn {
 		}
 	}
 	var do []string
-	for _, aspect := range []string{"verdict", "grace", "kill", "retain", "hold"} {
+	for _, aspect := range []string{"verdict", "grace", "kill", "endure", "endure-action", "retain", "hold"} {
 		if rapid.Bool().Draw(t, aspect) {
 			r.does[aspect] = map[string][]string{
 				"verdict": {"restart", "endure", "defer", "stop", "refuse"}, "grace": {"1s", "1h"}, "kill": {"never", "after-timeout"},
-				"retain": {"2", "3"}, "hold": {"x", "y"},
+				"retain": {"2", "3"}, "hold": {"x", "y"}, "endure": {"1s", "1h"}, "endure-action": {"warn", "end"},
 			}[aspect][rapid.IntRange(0, 1).Draw(t, "value")]
 			do = append(do, aspect+": "+r.does[aspect])
 		}
@@ -306,11 +362,13 @@ func TestTheFirstMatchWins(t *testing.T) {
 			units = append(units, service(app, process(len(units)+1, age, "x")))
 		}
 		f := facts(tenure.ReasonRefresh, units...)
-		result := set.Evaluate(f)
+		result, dates := set.Evaluate(f), set.Endurance(f)
 		explained := set.Explain(f)
 		for i, u := range units {
-			want := simpleFirst(all, []string{"verdict", "grace", "kill"}, func(r drawn) bool { return r.matches(u) })
-			if diff := cmp.Diff(want, given(result.Units[u.ID])); diff != "" {
+			want := simpleFirst(all, []string{"verdict", "grace", "kill", "endure", "endure-action"}, func(r drawn) bool { return r.matches(u) })
+			got := given(result.Units[u.ID])
+			maps.Copy(got, given(dates.Units[u.ID]))
+			if diff := cmp.Diff(want, got); diff != "" {
 				t.Fatalf("%s of\n%s(-simple +got):\n%s", u.ID, text.String(), diff)
 			}
 			if diff := cmp.Diff(want, said(explained[i+1])); diff != "" {
@@ -349,6 +407,12 @@ func given(o rules.Outcome) map[string]string {
 	}
 	if g := o.Kill; g != nil {
 		all["kill"] = fmt.Sprintf("%s by %s", g.Value, g.Rule)
+	}
+	if g := o.Endure; g != nil {
+		all["endure"] = strings.TrimSuffix(g.Value.String(), "0m0s") + " by " + g.Rule
+	}
+	if g := o.Overdue; g != nil {
+		all["endure-action"] = fmt.Sprintf("%s by %s", g.Value, g.Rule)
 	}
 	if g := o.Retain; g != nil {
 		all["retain"] = fmt.Sprintf("%d by %s", g.Value, g.Rule)
@@ -409,7 +473,7 @@ func FuzzParse(f *testing.F) {
 		"- name: a\n  when: |\n    unit.age > days(3) &&\n    process.command.matches('^x')\n  do: {verdict: defer, grace: 5m}\n",
 		"- {name: a, when: 'unit.processes.exists(p, p.memory > 5)', do: {hold: x, window: 'sun,02:00-05:00', retain: 3}}",
 		"- {name: a, when: '[1,2].map(x, x * 2).size() > update.from.size()', do: {refuse: no, minimum-age: 1w}}",
-		"- {name: a, when: 'snap{}.name == \"\"', do: {deferral: 0s}}", "- &a [*a]", "\t", "- {name: a, when: '((((', do: {kill: 1}}",
+		"- {name: a, when: 'unit.stale', do: {endure: 3d, endure-action: end}}", "- {name: a, when: 'snap{}.name == \"\"', do: {deferral: 0s}}", "- &a [*a]", "\t", "- {name: a, when: '((((', do: {kill: 1}}",
 		"- {name: a, when: 'now - now > duration(\"1s\") || has(update.urgency) ? true : 1/0 == 1', do: {kill: after-timeout}}",
 	} {
 		f.Add([]byte(text))
@@ -427,6 +491,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		set.Evaluate(about)
+		set.Endurance(about)
 		set.Explain(about)
 	})
 }

@@ -49,6 +49,8 @@ const (
 	doKill       = "kill"
 	doDeferral   = "deferral"
 	doRefuse     = "refuse"
+	doEndure     = "endure"
+	doOverdue    = "endure-action"
 	doRetain     = "retain"
 	doWindow     = "window"
 	doMinimumAge = "minimum-age"
@@ -57,8 +59,12 @@ const (
 
 // aboutUnits reports whether an aspect is given to each unit.
 func aboutUnits(key string) bool {
-	return key == doVerdict || key == doGrace || key == doKill || key == doDeferral
+	return key == doVerdict || key == doGrace || key == doKill || key == doDeferral || outlasts(key)
 }
+
+// outlasts reports whether an aspect is about what is true when no change is under way: how
+// long a unit may endure is asked for as long as it does.
+func outlasts(key string) bool { return key == doEndure || key == doOverdue }
 
 // aboutSwitch reports whether an aspect is only given on refresh and revert, where the
 // condition does not say otherwise: what a rule for updates says must not keep a
@@ -68,7 +74,7 @@ func aboutSwitch(key string) bool {
 }
 
 func doKeys() []string {
-	return []string{doVerdict, doGrace, doKill, doDeferral, doRefuse, doRetain, doWindow, doMinimumAge, doHold}
+	return []string{doVerdict, doGrace, doKill, doDeferral, doRefuse, doEndure, doOverdue, doRetain, doWindow, doMinimumAge, doHold}
 }
 
 // accepted says what can stand at a key.
@@ -79,7 +85,9 @@ func accepted(key string) string {
 		return "restart, reload, handover, endure, defer, stop, refuse"
 	case doKill:
 		return "after-timeout, never"
-	case doGrace, doMinimumAge:
+	case doOverdue:
+		return "warn, end"
+	case doGrace, doMinimumAge, doEndure:
 		return spans
 	case doDeferral:
 		return spans + `, or "0s" for not at all`
@@ -110,6 +118,13 @@ func readEffect(key, text string) (effect, bool) {
 	case doDeferral:
 		span, ok := readSpan(text)
 		return effectOf(key, text, span, func(o *Outcome) **Given[time.Duration] { return &o.Deferral }), ok
+	case doEndure:
+		span, ok := readSpan(text)
+		return effectOf(key, text, span, func(o *Outcome) **Given[time.Duration] { return &o.Endure }), ok && span > 0
+	case doOverdue:
+		action := policy.Overdue(text)
+		return effectOf(key, text, action, func(o *Outcome) **Given[policy.Overdue] { return &o.Overdue }),
+			action == policy.OverdueWarn || action == policy.OverdueEnd
 	case doMinimumAge:
 		span, ok := readSpan(text)
 		return effectOf(key, text, span, func(o *Outcome) **Given[time.Duration] { return &o.MinimumAge }), ok && span > 0
