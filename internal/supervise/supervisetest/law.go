@@ -82,6 +82,7 @@ func lives() []part {
 		{"a successor that ends leaves its service alone", successorEnds},
 		{"a successor can be told to end", successorStopped},
 		{"a generation that drains has a time of its own", drainTimeout},
+		{"EXTEND_TIMEOUT_USEC extends the time to drain", extendsItsDrain},
 		{"a service that does not run is taken over", takesOverNothing},
 		{"a hand-over back", handsBack},
 		{"workloads live through a hand-over", handsOverWorkloads},

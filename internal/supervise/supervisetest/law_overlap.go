@@ -189,6 +189,21 @@ func drainTimeout(l *law) {
 	l.stop(id)
 }
 
+// extendsItsDrain is a generation that asks for more time to drain than it was given.
+func extendsItsDrain(l *law) {
+	id := unit("slow")
+	const drain = time.Second
+	l.start(l.spec("slow", Program{Notify: true, TermSay: "EXTEND_TIMEOUT_USEC=20000000", TermAfter: drain + drain/4, TermCode: 5}))
+	l.succeed(l.spec("slow", Program{Notify: true}, next(2)))
+	draining := l.takeOver(id, drain)
+	if ended := l.stop(draining); ended.Exits[draining].Code != 5 || len(ended.Killed) > 0 {
+		l.t.Errorf("ended %+v, want exit status 5 and nobody killed", ended)
+	}
+	l.empty(draining)
+	l.inState(id, supervise.Running)
+	l.stop(id)
+}
+
 func takesOverNothing(l *law) {
 	id := unit("gone")
 	l.start(l.spec("gone", Program{Exits: true}))
