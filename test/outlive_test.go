@@ -1,6 +1,7 @@
 package test
 
 import (
+	"context"
 	"fmt"
 	"os/exec"
 	"strings"
@@ -39,7 +40,9 @@ func TestNothingOutlivesARemoval(t *testing.T) {
 		done := make(chan rig.Result, 1)
 		go func() { done <- i.Try(action, "named") }()
 		stop.refused("snapctl workload start vm@late -- sleep infinity", "it is ending ("+action+")")
-		run := exec.CommandContext(t.Context(), i.Path("snap/bin/named.say"), "on")
+		ctx, cancel := context.WithTimeout(t.Context(), rig.Patience)
+		defer cancel()
+		run := exec.CommandContext(ctx, i.Path("snap/bin/named.say"), "on")
 		out, err := run.StdoutPipe()
 		if err != nil {
 			t.Fatal(err)
@@ -56,7 +59,10 @@ func TestNothingOutlivesARemoval(t *testing.T) {
 		if r := <-done; r.Status != 0 {
 			t.Fatalf("%s: %+v", action, r)
 		}
-		if err := run.Wait(); err == nil {
+		switch err := run.Wait(); {
+		case ctx.Err() != nil:
+			t.Errorf("the run of an app lives on %s after it was begun, over the %s of its snap", rig.Patience, action)
+		case err == nil:
 			t.Errorf("the run ended by itself during %s", action)
 		}
 		for name, unit := range i.Units() {
