@@ -1,6 +1,7 @@
 package test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"encoding/xml"
@@ -14,7 +15,9 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -148,7 +151,61 @@ func (p *patrons) asked() int {
 	return sum
 }
 
-// A service that breaks a while after its refresh is back on the old revision with its
+// lodger is one client that stays connected to a service that endures, and talks to it
+// all the time: it counts the answers, and stops at the first thing that goes wrong.
+type lodger struct {
+	conn    net.Conn
+	answers int
+	leaving atomic.Bool
+	left    chan error
+}
+
+func startLodger(t *testing.T, socket string) *lodger {
+	t.Helper()
+	conn, err := unixdial.Dial(t.Context(), socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	l := &lodger{conn: conn, left: make(chan error, 1)}
+	go func() { l.left <- l.talk() }()
+	return l
+}
+
+func (l *lodger) talk() error {
+	words := bufio.NewReader(l.conn)
+	pace := time.NewTicker(10 * time.Millisecond)
+	defer pace.Stop()
+	first := ""
+	for ; !l.leaving.Load(); <-pace.C {
+		if err := l.conn.SetDeadline(time.Now().Add(rig.Patience)); err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintln(l.conn, "and you?"); err != nil {
+			return err
+		}
+		word, err := words.ReadString('\n')
+		if err != nil {
+			return err
+		}
+		if l.answers++; l.answers == 1 {
+			first = word
+		}
+		if word != first {
+			return fmt.Errorf("answer %d is %q, the first was %q", l.answers, word, first)
+		}
+	}
+	return nil
+}
+
+// leave ends the talk, and says how many answers there were and what went wrong.
+func (l *lodger) leave() (int, error) {
+	l.leaving.Store(true)
+	err := <-l.left
+	return l.answers, err
+}
+
+// A service that breaks five seconds after its refresh is back on the old revision with its
 // old data, who asks the one next to it has noticed nothing, and the timeline tells the
 // story.
 func TestTimelineTellsOfABrokenRefresh(t *testing.T) {
@@ -158,7 +215,9 @@ func TestTimelineTellsOfABrokenRefresh(t *testing.T) {
 	version := func(version, one string) string {
 		return probeSnap(t, i, probeYAML(version, "one:\n\tdaemon: notify\n\tcommand: "+one+"\n\trestart-condition: never\n",
 			"two:\n\tdaemon: notify\n\tcommand: PROBE serve notify:READY:1 run\n\trefresh-mode: endure\n"+
-				"\tsockets:\n\t\tdoor:\n\t\t\tlisten-stream: $SNAP_COMMON/two.sock\n"))
+				"\tsockets:\n\t\tdoor:\n\t\t\tlisten-stream: $SNAP_COMMON/two.sock\n",
+			"three:\n\tdaemon: notify\n\tcommand: PROBE converse notify:READY:1 run\n\trefresh-mode: endure\n"+
+				"\tsockets:\n\t\tdoor:\n\t\t\tlisten-stream: $SNAP_COMMON/three.sock\n"))
 	}
 	i.Tenure("install", "--dangerous", version("1", steadyService))
 	trace.expect("one", "up")
@@ -166,9 +225,11 @@ func TestTimelineTellsOfABrokenRefresh(t *testing.T) {
 	write(t, mark, oneMark)
 	p := startPatrons(t, i.Common("probe")+"/two.sock")
 	p.asked()
+	l := startLodger(t, i.Common("probe")+"/three.sock")
 	endures := i.Main("probe.two")
+	const breaks = 5 * time.Second
 	// A machine that is busy may see the end of it all here.
-	i.Try("refresh", "--dangerous", version("2", "PROBE report:up notify:READY:1 wait:1s exit:7"))
+	i.Try("refresh", "--dangerous", version("2", "PROBE report:up notify:READY:1 wait:"+breaks.String()+" exit:7"))
 	trace.expect("one", "up")
 	before := p.asked()
 	if watched := i.Try("watch", "2"); watched.Status == 0 || !strings.Contains(watched.Stderr, "exit status 7") {
@@ -188,24 +249,31 @@ func TestTimelineTellsOfABrokenRefresh(t *testing.T) {
 		t.Errorf("who asked was answered %v, with %v", p.answers, errors.Join(p.failed...))
 	}
 	p.mu.Unlock()
+	if answers, err := l.leave(); err != nil || answers < 2 {
+		t.Errorf("who was connected all the time had %d answers, and then %v", answers, err)
+	}
 
 	units, changes := history(t, i)
 	wantWords(t, "bars of probe.one", bars(units["probe.one"]), []string{"x1 killed by SIGTERM by request 2", "x2 exit status 7 by exit", "x1 lives"})
+	if bar := units["probe.one"].Bars[1]; bar.To.Sub(bar.From) < breaks {
+		t.Errorf("it broke %s after its start, not %s", bar.To.Sub(bar.From), breaks)
+	}
 	wantWords(t, "signals to probe.one", signals(units["probe.one"]), []string{"SIGTERM, request, refresh, 2, restart, default for services on refresh"})
 	wantWords(t, "bars of probe.two", bars(units["probe.two"]), []string{"x1 lives"})
-	if events := units["probe.two"].Events; len(events) > 0 {
+	wantWords(t, "bars of probe.three", bars(units["probe.three"]), []string{"x1 lives"})
+	if events := append(units["probe.two"].Events, units["probe.three"].Events...); len(events) > 0 {
 		t.Errorf("what endures has %+v", events)
 	}
 	var verdicts []string
 	for _, v := range changes["2"].Verdicts {
 		verdicts = append(verdicts, v.Unit+" "+v.Verdict+" by "+v.Rule.Name)
 	}
-	wantWords(t, "verdicts", verdicts, []string{"probe.one restart by default for services on refresh", "probe.two endure by apps.two.refresh-mode"})
+	wantWords(t, "verdicts", verdicts, []string{"probe.one restart by default for services on refresh", "probe.three endure by apps.three.refresh-mode", "probe.two endure by apps.two.refresh-mode"})
 	if c := changes["2"]; c.Status != "Error" || !strings.Contains(c.Err, "exit status 7") {
 		t.Errorf("change 2 is %s: %s", c.Status, c.Err)
 	}
 	wantStory(t, i.Tenure("timeline", "probe"),
-		`^probe\.one +\S`, `^probe\.two +\S`,
+		`^probe\.one +\S`, `^probe\.three +\S`, `^probe\.two +\S`,
 		`change 2 begins: Refresh`, `probe\.one \(x1\): restart, by default for services on refresh`, `probe\.two \(x1\): endure, by apps\.two\.refresh-mode \(package: `,
 		`SIGTERM to probe\.one \(process \d+\), because of refresh, for change 2$`, `restart, by default for services on refresh`,
 		`probe\.one ends: killed by SIGTERM, after .* on x1, for change 2$`, `probe\.one begins on x2 \(process \d+\), for change 2, ready after `,

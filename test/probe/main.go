@@ -10,6 +10,7 @@
 package main
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"net"
@@ -79,28 +80,29 @@ func common() string { return os.Getenv("SNAP_COMMON") }
 // steps are what a probe can do.
 func steps() map[string]func(*probe, string) error {
 	return map[string]func(*probe, string) error{
-		"report":  func(p *probe, text string) error { p.report("%s", text); return nil },
-		"say":     func(_ *probe, text string) error { _, err := fmt.Println(text); return err },
-		"env":     (*probe).env,
-		"reason":  (*probe).reason,
-		"trap":    (*probe).trap,
-		"ignore":  (*probe).ignore,
-		"child":   (*probe).child,
-		"fork":    (*probe).fork,
-		"notify":  (*probe).notify,
-		"store":   (*probe).store,
-		"passed":  (*probe).passed,
-		"serve":   (*probe).serve,
-		"own":     (*probe).own,
-		"wait":    (*probe).wait,
-		"alive":   (*probe).alive,
-		"count":   (*probe).count,
-		"signal":  (*probe).signalMain,
-		"bereave": (*probe).killChildren,
-		"die":     (*probe).die,
-		"exit":    (*probe).exit,
-		"lines":   (*probe).lines,
-		"run":     (*probe).run,
+		"report":   func(p *probe, text string) error { p.report("%s", text); return nil },
+		"say":      func(_ *probe, text string) error { _, err := fmt.Println(text); return err },
+		"env":      (*probe).env,
+		"reason":   (*probe).reason,
+		"trap":     (*probe).trap,
+		"ignore":   (*probe).ignore,
+		"child":    (*probe).child,
+		"fork":     (*probe).fork,
+		"notify":   (*probe).notify,
+		"store":    (*probe).store,
+		"passed":   (*probe).passed,
+		"serve":    (*probe).serve,
+		"converse": (*probe).converse,
+		"own":      (*probe).own,
+		"wait":     (*probe).wait,
+		"alive":    (*probe).alive,
+		"count":    (*probe).count,
+		"signal":   (*probe).signalMain,
+		"bereave":  (*probe).killChildren,
+		"die":      (*probe).die,
+		"exit":     (*probe).exit,
+		"lines":    (*probe).lines,
+		"run":      (*probe).run,
 	}
 }
 
@@ -243,6 +245,27 @@ func listenFDs() (fds []int, names []string, err error) {
 
 // serve answers every connection on the passed sockets with the socket's name, the revision and the pid.
 func (p *probe) serve(string) error {
+	return p.accept(func(conn net.Conn, name string) {
+		_, _ = fmt.Fprintf(conn, "%s %s %d\n", name, os.Getenv("SNAP_REVISION"), os.Getpid())
+		_ = conn.Close()
+	})
+}
+
+// converse answers every line of every connection on the passed sockets as serve does, for
+// as long as the client likes.
+func (p *probe) converse(string) error {
+	return p.accept(func(conn net.Conn, name string) {
+		go func() {
+			defer conn.Close() //nolint:errcheck // The client has gone.
+			for lines := bufio.NewScanner(conn); lines.Scan(); {
+				_, _ = fmt.Fprintf(conn, "%s %s %d\n", name, os.Getenv("SNAP_REVISION"), os.Getpid())
+			}
+		}()
+	})
+}
+
+// accept calls do with every connection on the passed sockets, and their names.
+func (p *probe) accept(do func(conn net.Conn, name string)) error {
 	fds, names, err := listenFDs()
 	if err != nil {
 		return err
@@ -259,8 +282,7 @@ func (p *probe) serve(string) error {
 				if err != nil {
 					return
 				}
-				_, _ = fmt.Fprintf(conn, "%s %s %d\n", names[i], os.Getenv("SNAP_REVISION"), os.Getpid())
-				_ = conn.Close()
+				do(conn, names[i])
 			}
 		})
 	}
