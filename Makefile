@@ -22,6 +22,13 @@ build: ## Build tenured, tenure and snapctl into bin/, static.
 	@mkdir -p $(BIN)
 	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
 
+# Where "make install" installs, below DESTDIR.
+PREFIX ?= /usr/local
+.PHONY: install
+install: build ## Install programs and units of systemd below DESTDIR, for PREFIX (/usr/local).
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(BIN)/tenured $(BIN)/tenure $(BIN)/snapctl
+	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/*.service packaging/*.socket
+
 .PHONY: deps
 deps: ## Install the Debian packages that building and testing need.
 	@./scripts/deps

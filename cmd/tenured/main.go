@@ -12,12 +12,16 @@ import (
 	"flag"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"syscall"
+	"time"
 
+	"tenure/handover"
 	"tenure/internal/daemon"
 	"tenure/internal/sandbox"
 	"tenure/internal/supervise/native"
@@ -110,6 +114,9 @@ func dispatch(command, root string, verbose bool) error {
 	defer stop()
 	switch command {
 	case "":
+		if err := inherit(&cfg); err != nil {
+			return err
+		}
 		cfg.Ready = func() { cfg.Logger.Info("ready", slog.String("root", root)) }
 		return daemon.Run(ctx, cfg)
 	case "shutdown":
@@ -117,6 +124,42 @@ func dispatch(command, root string, verbose bool) error {
 	default:
 		return fmt.Errorf("there is no command %q; see tenured --help", command)
 	}
+}
+
+// inherit takes what the manager of this process has passed to it: sockets, by the
+// names that its units have, and the wish to know how it is (sd_listen_fds(3),
+// sd_notify(3), sd_watchdog_enabled(3)).
+func inherit(cfg *daemon.Config) error {
+	passed, err := handover.Inherit()
+	if err != nil {
+		return err
+	}
+	for name, target := range map[string]**net.UnixListener{"tenured": &cfg.API, "snapctl": &cfg.Snapctl} {
+		if listener, ok := passed.Listeners[name].(*net.UnixListener); ok {
+			*target = listener
+			delete(passed.Listeners, name)
+		}
+	}
+	for name := range passed.Listeners {
+		cfg.Logger.Warn("passed a socket that is not known", slog.String("name", name))
+	}
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		cfg.Manager = daemon.Manager{Notify: handover.Notify, Watchdog: watchdog(os.Getenv, os.Getpid())}
+	}
+	return passed.Close()
+}
+
+// watchdog is how long the manager waits for a sign of life of the process pid, and 0
+// where it does not wait.
+func watchdog(getenv func(string) string, pid int) time.Duration {
+	usec, err := strconv.ParseInt(getenv("WATCHDOG_USEC"), 10, 64)
+	if err != nil || usec <= 0 {
+		return 0
+	}
+	if whom := getenv("WATCHDOG_PID"); whom != "" && whom != strconv.Itoa(pid) {
+		return 0
+	}
+	return time.Duration(usec) * time.Microsecond
 }
 
 // only refuses what cannot work: without root's rights, or on the machine's own

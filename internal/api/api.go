@@ -30,10 +30,12 @@ import (
 // Config is what a server is made of.
 type Config struct {
 	// Socket is the path to listen at.
-	Socket  string
-	Manager *refresh.Manager
-	Logs    supervise.LogReader
-	Version string
+	Socket string
+	// Listener, if set, listens there already.
+	Listener *net.UnixListener
+	Manager  *refresh.Manager
+	Logs     supervise.LogReader
+	Version  string
 	// Group is the group whose members may do what root may, by default "tenure".
 	Group  string
 	Logger *slog.Logger
@@ -53,9 +55,12 @@ type server struct {
 // returns when the others are answered.
 func Serve(ctx context.Context, cfg Config) error {
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
-	listener, err := listen(cfg.Socket)
-	if err != nil {
-		return err
+	listener := cfg.Listener
+	if listener == nil {
+		var err error
+		if listener, err = listen(cfg.Socket); err != nil {
+			return err
+		}
 	}
 	s := &server{cfg: cfg, admins: groupID(cmp.Or(cfg.Group, "tenure")), turn: refresh.NewTurn()}
 	requests, cancel := context.WithCancel(ctx)
@@ -70,7 +75,7 @@ func Serve(ctx context.Context, cfg Config) error {
 		ConnContext:       withPeer,
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- httpServer.Serve(listener) }()
+	go func() { ended <- httpServer.Serve(&fair{UnixListener: listener, of: map[uint32]int{}}) }()
 	if cfg.Ready != nil {
 		cfg.Ready()
 	}
@@ -81,7 +86,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	}
 	last, done := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
 	defer done()
-	err = httpServer.Shutdown(last)
+	err := httpServer.Shutdown(last)
 	<-ended //nolint:errcheck // It is http.ErrServerClosed.
 	if errors.Is(err, context.DeadlineExceeded) {
 		return httpServer.Close()
@@ -94,7 +99,7 @@ const shutdownGrace = 5 * time.Second
 
 // listen makes the socket, in place of one that nobody listens at any more. The
 // caller has made sure that it is the only daemon.
-func listen(socket string) (net.Listener, error) {
+func listen(socket string) (*net.UnixListener, error) {
 	dir, err := os.Open(filepath.Dir(socket))
 	if err != nil {
 		return nil, fmt.Errorf("listen at %s: %w", socket, err)
@@ -114,7 +119,7 @@ func listen(socket string) (net.Listener, error) {
 	if err := os.Chmod(socket, 0o666); err != nil { //nolint:gosec // See above.
 		return nil, errors.Join(fmt.Errorf("listen at %s: %w", socket, err), listener.Close())
 	}
-	return &fair{UnixListener: listener, of: map[uint32]int{}}, nil
+	return listener, nil
 }
 
 func (s *server) handler() http.Handler {

@@ -140,6 +140,10 @@ func (e *Engine) shutDown() {
 	}
 }
 
+// Answers returns when the owner of the changes is there to be asked. It does not as
+// long as that hangs.
+func (e *Engine) Answers(ctx context.Context) error { return e.tell(ctx, func() {}) }
+
 // tell makes the owner run f, unless ctx or Run ends before.
 func (e *Engine) tell(ctx context.Context, f func()) error {
 	select {

@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -52,6 +53,10 @@ type Config struct {
 	Logger *slog.Logger
 	// Ready, if set, is called when requests are answered.
 	Ready func()
+	// API and Snapctl, if set, are sockets that listen already for the root.
+	API, Snapctl *net.UnixListener
+	// Manager is who manages the daemon's process.
+	Manager Manager
 }
 
 // parts are the components of one daemon.
@@ -268,7 +273,7 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 	group.Go(func() error { return p.rules.Watch(ctx, func() { p.manager.RulesChanged(ctx) }) })
 	group.Go(func() error {
 		return hook.Serve(ctx, hook.ServeConfig{
-			Socket: p.paths.SnapctlSocket(), Host: p.manager.Packages(Version), Logger: p.cfg.Logger,
+			Socket: p.paths.SnapctlSocket(), Listener: p.cfg.Snapctl, Host: p.manager.Packages(Version), Logger: p.cfg.Logger,
 		})
 	})
 	group.Go(func() error {
@@ -287,11 +292,19 @@ func (p *parts) serve(ctx context.Context) error {
 	group.Go(func() error { return p.manager.Attend(ctx) })
 	group.Go(func() error { return p.manager.Converge(ctx) })
 	group.Go(func() error { return p.manager.AutoRefresh(ctx) })
+	ready := make(chan struct{})
 	group.Go(func() error {
 		return api.Serve(ctx, api.Config{
-			Socket:  filepath.Join(p.paths.Run(), "tenured.sock"),
-			Manager: p.manager, Logs: p.supervisor, Version: Version, Logger: p.cfg.Logger, Ready: p.cfg.Ready,
+			Socket: filepath.Join(p.paths.Run(), "tenured.sock"), Listener: p.cfg.API,
+			Manager: p.manager, Logs: p.supervisor, Version: Version, Logger: p.cfg.Logger,
+			Ready: func() { close(ready) },
 		})
+	})
+	group.Go(func() error {
+		if await(ctx, ready) {
+			p.ready(ctx)
+		}
+		return nil
 	})
 	return group.Wait()
 }

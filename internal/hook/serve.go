@@ -39,8 +39,10 @@ const (
 type ServeConfig struct {
 	// Socket is the path to listen at.
 	Socket string
-	Host   Host
-	Logger *slog.Logger
+	// Listener, if set, listens there already.
+	Listener *net.UnixListener
+	Host     Host
+	Logger   *slog.Logger
 }
 
 // Call is what snapctl sends: one of it, in JSON, on a connection of its own. Who closes
@@ -53,9 +55,12 @@ type Call struct {
 // the process that connected, which it cannot choose, and by nothing that it says.
 func Serve(ctx context.Context, cfg ServeConfig) error {
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
-	listener, err := listen(cfg.Socket)
-	if err != nil {
-		return fmt.Errorf("serve snapctl: %w", err)
+	listener := cfg.Listener
+	if listener == nil {
+		var err error
+		if listener, err = listen(cfg.Socket); err != nil {
+			return fmt.Errorf("serve snapctl: %w", err)
+		}
 	}
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()

@@ -1,0 +1,141 @@
+package packaging_test
+
+import (
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"tenure/examples/clients/hello"
+	"tenure/examples/clients/snaps"
+	"tenure/test/nspawn"
+)
+
+// machine is one that Tenure is installed on.
+type machine struct {
+	*nspawn.Machine
+	t *testing.T
+}
+
+// install boots a machine with the programs and units that "make install" installs, and
+// with the snaps of the checkout in /mnt. The watchdog bites soon.
+func install(t *testing.T) machine {
+	t.Helper()
+	checkout, err := snaps.Checkout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := snaps.Build(t.Context(), "hello", "1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return machine{t: t, Machine: nspawn.New(t, nspawn.Config{
+		Binds: map[string]string{"/mnt": filepath.Dir(file)},
+		Prepare: func(root string) error {
+			dropIn := filepath.Join(root, "etc/systemd/system/tenured.service.d")
+			for _, argv := range [][]string{
+				{"make", "--no-print-directory", "-C", checkout, "install", "DESTDIR=" + root},
+				{"systemctl", "--root=" + root, "enable", "tenured.service"},
+				{"mkdir", dropIn},
+				{"sh", "-c", `printf '[Service]\nWatchdogSec=10s\n' >"$0/soon.conf"`, dropIn},
+			} {
+				if out, err := exec.CommandContext(t.Context(), argv[0], argv[1:]...).CombinedOutput(); err != nil {
+					return fmt.Errorf("%v: %w\n%s", argv, err, out)
+				}
+			}
+			return nil
+		},
+	})}
+}
+
+// run is what a command prints, which must succeed.
+func (m machine) run(argv ...string) string {
+	m.t.Helper()
+	got := m.Run(m.t.Context(), argv...)
+	if got.Status != 0 {
+		m.t.Fatalf("%v: %+v", argv, got)
+	}
+	return strings.TrimSpace(got.Stdout)
+}
+
+// property is one of the unit tenured.service.
+func (m machine) property(name string) string {
+	m.t.Helper()
+	return m.run("systemctl", "show", "--value", "--property", name, "tenured.service")
+}
+
+// ask asks the service that lives through all that is done to the daemon.
+func (m machine) ask() hello.Answer {
+	m.t.Helper()
+	answer, err := hello.Ask(m.t.Context(), m.Path("var/snap/hello/common/hello.sock"))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return answer
+}
+
+// expectSame fails the test if anything has happened to the service since it gave the
+// answer before.
+func (m machine) expectSame(when string, before hello.Answer) {
+	m.t.Helper()
+	if now := m.ask(); now != before {
+		m.t.Errorf("%s the service is %v, before it was %v", when, now, before)
+	}
+}
+
+// expect fails the test if a property of the unit has another value.
+func (m machine) expect(when, name, want string) {
+	m.t.Helper()
+	if got := m.property(name); got != want {
+		m.t.Errorf("%s: %s is %q, want %q", when, name, got, want)
+	}
+}
+
+// TestTenuredAsAUnit is a life of the daemon below systemd: whatever is done to it, the
+// service lives, and whoever calls meanwhile is answered.
+func TestTenuredAsAUnit(t *testing.T) {
+	t.Parallel()
+	m := install(t)
+	m.expect("after the boot", "ActiveState", "active")
+	m.expect("after the boot", "StatusText", "Idle.")
+	m.run("tenure", "install", "--dangerous", "/mnt/hello_1.snap")
+	before := m.ask()
+
+	for _, call := range []string{"tenure ps", "snapctl services"} {
+		m.run("systemctl", "stop", "tenured.service")
+		m.expect("after a stop", "ActiveState", "inactive")
+		m.expectSame("without the daemon", before)
+		// What is answered to whom is the business of others.
+		m.Run(t.Context(), strings.Fields(call)...)
+		m.expect("after "+call, "ActiveState", "active")
+		m.expectSame("after "+call, before)
+	}
+	if units := m.run("tenure", "ps"); !regexp.MustCompile(`hello\.hellod .* x1 .* running`).MatchString(units) {
+		t.Errorf("the next daemon knows of:\n%s", units)
+	}
+	m.expect("so far", "NRestarts", "0")
+
+	// The call waits at the socket, which is systemd's, until there is a daemon to answer.
+	m.run("kill", "-STOP", m.property("MainPID"))
+	m.run("tenure", "list")
+	m.expect("after a hang", "NRestarts", "1")
+	m.expectSame("after a hang", before)
+	m.run("systemctl", "kill", "--signal=KILL", "tenured.service")
+	m.run("tenure", "list")
+	m.expect("after a crash", "NRestarts", "2")
+	m.expectSame("after a crash", before)
+	const complaint = "level=(WARN|ERROR)"
+	if got := m.Run(t.Context(), "journalctl", "--unit=tenured.service", "--grep="+complaint, "--quiet"); got.Stdout != "" {
+		t.Errorf("the daemon complains:\n%s", got.Stdout)
+	}
+
+	if err := m.Reboot(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	m.expect("after a reboot", "ActiveState", "active")
+	if after := m.ask(); after.Revision != before.Revision {
+		t.Errorf("after a reboot the service is %v, before it was %v", after, before)
+	}
+}
