@@ -20,11 +20,11 @@ func TestDataInUse(t *testing.T) {
 	shelf := newShelf(t, i)
 	_, closed := windows(time.Now())
 	i.Tenure("set", "system", "refresh.timer="+closed) // Nothing comes by itself.
-	shelf.release(reasonable(t, i), "manager_1", long(time.Hour))
+	shelf.release(managerOfShells(t, i), "manager_1", long(time.Hour))
 	i.Tenure("install", "manager")
 	livingMachines(t, i)
 	write(t, i.Path("var/snap/manager/1/mark"), "of 1")
-	shelf.release(reasonable(t, i), "manager_2", long(time.Minute))
+	shelf.release(managerOfShells(t, i), "manager_2", long(time.Minute))
 	i.Tenure("refresh", "manager")
 	i.Tenure("revert", "manager")
 	if text, err := os.ReadFile(i.Path("var/snap/manager/1/mark")); err != nil || string(text) != "of 1" || current(t, i, "manager").Revision != "1" {

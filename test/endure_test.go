@@ -19,10 +19,10 @@ func TestEnduringHasADate(t *testing.T) {
 	t.Parallel()
 	i := rig.New(t, rig.Config{})
 	i.Tenure("install", "--dangerous", snap(t, "debian12", "1"))
-	i.Tenure("install", "--dangerous", reasonable(t, i))
+	i.Tenure("install", "--dangerous", managerOfShells(t, i))
 	livingMachines(t, i)
 	i.Tenure("set", "system", "lifecycle.max-endure=7d")
-	next := reasonable(t, i)
+	next := managerOfShells(t, i)
 	if plan := i.Tenure("refresh", "--dry-run", next); !strings.Contains(plan, "by the administrator's limit of 7d, and is then warned of") {
 		t.Errorf("the plan does not say until when machines may endure:\n%s", plan)
 	}

@@ -29,17 +29,24 @@ exec "$SNAP/usr/bin/qemu-system-x86_64" -name "$SNAP_LIFECYCLE_INSTANCE" -machin
 	-drive "if=ide,format=raw,file=$dir/disk" -chardev "file,id=serial,append=on,path=$dir/serial" -serial chardev:serial "$@"
 `
 
-// runtimeSnap packs the runtime qemu: the files of the example virt, and a template.
-func runtimeSnap(t *testing.T, i *rig.Instance, version string) string {
+// exampleTree is a copy of the files of an example package, to add to.
+func exampleTree(t *testing.T, name string) string {
 	t.Helper()
-	tree, err := snaps.Tree(t.Context(), "virt")
+	tree, err := snaps.Tree(t.Context(), name)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(t.TempDir(), "qemu")
+	dir := filepath.Join(t.TempDir(), name)
 	if out, err := exec.CommandContext(t.Context(), "cp", "-a", tree, dir).CombinedOutput(); err != nil {
 		t.Fatalf("copy the example: %v\n%s", err, out)
 	}
+	return dir
+}
+
+// runtimeSnap packs the runtime qemu: the files of the example virt, and a template.
+func runtimeSnap(t *testing.T, i *rig.Instance, version string) string {
+	t.Helper()
+	dir := exampleTree(t, "virt")
 	writeFile(t, filepath.Join(dir, "meta/snap.yaml"), fmt.Sprintf(`
 name: qemu
 version: '%s'

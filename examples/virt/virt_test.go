@@ -296,6 +296,58 @@ func TestCounterGoesOnAfterTheNextBoot(t *testing.T) {
 	}
 }
 
+func TestTheReasonDecidesWhatBecomesOfMachines(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	s := newScene(t, "VIRTD_ACCEL=tcg")
+	s.manager(ctx, t, "x1")
+	stopFor := func(reason string) {
+		t.Helper()
+		if err := s.command(t, "x1", "bin/virtd-stop", []string{"SNAP_LIFECYCLE_REASON=" + reason}).Run(); err != nil {
+			t.Fatalf("virtd-stop for %s: %v", reason, err)
+		}
+	}
+	stopFor("shutdown") // Of no machine.
+	serial, state := s.client.File("m", virtd.SerialLog), s.client.File("m", virtd.Suspended)
+	first, err := s.client.Start(ctx, "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := guest.Ticks(ctx, serial, 0, 2); err != nil {
+		t.Fatal(err)
+	}
+	stopFor("refresh")
+	if list, err := s.client.List(ctx); err != nil || len(list) != 1 || list[0].PID != first.PID {
+		t.Errorf("machines after a refresh: %+v, %v, want %+v", list, err, first)
+	}
+
+	stopFor("shutdown")
+	if list, err := s.client.List(ctx); err != nil || len(list) != 1 || list[0].Running {
+		t.Errorf("machines after a shutdown: %+v, %v, want one that does not run", list, err)
+	}
+	line, err := guest.ReadLine(serial)
+	if err != nil || line.Boots != 1 || line.Halts != 0 {
+		t.Errorf("serial line of a suspended machine: %+v, %v", line, err)
+	}
+	if _, err := os.Stat(state); err != nil {
+		t.Error(err)
+	}
+	if _, err := s.client.Start(ctx, "m"); err != nil {
+		t.Fatal(err)
+	}
+	if line, err = guest.Ticks(ctx, serial, line.Counter, 2); err != nil || line.Boots != 1 {
+		t.Errorf("serial line of a resumed machine: %+v, %v, want one boot", line, err)
+	}
+	if _, err := os.Stat(state); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the state of a machine that goes on: %v, want that it is gone", err)
+	}
+
+	stopFor("remove")
+	checkHalted(t, s, "m")
+	stopFor("remove")
+}
+
 func TestBadRequests(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)

@@ -13,7 +13,10 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"tenure/examples/clients/unixdial"
 )
@@ -36,7 +39,9 @@ type Client struct {
 	// turn holds one value while no command runs.
 	turn    chan struct{}
 	replies chan reply
-	done    chan struct{}
+	// migration has the states of a migration that nobody has seen yet.
+	migration chan string
+	done      chan struct{}
 	// lastID is guarded by turn.
 	lastID uint64
 }
@@ -52,7 +57,13 @@ type reply struct {
 	Return json.RawMessage `json:"return"`
 	Error  *Error          `json:"error"`
 	Event  string          `json:"event"`
+	Data   struct {
+		Status string `json:"status"`
+	} `json:"data"`
 }
+
+// migrationStates is more than a migration goes through, and one it fails in.
+const migrationStates = 16
 
 // Dial connects to the QMP socket at path and negotiates. QEMU serves one
 // client of a socket at a time; others wait until ctx is done.
@@ -82,14 +93,14 @@ func greet(ctx context.Context, conn net.Conn) (*Client, error) {
 	if err := json.Unmarshal(line, &greeting); err != nil || greeting.QMP == nil {
 		return nil, fmt.Errorf("greeting %q is not QMP's", line)
 	}
-	client := &Client{conn: conn, turn: make(chan struct{}, 1), replies: make(chan reply), done: make(chan struct{})}
+	client := &Client{conn: conn, turn: make(chan struct{}, 1), replies: make(chan reply), migration: make(chan string, migrationStates), done: make(chan struct{})}
 	client.turn <- struct{}{}
 	go client.read(reader)
 	return client, client.Execute(ctx, "qmp_capabilities", nil, nil)
 }
 
 // read hands replies to the command that waits, until the connection ends.
-// Events are not kept: what a caller waits for here is the end.
+// Of events it keeps those of a migration.
 func (c *Client) read(reader *bufio.Reader) {
 	defer close(c.done)
 	decoder := json.NewDecoder(reader)
@@ -98,6 +109,12 @@ func (c *Client) read(reader *bufio.Reader) {
 		if err := decoder.Decode(&r); err != nil {
 			c.conn.Close() //nolint:errcheck // It has ended already.
 			return
+		}
+		if r.Event == "MIGRATION" {
+			select {
+			case c.migration <- r.Data.Status:
+			default: // Whoever has begun it does not look.
+			}
 		}
 		if r.Event == "" {
 			select {
@@ -113,6 +130,11 @@ func (c *Client) read(reader *bufio.Reader) {
 // nil. A refusal by QEMU is an *Error. A command that ctx ends may still be
 // carried out.
 func (c *Client) Execute(ctx context.Context, command string, arguments, result any) error {
+	return c.executeWith(ctx, nil, command, arguments, result)
+}
+
+// executeWith is Execute with a file that goes with the command, if there is one.
+func (c *Client) executeWith(ctx context.Context, file *os.File, command string, arguments, result any) error {
 	select {
 	case <-c.turn:
 	case <-c.done:
@@ -121,7 +143,7 @@ func (c *Client) Execute(ctx context.Context, command string, arguments, result 
 		return fmt.Errorf("%s: %w", command, context.Cause(ctx))
 	}
 	defer func() { c.turn <- struct{}{} }()
-	raw, err := c.roundTrip(ctx, command, arguments)
+	raw, err := c.roundTrip(ctx, file, command, arguments)
 	if err != nil {
 		return fmt.Errorf("%s: %w", command, err)
 	}
@@ -134,13 +156,13 @@ func (c *Client) Execute(ctx context.Context, command string, arguments, result 
 	return nil
 }
 
-func (c *Client) roundTrip(ctx context.Context, command string, arguments any) (json.RawMessage, error) {
+func (c *Client) roundTrip(ctx context.Context, file *os.File, command string, arguments any) (json.RawMessage, error) {
 	c.lastID++
 	line, err := json.Marshal(request{Execute: command, Arguments: arguments, ID: c.lastID})
 	if err != nil {
 		return nil, err
 	}
-	if _, err := c.conn.Write(append(line, '\n')); err != nil {
+	if err := c.write(append(line, '\n'), file); err != nil {
 		return nil, errors.Join(ErrClosed, err)
 	}
 	for {
@@ -159,6 +181,20 @@ func (c *Client) roundTrip(ctx context.Context, command string, arguments any) (
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// write sends a line, and a file with it, if there is one.
+func (c *Client) write(line []byte, file *os.File) error {
+	if file == nil {
+		_, err := c.conn.Write(line)
+		return err
+	}
+	conn, isUnix := c.conn.(*net.UnixConn)
+	if !isUnix {
+		return errors.New("only a unix socket takes a file")
+	}
+	_, _, err := conn.WriteMsgUnix(line, unix.UnixRights(int(file.Fd())), nil)
+	return err
 }
 
 // Done is closed when the connection has ended.

@@ -17,7 +17,7 @@ import (
 	"tenure/examples/clients/unixdial"
 )
 
-// Names of files in $SNAP_COMMON and, for the last four, in the directory of
+// Names of files in $SNAP_COMMON and, for the last five, in the directory of
 // a machine.
 const (
 	Socket    = "virtd.sock"
@@ -27,6 +27,7 @@ const (
 	SerialLog = "serial.log"
 	DiskImage = "disk.img"
 	PIDFile   = "pid"
+	Suspended = "suspended" // its state, if it was suspended and has not been started since
 )
 
 // Commands.

@@ -40,7 +40,7 @@ func (m *Manager) start(ctx context.Context, name string) (virtd.Machine, error)
 		return virtd.Machine{}, fmt.Errorf("make machine %s: %w", name, err)
 	}
 	m.machines[name] = v
-	if err := m.boot(ctx, v); err != nil {
+	if err := m.bootOrResume(ctx, v); err != nil {
 		return virtd.Machine{}, fmt.Errorf("start machine %s: %w", name, err)
 	}
 	m.config.Log.Info("machine started", slog.String("name", name), slog.Int("pid", v.PID))
@@ -66,12 +66,33 @@ func (m *Manager) prepare(v *machine) error {
 	return replaceFile(m.file(v.Name, recordFile), bytes.NewReader(record))
 }
 
+// bootOrResume boots a machine, or has it go on where it was suspended. The state is
+// gone before it does: the disk moves on, and nothing may bring back what was before.
+func (m *Manager) bootOrResume(ctx context.Context, v *machine) error {
+	path := m.file(v.Name, virtd.Suspended)
+	state, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return m.boot(ctx, v)
+	}
+	if err != nil {
+		return err
+	}
+	defer state.Close() //nolint:errcheck // Only read.
+	if err := m.boot(ctx, v, "-incoming", "defer"); err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil {
+		return err
+	}
+	return v.client.Resume(ctx, state)
+}
+
 // boot starts QEMU, which returns when it has daemonized itself and its
 // sockets listen.
-func (m *Manager) boot(ctx context.Context, v *machine) error {
+func (m *Manager) boot(ctx context.Context, v *machine, more ...string) error {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(m.config.Snap, "usr/bin/qemu-system-x86_64"), m.arguments(v)...) //nolint:gosec // The name has been checked, the rest is ours.
+	cmd := exec.CommandContext(ctx, filepath.Join(m.config.Snap, "usr/bin/qemu-system-x86_64"), append(m.arguments(v), more...)...) //nolint:gosec // The name has been checked, the rest is ours.
 	cmd.Dir = "/"
 	cmd.Env = []string{
 		"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
