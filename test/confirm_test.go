@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -73,6 +74,11 @@ func (c *confirming) observed(id string) client.Change {
 	}
 	if change.Ready || !change.Observed() {
 		c.t.Errorf("change %s is %s and waits for %q", id, change.Status, change.Waiting)
+	}
+	// Who is stopped now is not refreshed.
+	running, err := c.Client().Changes(c.t.Context(), "in-progress", "probe")
+	if err != nil || slices.ContainsFunc(running, func(other client.Change) bool { return other.ID == id }) {
+		c.t.Errorf("in progress are %+v, %v", running, err)
 	}
 	return change
 }

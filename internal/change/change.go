@@ -149,6 +149,9 @@ type Waiting struct { //nolint:errname // It is a state that a step returns, not
 	// Hold keeps the change's snaps locked meanwhile. Inside a gap, and when
 	// undoing, they always are.
 	Hold bool `json:"hold,omitempty"`
+	// Settled is that the change has done what it was to do, and only sees whether that was
+	// well: nothing of it is in progress, though it may still turn round.
+	Settled bool `json:"settled,omitempty"`
 }
 
 // Error makes Waiting what a step returns to wait.
@@ -161,7 +164,8 @@ type Selection int
 const (
 	// All changes.
 	All Selection = iota
-	// InProgress are those that have not ended, without those that wait and hold nothing.
+	// InProgress are those that have not ended, without those that wait and hold nothing, or
+	// that are settled.
 	InProgress
 	// WaitingOnly are those in status Wait.
 	WaitingOnly
@@ -188,7 +192,7 @@ func (f Filter) Match(c Change) bool {
 	}
 	switch f.Select {
 	case InProgress:
-		return !c.Status.Ready() && (c.Status != Wait || c.Holds)
+		return !c.Status.Ready() && (c.Status != Wait || c.Holds && (c.WaitingFor == nil || !c.WaitingFor.Settled))
 	case WaitingOnly:
 		return c.Status == Wait
 	case ReadyOnly:

@@ -305,7 +305,7 @@ func (e *Engine) wait(r *run, i int, w *Waiting) {
 		r.c.Tasks[j].Begun = false
 	}
 	held := w.Hold || t.Gap || r.c.Backward
-	r.c.Status, r.c.WaitingFor = Wait, &Waiting{For: w.For, Hold: held}
+	r.c.Status, r.c.WaitingFor = Wait, &Waiting{For: w.For, Hold: held, Settled: w.Settled}
 	if !held {
 		r.c.Holds = false
 	}

@@ -30,6 +30,32 @@ func wake(t *testing.T, e *change.Engine, id change.ID) {
 	}
 }
 
+// What waits and holds its snaps is in progress, unless it has done all that it was to do.
+func TestWhatWaitsInProgress(t *testing.T) {
+	t.Parallel()
+	for w, want := range map[change.Waiting]int{{}: 0, {Hold: true}: 1, {Hold: true, Settled: true}: 0} {
+		s := newScript()
+		s.do["w"] = func(context.Context) (string, error) { return "", &w }
+		e, _ := run(t, change.Config{Store: new(changetest.Memory), Registry: s.registry()})
+		id := start(t, e, on("x", "a", "w", "b"))
+		if c := wait(t, e, id, change.Wait); c.Holds != w.Hold {
+			t.Errorf("%+v: the change holds its snaps: %t", w, c.Holds)
+		}
+		if got := e.List(change.Filter{Select: change.InProgress}); len(got) != want {
+			t.Errorf("%+v: in progress are %v", w, got)
+		}
+		if got := e.List(change.Filter{Select: change.WaitingOnly}); len(got) != 1 {
+			t.Errorf("%+v: waiting are %v", w, got)
+		}
+		if err := e.Abort(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+		if _, err := e.WaitFor(t.Context(), id); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestWaitHoldsNothing(t *testing.T) {
 	t.Parallel()
 	s := newScript()

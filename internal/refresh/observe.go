@@ -166,7 +166,7 @@ func (s observeStep) Do(ctx context.Context, p observeParams) (nothing, error) {
 		change.ReporterFrom(ctx).Logf("no service has failed")
 		return nothing{}, nil
 	}
-	return nothing{}, &change.Waiting{For: p.String() + " to run well until " + seen.end.Format(time.TimeOnly), Hold: true}
+	return nothing{}, &change.Waiting{For: p.String() + " to run well until " + seen.end.Format(time.TimeOnly), Hold: true, Settled: true}
 }
 
 // quoted is how many lines of its log a service that has failed is quoted with.

@@ -50,6 +50,9 @@ func TestObserveWaitsForTheWindow(t *testing.T) {
 		if c := h.change(id); c.Status != change.Wait || !c.Holds || !strings.Contains(c.WaitingFor.For, "probe.one") {
 			t.Fatalf("the change is %s, holds %t and waits for %+v", c.Status, c.Holds, c.WaitingFor)
 		}
+		if running := h.engine.List(change.Filter{Select: change.InProgress}); len(running) > 0 {
+			t.Errorf("in progress is %+v", running)
+		}
 		c, err := h.engine.WaitFor(t.Context(), id)
 		if err != nil || c.Status != change.Done {
 			t.Fatalf("the change ends %s: %s, %v", c.Status, c.Err, err)
