@@ -392,7 +392,8 @@ func breakSnap(ctx context.Context, file, programs string) (broken string, clean
 		err = putHook(tree, filepath.Join(programs, "snapctl"))
 	}
 	if err == nil {
-		err = squash.Build(ctx, tree, broken, squash.BuildOptions{Compression: squash.Gzip})
+		// It is read a few times and thrown away: what packing costs is waited for.
+		err = squash.Build(ctx, tree, broken, squash.BuildOptions{Compression: squash.LZ4})
 	}
 	if err != nil {
 		cleanUp()
