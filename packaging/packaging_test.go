@@ -135,6 +135,9 @@ func TestTenuredAsAUnit(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.expect("after a reboot", "ActiveState", "active")
+	if events := m.run("tenure", "timeline", "hello"); !strings.Contains(events, "shutdown") {
+		t.Errorf("the service was not shut down: %s", events)
+	}
 	if after := m.ask(); after.Revision != before.Revision {
 		t.Errorf("after a reboot the service is %v, before it was %v", after, before)
 	}
