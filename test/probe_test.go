@@ -49,18 +49,26 @@ func probeSnapAs(t *testing.T, i *rig.Instance, name, yaml string) string {
 	if err := os.WriteFile(filepath.Join(dir, "meta", "snap.yaml"), []byte(yaml), 0o644); err != nil { //nolint:gosec // As in any snap.
 		t.Fatal(err)
 	}
-	if err := os.Link(program, filepath.Join(dir, "bin", name)); err != nil {
-		text, readErr := os.ReadFile(program) //nolint:gosec // Built just above.
-		if readErr != nil {
-			t.Fatal(readErr)
-		}
-		if err := os.WriteFile(filepath.Join(dir, "bin", name), text, 0o755); err != nil { //nolint:gosec // As in any snap.
-			t.Fatal(err)
-		}
-	}
+	putProgram(t, program, filepath.Join(dir, "bin", name))
 	file := filepath.Join(t.TempDir(), "probe.snap")
 	i.Tenure("pack", "--compression", "lz4", dir, file)
 	return file
+}
+
+// putProgram puts a program that was built below the checkout where a snap is made, as
+// another name of its file where that can be.
+func putProgram(t *testing.T, program, path string) {
+	t.Helper()
+	if os.Link(program, path) == nil {
+		return
+	}
+	text, err := os.ReadFile(program)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, text, 0o755); err != nil { //nolint:gosec // As in any snap.
+		t.Fatal(err)
+	}
 }
 
 // probeYAML is a snap.yaml with services, a block of YAML each, in which

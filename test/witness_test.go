@@ -40,9 +40,7 @@ func packWitness(t *testing.T, i *rig.Instance, yaml string, files map[string]st
 	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Link(program, filepath.Join(dir, "bin/witness")); err != nil {
-		t.Fatal(err)
-	}
+	putProgram(t, program, filepath.Join(dir, "bin/witness"))
 	for name, text := range files {
 		writeFile(t, filepath.Join(dir, name), text)
 	}
