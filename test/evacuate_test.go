@@ -156,6 +156,33 @@ esac`, "gate")
 	}
 }
 
+// Where several snaps are refreshed at once, each is asked before any of them stops, and
+// once.
+func TestAnEvacuationComesBeforeTheGapsOfOthers(t *testing.T) {
+	t.Parallel()
+	i := evacuated(t, `[ "$(cat "$SNAP_COMMON/mood")" != refuses ]`)
+	const another = "{name: another, version: '1', base: debian12, apps: {idle: {command: bin/idle, daemon: simple}}}"
+	file := obedientSnap(t, i, another)
+	i.Tenure("install", "--dangerous", file)
+	write(t, filepath.Join(i.Common("hooked"), "mood"), "refuses")
+	next := hooked(t, i, nil)
+	before := i.Main("another.idle")
+	result := i.Try("refresh", "--dangerous", file, next)
+	if result.Status != 1 || !strings.Contains(result.Stderr, "the snap does not let go, and nothing of it was stopped") {
+		t.Errorf("a refresh that one of two refuses: %+v", result)
+	}
+	if unit := i.Units()["another.idle"]; i.Main("another.idle") != before || unit.Revision != "x1" {
+		t.Errorf("the service was %v and is %+v, though another snap does not let go", before, unit)
+	}
+	write(t, filepath.Join(i.Common("hooked"), "mood"), "agrees")
+	hookTrace(t, i)
+	i.Tenure("refresh", "--dangerous", file, next)
+	lines := hookTrace(t, i)
+	if len(lines) != 2 || !strings.HasPrefix(lines[0], "evacuate x1") || !strings.HasPrefix(lines[1], "served ") || i.Main("another.idle") == before {
+		t.Errorf("a refresh that both agree to: %q", lines)
+	}
+}
+
 // A package follows the changes that concern it, and no others.
 func TestAPackageFollowsItsChanges(t *testing.T) {
 	t.Parallel()

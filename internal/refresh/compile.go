@@ -54,14 +54,13 @@ const (
 	taskInstances = "keep-instances"
 )
 
-// tasks prepare the first of jobs, up to the decision, which brings the tasks of
-// its switch and those of the other jobs. Plans are those of all jobs, and services
-// those that earlier jobs want observed.
-func (m *Manager) tasks(jobs []job, plans []policy.Plan, services []observed) ([]change.TaskSpec, error) {
-	if len(jobs) == 0 {
+// tasks prepare the first of the jobs, up to the decision, which brings the tasks of
+// its switch and those of the other jobs.
+func (m *Manager) tasks(p decideParams) ([]change.TaskSpec, error) {
+	if len(p.Jobs) == 0 {
 		return nil, nil
 	}
-	j := jobs[0]
+	j := p.Jobs[0]
 	var tasks []change.TaskSpec
 	if j.Staged != "" {
 		ref := j.target()
@@ -85,7 +84,7 @@ func (m *Manager) tasks(jobs []job, plans []policy.Plan, services []observed) ([
 		return nil, err
 	}
 	tasks = append(tasks, hooks...)
-	return append(tasks, m.decideTask(decideParams{Jobs: jobs, Plans: plans, Observe: services})), nil
+	return append(tasks, m.decideTask(p)), nil
 }
 
 func (m *Manager) decideTask(p decideParams) change.TaskSpec {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"tenure/internal/change"
@@ -21,23 +22,36 @@ func (m *Manager) maxEvacuation() time.Duration {
 	return cmp.Or(m.limit(optionEvacuate), hook.Evacuate.Timeout())
 }
 
-// evacuate makes the running revision be asked first, and the decision be made anew
-// when it has let go: what runs is not the same then.
-func (s decideStep) evacuate(ctx context.Context, p decideParams, j *job, plan policy.Plan) error {
-	tasks, err := s.m.hookTask(j, j.Before, plan.Evacuate.Revision, hook.Evacuate, nil)
-	if err != nil {
-		return err
-	}
-	again := p
-	again.Evacuated = true
-	tasks = append(tasks, s.m.decideTask(again))
+// evacuate makes the running revisions be asked first that have not been, and the
+// decision be made anew when they have let go: what runs is not the same then. It asks
+// those of later jobs too, as they were planned: the last one may refuse, and would come
+// after the gaps of the others. Asked is false if there is nothing to ask.
+func (s decideStep) evacuate(ctx context.Context, p decideParams, plan policy.Plan) (asked bool, err error) {
 	p.Plans[len(p.Plans)-len(p.Jobs)] = plan
+	again := p
+	again.Asked = slices.Clone(p.Asked)
+	var tasks []change.TaskSpec
+	for n := range p.Jobs {
+		j, asks := &p.Jobs[n], p.Plans[len(p.Plans)-len(p.Jobs)+n].Evacuate
+		if asks == nil || slices.Contains(p.Asked, j.snap()) {
+			continue
+		}
+		more, err := s.m.hookTask(j, j.Before, asks.Revision, hook.Evacuate, nil)
+		if err != nil {
+			return false, err
+		}
+		tasks, again.Asked = append(tasks, more...), append(again.Asked, j.snap())
+		change.ReporterFrom(ctx).Logf("before anything of %q stops: %s", j.snap(), asks)
+	}
+	if len(tasks) == 0 {
+		return false, nil
+	}
+	tasks = append(tasks, s.m.decideTask(again))
 	raw, err := json.Marshal(p.Plans)
 	if err != nil {
-		return fmt.Errorf("store the plan: %w", err)
+		return false, fmt.Errorf("store the plan: %w", err)
 	}
-	change.ReporterFrom(ctx).Logf("before anything stops: %s", plan.Evacuate)
-	return change.Replan(ctx, raw, tasks...)
+	return true, change.Replan(ctx, raw, tasks...)
 }
 
 // heldError is that a package does not let go.

@@ -268,8 +268,8 @@ type decideParams struct {
 	Plans []policy.Plan `json:"plans"`
 	// Observe are the services that jobs before these want observed in the end.
 	Observe []observed `json:"observe,omitempty"`
-	// Evacuated is that the package has moved its work away.
-	Evacuated bool `json:"evacuated,omitempty"`
+	// Asked are the snaps of the change that have moved their work away.
+	Asked []tenure.Instance `json:"asked,omitempty"`
 }
 
 func (s decideStep) Do(ctx context.Context, p decideParams) (nothing, error) {
@@ -297,8 +297,8 @@ func (s decideStep) Do(ctx context.Context, p decideParams) (nothing, error) {
 	if len(plan.Waits) > 0 {
 		return nothing{}, s.wait(ctx, p, j, plan)
 	}
-	if plan.Evacuate != nil && !p.Evacuated {
-		return nothing{}, s.evacuate(ctx, p, j, plan)
+	if asked, err := s.evacuate(ctx, p, plan); err != nil || asked {
+		return nothing{}, err
 	}
 	return nothing{}, s.goOn(ctx, p, j, plan)
 }
@@ -318,7 +318,7 @@ func (s decideStep) goOn(ctx context.Context, p decideParams, j *job, plan polic
 	if err != nil {
 		return err
 	}
-	rest, err := s.m.tasks(p.Jobs[1:], p.Plans, services)
+	rest, err := s.m.tasks(decideParams{Jobs: p.Jobs[1:], Plans: p.Plans, Observe: services, Asked: p.Asked})
 	if err != nil {
 		return err
 	}

@@ -195,7 +195,7 @@ func (h *house) begin(t *testing.T, automatic bool) change.ID {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tasks, err := h.tasks(prepared.jobs, prepared.plans, nil)
+	tasks, err := h.tasks(decideParams{Jobs: prepared.jobs, Plans: prepared.plans})
 	if err != nil {
 		t.Fatal(err)
 	}
