@@ -329,6 +329,53 @@ func TestASnapIsAskedBeforeItIsRefreshed(t *testing.T) {
 	}
 }
 
+// A snap that does not answer whether its base may be refreshed is not in the way of another
+// on that base, which is asked meanwhile and refreshed.
+func TestASnapThatDoesNotAnswerHoldsNoOther(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	s := newShelf(t, i)
+	open, closed := windows(time.Now())
+	i.Tenure("set", "system", "refresh.timer="+closed)
+	base := snap(t, "debian12", "1")
+	s.release(base, "debian12_1", long(time.Hour))
+	silent := hooked(t, i, map[string]string{"gate-auto-refresh": `read -r line <"$SNAP_COMMON/gate"`})
+	s.release(silent, "hooked_1", long(time.Hour))
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "meta/snap.yaml"), "{name: other, version: '1', base: debian12}")
+	writeFile(t, filepath.Join(dir, "meta/hooks/gate-auto-refresh"), "#!/bin/sh\n:\n")
+	other := dir + ".snap"
+	i.Tenure("pack", "--compression", "lz4", dir, other)
+	s.release(other, "other_1", long(time.Hour))
+	for _, name := range []string{"debian12", "hooked", "other"} {
+		i.Tenure("install", name)
+	}
+	if err := syscall.Mkfifo(filepath.Join(i.Common("hooked"), "gate"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.release(base, "debian12_2", long(time.Minute))
+	i.Tenure("set", "system", "refresh.timer="+open)
+	answer := gate(t, i, "gate") // It is asked now.
+	asked := byItself(t, i, "gate-auto-refresh", "other")
+	if status := endOf(t, i, asked.ID); status != "Done" {
+		t.Errorf("the change that asks the other is %s", status)
+	}
+	s.release(other, "other_2", long(time.Minute))
+	i.Tenure("set", "system", "refresh.retain=3") // It looks again.
+	if status := endOf(t, i, byItself(t, i, "auto-refresh", "other").ID); status != "Done" {
+		t.Errorf("the refresh of the other is %s", status)
+	}
+	if now := current(t, i, "debian12"); now.Revision != "1" {
+		t.Errorf("the base that is asked about is %+v", now)
+	}
+	if _, err := fmt.Fprintln(answer, "go on"); err != nil {
+		t.Fatal(err)
+	}
+	if status := endOf(t, i, byItself(t, i, "auto-refresh", "debian12").ID); status != "Done" {
+		t.Errorf("the refresh of the base is %s", status)
+	}
+}
+
 // An automatic refresh waits for an app that somebody runs, staged; the newest revision
 // takes the place of one that waits; a refresh by hand is refused, and names the
 // process.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"tenure"
@@ -37,20 +38,25 @@ const (
 var errGated = errors.New("a snap holds it")
 
 // askGates runs the hook gate-auto-refresh of those that an update disturbs: the snap
-// itself, and, if it is a base, those that run on it. It fails with errGated if one of
+// itself, and, if it is a base, those that run on it. Each is asked in a change of its own,
+// beside the others: one that takes its time is not in the way of what is due of them,
+// and all together take no longer than one may. It fails with errGated if one of
 // them holds it then.
 func (m *Manager) askGates(ctx context.Context, u *Update) error {
-	tasks, snaps, err := m.gateTasks(u)
-	if err != nil || len(tasks) == 0 {
+	gates, err := m.gates(u)
+	if err != nil || len(gates) == 0 {
 		return err
 	}
-	id, err := m.engine.Start(ctx, change.NewChange{
-		Kind: kindGate, Summary: fmt.Sprintf("Ask %s whether %q may be refreshed", quoteSnaps(snaps), u.Snap), Snaps: snaps, Tasks: tasks,
-	})
-	if err != nil {
-		return conflict("ask", join(snaps), err)
+	if err := m.awaitGates(ctx, gates); err != nil {
+		return err
 	}
-	if _, err := m.engine.WaitFor(ctx, id); err != nil {
+	failures := make([]error, len(gates))
+	var asked sync.WaitGroup
+	for n := range gates {
+		asked.Go(func() { failures[n] = m.askGate(ctx, u, &gates[n]) })
+	}
+	asked.Wait()
+	if err := errors.Join(failures...); err != nil {
 		return err
 	}
 	on, _, err := m.holds.docs.Get(string(u.Snap))
@@ -58,19 +64,54 @@ func (m *Manager) askGates(ctx context.Context, u *Update) error {
 		return fmt.Errorf("see what holds refreshes of %s: %w", u.Snap, err)
 	}
 	now := m.cfg.Now()
-	for _, snap := range snaps {
-		if on.Gates[snap].Until.After(now) {
-			return fmt.Errorf("%w: %s until %s", errGated, snap, on.Gates[snap].Until.Format(time.RFC3339))
+	for i := range gates {
+		if held := on.Gates[gates[i].Snap]; held.Until.After(now) {
+			return fmt.Errorf("%w: %s until %s", errGated, gates[i].Snap, held.Until.Format(time.RFC3339))
 		}
 	}
 	return nil
 }
 
-func (m *Manager) gateTasks(u *Update) (tasks []change.TaskSpec, snaps []tenure.Instance, err error) {
+// awaitGates waits for changes that work on snaps that are to be asked. Then it fails: what
+// is due has to be looked at again.
+func (m *Manager) awaitGates(ctx context.Context, gates []gateParams) error {
+	for i := range gates {
+		for _, busy := range m.engine.List(change.Filter{Snap: gates[i].Snap}) {
+			if busy.Status.Ready() || !busy.Holds {
+				continue
+			}
+			if _, err := m.engine.WaitFor(ctx, busy.ID); err != nil {
+				return err
+			}
+			return conflict("ask", string(gates[i].Snap), &change.ConflictError{Snap: gates[i].Snap, ID: busy.ID, Kind: busy.Kind})
+		}
+	}
+	return nil
+}
+
+// askGate asks one snap, and waits until it has said something, or its time is over.
+func (m *Manager) askGate(ctx context.Context, u *Update, p *gateParams) error {
+	id, err := m.engine.Start(ctx, change.NewChange{
+		Kind: kindGate, Summary: fmt.Sprintf("Ask %q whether %q may be refreshed", p.Snap, u.Snap), Snaps: []tenure.Instance{p.Snap},
+		Tasks: []change.TaskSpec{
+			change.NewTask(taskGate, fmt.Sprintf("Run %s hook of %q snap", hook.GateAutoRefresh, p.Snap), *p),
+			change.NewTask(taskCollect, fmt.Sprintf("Collect revisions of %q that nothing needs", p.Snap), collectParams{Snap: p.Snap}),
+		},
+	})
+	if err != nil {
+		return conflict("ask", string(p.Snap), err)
+	}
+	_, err = m.engine.WaitFor(ctx, id)
+	return err
+}
+
+// gates are the hooks that an update has to ask.
+func (m *Manager) gates(u *Update) ([]gateParams, error) {
 	states, err := m.snaps.All()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
+	var gates []gateParams
 	for i := range states {
 		state := &states[i]
 		if !state.Line.Active || state.Instance != u.Snap && !runsOn(state, u.Snap) {
@@ -83,20 +124,15 @@ func (m *Manager) gateTasks(u *Update) (tasks []change.TaskSpec, snaps []tenure.
 		}
 		r, err := m.runnable(state, current)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		why := policy.Change{Reason: tenure.ReasonRefresh, Snap: state.Instance, From: current, To: current, Auto: true}
 		if state.Instance == u.Snap {
 			why.To = u.Next.Origin.Release.Revision
 		}
-		tasks = append(tasks, change.NewTask(taskGate, fmt.Sprintf("Run %s hook of %q snap", hook.GateAutoRefresh, state.Instance),
-			gateParams{Snap: state.Instance, Affecting: u.Snap, Spec: m.launch.hook(r, declared, why)}))
-		snaps = append(snaps, state.Instance)
+		gates = append(gates, gateParams{Snap: state.Instance, Affecting: u.Snap, Spec: m.launch.hook(r, declared, why)})
 	}
-	for _, snap := range snaps {
-		tasks = append(tasks, change.NewTask(taskCollect, fmt.Sprintf("Collect revisions of %q that nothing needs", snap), collectParams{Snap: snap}))
-	}
-	return tasks, snaps, nil
+	return gates, nil
 }
 
 // runsOn reports whether a snap has another as its base.
