@@ -20,8 +20,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -42,6 +40,10 @@ type Config struct {
 	// default those that the file virtd.Accel in Common names when a machine is
 	// started, and without it KVM, if this process may use it, and TCG.
 	Accel []string
+	// Template is an app of another package, such as "qemu.vm", whose instances the
+	// machines are, started and stopped with snapctl; without one they are processes of
+	// the manager's own.
+	Template string
 	// Log hears of machines that come and go; by default nobody does.
 	Log *slog.Logger
 }
@@ -61,17 +63,31 @@ const (
 // Manager owns machines. Make one with New.
 type Manager struct {
 	config Config
+	host   host
 	// calls are run by Run, one after the other; only they use machines.
 	calls    chan func(context.Context)
 	machines map[string]*machine
 	serving  sync.WaitGroup
 }
 
-// machine is a machine; client is nil if it was not running when last looked for.
+// machine is a machine; client is nil if it was not running when last looked for, and
+// where its host knows it by other means.
 type machine struct {
 	virtd.Machine
 
 	client *qmp.Client
+}
+
+// host is where machines run. Only Run calls boot and attach.
+type host interface {
+	// boot starts a machine that does not run, and returns when it does.
+	boot(ctx context.Context, v *machine) error
+	// attach finds the machine running; an error says that it does not.
+	attach(ctx context.Context, v *machine) error
+	// running reports whether a machine that was attached still runs.
+	running(ctx context.Context, v *machine) bool
+	// end ends a machine, and returns when it has ended.
+	end(ctx context.Context, v *machine) error
 }
 
 // New makes a manager that does nothing before Run.
@@ -79,22 +95,12 @@ func New(config Config) *Manager {
 	if config.Log == nil {
 		config.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Manager{config: config, calls: make(chan func(context.Context)), machines: make(map[string]*machine)}
-}
-
-func (m *Manager) accelerators() []string {
-	if m.config.Accel != nil {
-		return m.config.Accel
+	m := &Manager{config: config, calls: make(chan func(context.Context)), machines: make(map[string]*machine)}
+	m.host = processes{config}
+	if config.Template != "" {
+		m.host = instances{config.Template}
 	}
-	if text, err := os.ReadFile(filepath.Join(m.config.Common, virtd.Accel)); err == nil {
-		return strings.Fields(string(text))
-	}
-	kvm, err := os.OpenFile("/dev/kvm", os.O_RDWR, 0)
-	if err != nil {
-		return []string{"tcg"}
-	}
-	kvm.Close() //nolint:errcheck // Nothing was written.
-	return []string{"kvm", "tcg"}
+	return m
 }
 
 // Run finds the machines that run, listens, calls ready, and serves until ctx
@@ -158,7 +164,7 @@ func (m *Manager) reattach(ctx context.Context) error {
 		}
 		found := &machine{Machine: record}
 		m.machines[record.Name] = found
-		if err := m.attach(ctx, found); err != nil {
+		if err := m.host.attach(ctx, found); err != nil {
 			m.config.Log.Info("machine does not run", slog.String("name", record.Name), slog.Any("error", err))
 			continue
 		}
@@ -168,46 +174,10 @@ func (m *Manager) reattach(ctx context.Context) error {
 	return nil
 }
 
-// attach connects to the process of a machine.
-func (m *Manager) attach(ctx context.Context, to *machine) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	client, err := qmp.Dial(ctx, m.file(to.Name, managerSocket))
-	if err != nil {
-		return err
-	}
-	uuid, err := client.UUID(ctx)
-	if err == nil && uuid != to.UUID {
-		err = fmt.Errorf("machine %s answers with uuid %s, want %s", to.Name, uuid, to.UUID)
-	}
-	var pid int
-	if err == nil {
-		pid, err = readPID(m.file(to.Name, virtd.PIDFile))
-	}
-	if err != nil {
-		return errors.Join(err, client.Close())
-	}
-	to.client, to.PID = client, pid
-	return nil
-}
-
-// running reports whether the machine's process still keeps its connection.
-func (v *machine) running() bool {
-	if v.client == nil {
-		return false
-	}
-	select {
-	case <-v.client.Done():
-		return false
-	default:
-		return true
-	}
-}
-
 // state is what clients are told about the machine.
-func (v *machine) state() virtd.Machine {
+func (m *Manager) state(ctx context.Context, v *machine) virtd.Machine {
 	state := v.Machine
-	state.Running = v.running()
+	state.Running = m.host.running(ctx, v)
 	if !state.Running {
 		state.PID, state.Reattached = 0, false
 	}
@@ -223,27 +193,11 @@ func (m *Manager) detach() {
 	}
 }
 
-func (m *Manager) file(name, file string) string {
-	return virtd.Client{Common: m.config.Common}.File(name, file)
-}
-
-func readPID(path string) (int, error) {
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return 0, fmt.Errorf("read the pid: %w", err)
-	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return 0, fmt.Errorf("read the pid: %w", err)
-	}
-	return pid, nil
-}
-
 // list is all machines by name.
-func (m *Manager) list() []virtd.Machine {
+func (m *Manager) list(ctx context.Context) []virtd.Machine {
 	all := make([]virtd.Machine, 0, len(m.machines))
 	for _, name := range slices.Sorted(maps.Keys(m.machines)) {
-		all = append(all, m.machines[name].state())
+		all = append(all, m.state(ctx, m.machines[name]))
 	}
 	return all
 }

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"tenure/examples/clients/virtd"
-	"tenure/examples/virt/process"
 )
 
 // accept serves each client in a goroutine of its own.
@@ -55,7 +54,7 @@ func (m *Manager) handle(ctx context.Context, line []byte) ([]virtd.Machine, err
 	}
 	switch request.Command {
 	case virtd.List:
-		return call(ctx, m, func(context.Context) ([]virtd.Machine, error) { return m.list(), nil })
+		return call(ctx, m, func(ctx context.Context) ([]virtd.Machine, error) { return m.list(ctx), nil })
 	case virtd.Start:
 		return call(ctx, m, func(ctx context.Context) ([]virtd.Machine, error) {
 			started, err := m.start(ctx, request.Name)
@@ -71,12 +70,11 @@ func (m *Manager) handle(ctx context.Context, line []byte) ([]virtd.Machine, err
 	}
 }
 
-// shutdown ends the machine of the name and waits for its process, so that it
-// can be started again at once.
+// shutdown ends the machine of the name and waits until it has ended.
 func (m *Manager) shutdown(ctx context.Context, name string) error {
-	v, err := call(ctx, m, func(context.Context) (machine, error) {
+	v, err := call(ctx, m, func(ctx context.Context) (machine, error) {
 		v := m.machines[name]
-		if v == nil || !v.running() {
+		if v == nil || !m.host.running(ctx, v) {
 			return machine{}, fmt.Errorf("machine %s does not run", name)
 		}
 		return *v, nil
@@ -84,18 +82,10 @@ func (m *Manager) shutdown(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	handle, err := process.Open(v.PID)
-	if errors.Is(err, process.ErrGone) {
-		return nil
-	}
-	if err != nil {
+	if err := m.host.end(ctx, &v); err != nil {
 		return fmt.Errorf("shut down machine %s: %w", name, err)
 	}
-	defer handle.Close() //nolint:errcheck // Nothing was written.
-	if err := v.client.End(ctx, Grace); err != nil {
-		return fmt.Errorf("shut down machine %s: %w", name, err)
-	}
-	return handle.Wait(ctx)
+	return nil
 }
 
 // call has Run call f and returns what it returned.

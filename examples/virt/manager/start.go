@@ -10,10 +10,8 @@ import (
 	"io"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
-	"time"
 
 	"tenure/examples/clients/virtd"
 )
@@ -32,96 +30,32 @@ func (m *Manager) start(ctx context.Context, name string) (virtd.Machine, error)
 	if v == nil {
 		v = &machine{Machine: virtd.Machine{Name: name, UUID: newUUID()}}
 	}
-	if v.running() || m.attach(ctx, v) == nil {
+	if m.host.running(ctx, v) || m.host.attach(ctx, v) == nil {
 		return virtd.Machine{}, fmt.Errorf("machine %s is running already, process %d", name, v.PID)
 	}
 	v.Revision, v.Reattached = m.config.Revision, false
-	if err := m.prepare(v); err != nil {
+	if err := m.record(v); err != nil {
 		return virtd.Machine{}, fmt.Errorf("make machine %s: %w", name, err)
 	}
 	m.machines[name] = v
-	if err := m.bootOrResume(ctx, v); err != nil {
+	if err := m.host.boot(ctx, v); err != nil {
 		return virtd.Machine{}, fmt.Errorf("start machine %s: %w", name, err)
 	}
 	m.config.Log.Info("machine started", slog.String("name", name), slog.Int("pid", v.PID))
-	return v.state(), nil
+	return m.state(ctx, v), nil
 }
 
-// prepare makes what a machine needs on disk, and leaves what is there. The
-// record is last: without it there is no machine.
-func (m *Manager) prepare(v *machine) error {
-	if err := os.MkdirAll(m.file(v.Name, ""), 0o700); err != nil {
+// record writes down what a machine is: without it there is none.
+func (m *Manager) record(v *machine) error {
+	dir := virtd.Client{Common: m.config.Common}.File(v.Name, "")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
-	}
-	disk := m.file(v.Name, virtd.DiskImage)
-	if _, err := os.Stat(disk); errors.Is(err, os.ErrNotExist) {
-		if err := copyFile(filepath.Join(m.config.Snap, "guest", "guest.img"), disk); err != nil {
-			return fmt.Errorf("make the disk: %w", err)
-		}
 	}
 	record, err := json.Marshal(v.Machine)
 	if err != nil {
 		return err
 	}
-	return replaceFile(m.file(v.Name, recordFile), bytes.NewReader(record))
-}
-
-// bootOrResume boots a machine, or has it go on where it was suspended. The state is
-// gone before it does: the disk moves on, and nothing may bring back what was before.
-func (m *Manager) bootOrResume(ctx context.Context, v *machine) error {
-	path := m.file(v.Name, virtd.Suspended)
-	state, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return m.boot(ctx, v)
-	}
-	if err != nil {
-		return err
-	}
-	defer state.Close() //nolint:errcheck // Only read.
-	if err := m.boot(ctx, v, "-incoming", "defer"); err != nil {
-		return err
-	}
-	if err := os.Remove(path); err != nil {
-		return err
-	}
-	return v.client.Resume(ctx, state)
-}
-
-// boot starts QEMU, which returns when it has daemonized itself and its
-// sockets listen.
-func (m *Manager) boot(ctx context.Context, v *machine, more ...string) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(m.config.Snap, "usr/bin/qemu-system-x86_64"), append(m.arguments(v), more...)...) //nolint:gosec // The name has been checked, the rest is ours.
-	cmd.Dir = "/"
-	cmd.Env = []string{
-		"PATH=/usr/sbin:/usr/bin:/sbin:/bin",
-		"LD_LIBRARY_PATH=" + filepath.Join(m.config.Snap, "usr/lib/x86_64-linux-gnu"),
-		"QEMU_MODULE_DIR=" + filepath.Join(m.config.Snap, "usr/lib/x86_64-linux-gnu/qemu"),
-	}
-	cmd.WaitDelay = time.Second
-	if output, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("qemu: %w: %s", err, bytes.TrimSpace(output))
-	}
-	return m.attach(ctx, v)
-}
-
-func (m *Manager) arguments(v *machine) []string {
-	args := []string{"-name", v.Name, "-uuid", v.UUID, "-machine", "pc", "-m", "16"}
-	for _, accel := range m.accelerators() {
-		args = append(args, "-accel", accel)
-	}
-	share := filepath.Join(m.config.Snap, "usr/share")
-	args = append(
-		args, "-nodefaults", "-no-user-config", "-display", "none",
-		"-L", filepath.Join(share, "qemu"), "-L", filepath.Join(share, "seabios"),
-		"-drive", "if=ide,format=raw,file="+m.file(v.Name, virtd.DiskImage),
-		"-chardev", "file,id=serial,append=on,path="+m.file(v.Name, virtd.SerialLog), "-serial", "chardev:serial",
-	)
-	for _, socket := range []string{managerSocket, StopSocket, virtd.QMPSocket} {
-		args = append(args, "-qmp", "unix:"+m.file(v.Name, socket)+",server=on,wait=off")
-	}
-	return append(args, "-pidfile", m.file(v.Name, virtd.PIDFile), "-daemonize")
+	return replaceFile(filepath.Join(dir, recordFile), bytes.NewReader(record))
 }
 
 // readRecord reads the record of the machine in dir.

@@ -24,6 +24,7 @@ func main() {
 		Snap:     os.Getenv("SNAP"),
 		Common:   os.Getenv("SNAP_COMMON"),
 		Revision: os.Getenv("SNAP_REVISION"),
+		Template: os.Getenv("VIRTD_TEMPLATE"),
 		Log:      slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	}
 	if config.Snap == "" || config.Common == "" {
