@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"tenure"
 	"tenure/internal/change"
@@ -47,6 +48,18 @@ func (m *Manager) switchChannel(ctx context.Context, req Request) (change.ID, er
 		return 0, conflict("switch", join(req.Snaps), err)
 	}
 	return id, nil
+}
+
+// tracksOther reports whether a request wants a snap to track something else than it does.
+func (m *Manager) tracksOther(req Request) bool {
+	return slices.ContainsFunc(req.Snaps, func(snap tenure.Instance) bool {
+		state, err := m.snaps.Get(snap)
+		if err != nil || state == nil || state.Tracking.Source == "" {
+			return false
+		}
+		wanted, err := state.Tracking.amended(req)
+		return err == nil && wanted != state.Tracking
+	})
 }
 
 // switchStep makes a snap track something else.

@@ -97,6 +97,9 @@ func (m *Manager) Do(ctx context.Context, req Request) (change.ID, error) {
 	}
 	for {
 		id, err := m.begin(ctx, req)
+		if KindOf(err) == KindNoUpdate && m.tracksOther(req) {
+			return m.switchChannel(ctx, req)
+		}
 		if !errors.Is(err, errStale) {
 			return id, err
 		}

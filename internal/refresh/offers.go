@@ -30,8 +30,9 @@ type Origin struct {
 // defaultChannel is where snaps come from where nobody says otherwise.
 const defaultChannel source.Channel = "latest/stable"
 
-// lineOf is what the channel of a tracked snap has.
-func (m *Manager) lineOf(ctx context.Context, snap tenure.Instance, t Tracking) (source.Line, error) {
+// lineOf is what the channel of a tracked snap has; of one revision that somebody asked
+// for by its number, that alone, whatever channel it is in.
+func (m *Manager) lineOf(ctx context.Context, snap tenure.Instance, t Tracking, only tenure.Revision) (source.Line, error) {
 	all, err := m.sources.All()
 	if err != nil {
 		return nil, err
@@ -48,7 +49,14 @@ func (m *Manager) lineOf(ctx context.Context, snap tenure.Instance, t Tracking) 
 	if err != nil {
 		return nil, err
 	}
-	return source.Follow(listing.Releases, t.Channel), nil
+	if only.IsZero() {
+		return source.Follow(listing.Releases, t.Channel), nil
+	}
+	at = slices.IndexFunc(listing.Releases, func(r source.Release) bool { return r.Revision == only })
+	if at < 0 {
+		return nil, nil
+	}
+	return source.Line{listing.Releases[at]}, nil
 }
 
 // offer is the release that a request by hand brings a snap to. It fails with
@@ -85,7 +93,7 @@ func (m *Manager) offer(ctx context.Context, req Request, snap tenure.Instance) 
 	if t.Source == "" {
 		return m.offerNew(ctx, req, snap)
 	}
-	line, err := m.lineOf(ctx, snap, t)
+	line, err := m.lineOf(ctx, snap, t, req.Revision)
 	if err != nil {
 		return Origin{}, &Error{Kind: KindNoSource, Op: op, Object: string(snap), Hint: "see tenure source list", Err: err}
 	}
@@ -135,7 +143,7 @@ func (m *Manager) offerNew(ctx context.Context, req Request, snap tenure.Instanc
 			continue
 		}
 		t.Source = cfg.Name
-		line, err := m.lineOf(ctx, snap, t)
+		line, err := m.lineOf(ctx, snap, t, req.Revision)
 		if err != nil {
 			failures = append(failures, fmt.Errorf("source %s: %w", cfg.Name, err))
 			continue
@@ -153,6 +161,10 @@ func (m *Manager) offerNew(ctx context.Context, req Request, snap tenure.Instanc
 // nowhere is the error for a snap that no source has in a channel.
 func (m *Manager) nowhere(ctx context.Context, req Request, snap tenure.Instance, channel source.Channel) error {
 	failed := &Error{Kind: KindNotFound, Op: string(req.Action), Object: string(snap), Err: fmt.Errorf("no source has a snap %q", snap.Snap())}
+	if !req.Revision.IsZero() {
+		failed.Err = fmt.Errorf("no source has revision %s of %q", req.Revision, snap.Snap())
+		return failed
+	}
 	found, err := m.Find(ctx, snap.Snap())
 	if err != nil {
 		return err

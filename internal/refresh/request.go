@@ -78,7 +78,8 @@ type Request struct {
 	Auto bool
 	// Hold is a request about what holds refreshes, and about nothing else; or nil.
 	Hold *HoldRequest
-	// Revision is for revert and remove: which one.
+	// Revision is for revert and remove: which one; and for install and refresh from a
+	// source: that one, whatever channel it is in.
 	Revision tenure.Revision
 	// Names are for start, stop and restart: snaps, services or single units.
 	Names []string

@@ -60,7 +60,7 @@ func (m *Manager) updatesAt(ctx context.Context, now time.Time) (updates []Updat
 		if !state.Line.Active || state.Line.Current.Local() || state.Tracking.Source == "" {
 			continue
 		}
-		line, err := m.lineOf(ctx, state.Instance, state.Tracking)
+		line, err := m.lineOf(ctx, state.Instance, state.Tracking, tenure.Revision{})
 		if err != nil {
 			problems = append(problems, fmt.Errorf("look for updates of %s: %w", state.Instance, err))
 			continue
