@@ -86,6 +86,18 @@ type Service struct {
 	// Notes are further facts in words: "socket-activated", "timer-activated", "template",
 	// "by-virt" for an instance that another snap has started.
 	Notes []string `json:"notes,omitempty"`
+	// Activators are the sockets and timers that start it when it is needed.
+	Activators []Activator `json:"activators,omitempty"`
+}
+
+// Activator starts a service when it is needed. Its fields have no names of their own
+// in snapd's API.
+type Activator struct {
+	Name string
+	// Type is socket or timer.
+	Type    string
+	Active  bool
+	Enabled bool
 }
 
 // Change is a change with its tasks.

@@ -78,12 +78,18 @@ func TestScripts(t *testing.T) {
 // talkerSnap is the file of the package in scripts/talker in a version.
 func talkerSnap(t *testing.T, version string) string {
 	t.Helper()
+	return packedSnap(t, "scripts/talker", version)
+}
+
+// packedSnap is the file of the package in a directory, in a version.
+func packedSnap(t *testing.T, from, version string) string {
+	t.Helper()
 	bin, err := rig.Build(t.Context(), false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(t.TempDir(), "talker")
-	if err := os.CopyFS(dir, os.DirFS("scripts/talker")); err != nil {
+	dir := filepath.Join(t.TempDir(), filepath.Base(from))
+	if err := os.CopyFS(dir, os.DirFS(from)); err != nil {
 		t.Fatal(err)
 	}
 	yaml := filepath.Join(dir, "meta", "snap.yaml")

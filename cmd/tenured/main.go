@@ -1,7 +1,7 @@
 // Command tenured is the package daemon of Tenure.
 //
-//	tenured [--root DIR]           run the daemon
-//	tenured shutdown [--root DIR]  end the daemon, all that runs below the root, and its mounts
+//	tenured [--root DIR] [--snapd-socket PATH]  run the daemon
+//	tenured shutdown [--root DIR]               end the daemon, all that runs below the root, and its mounts
 //
 // The daemon ends with SIGTERM or SIGINT, and leaves all services running.
 package main
@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"tenure/handover"
+	"tenure/internal/api"
 	"tenure/internal/daemon"
 	"tenure/internal/sandbox"
 	"tenure/internal/supervise/native"
@@ -34,15 +35,17 @@ func main() {
 	}
 }
 
-const usage = `Usage: tenured [--root DIR] [--verbose]
+const usage = `Usage: tenured [--root DIR] [--snapd-socket PATH] [--verbose]
        tenured shutdown [--root DIR]
 
 tenured installs, runs and refreshes snaps. Its end leaves them running;
 "tenured shutdown" ends it and them, as the end of the machine does.
 
-  --root DIR   run a private instance below DIR (or TENURE_ROOT)
-  --verbose    say more
-  --version    print the version
+  --root DIR           run a private instance below DIR (or TENURE_ROOT)
+  --snapd-socket PATH  listen at PATH too, for "snap" and other clients of snapd;
+                       they look for it at /run/snapd.socket
+  --verbose            say more
+  --version            print the version
 `
 
 func run(args []string) error {
@@ -56,6 +59,7 @@ func run(args []string) error {
 	flags := flag.NewFlagSet("tenured", flag.ContinueOnError)
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
 	root := flags.String("root", os.Getenv("TENURE_ROOT"), "")
+	snapd := flags.String("snapd-socket", "", "")
 	verbose := flags.Bool("verbose", false, "")
 	version := flags.Bool("version", false, "")
 	if err := flags.Parse(args); err != nil {
@@ -78,14 +82,20 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	return dispatch(command, dir, *verbose)
+	socket := *snapd
+	if socket != "" {
+		if socket, err = filepath.Abs(socket); err != nil {
+			return err
+		}
+	}
+	return dispatch(command, dir, socket, *verbose)
 }
 
 // collectAt is how much the heap grows, in percent of what is in use, before it
 // is collected: a daemon that mostly waits can spare the time, not the memory.
 const collectAt = 50
 
-func dispatch(command, root string, verbose bool) error {
+func dispatch(command, root, snapdSocket string, verbose bool) error {
 	debug.SetGCPercent(collectAt)
 	self, err := os.Executable()
 	if err != nil {
@@ -96,7 +106,7 @@ func dispatch(command, root string, verbose bool) error {
 		level = slog.LevelDebug
 	}
 	cfg := daemon.Config{
-		Root: root, Self: self,
+		Root: root, Self: self, SnapdSocket: snapdSocket,
 		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
 	}
 	if err := sandbox.Disinherit(); err != nil {
@@ -107,13 +117,16 @@ func dispatch(command, root string, verbose bool) error {
 		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
 		return daemon.ServeHolder(context.Background(), root)
 	}
-	if err := only(root); err != nil {
-		return err
+	if os.Geteuid() != 0 {
+		return errors.New("tenured must run as root: it mounts snaps and starts services")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
 	defer stop()
 	switch command {
 	case "":
+		if err := alone(ctx, root); err != nil {
+			return err
+		}
 		if err := inherit(&cfg); err != nil {
 			return err
 		}
@@ -162,14 +175,11 @@ func watchdog(getenv func(string) string, pid int) time.Duration {
 	return time.Duration(usec) * time.Microsecond
 }
 
-// only refuses what cannot work: without root's rights, or on the machine's own
-// root beside snapd.
-func only(root string) error {
-	if os.Geteuid() != 0 {
-		return errors.New("tenured must run as root: it mounts snaps and starts services")
-	}
-	if _, err := os.Stat("/run/snapd.socket"); err == nil && root == "/" {
-		return errors.New("snapd is running on this machine; use --root DIR for an instance of Tenure beside it")
+// alone refuses what cannot work: the machine's own root beside snapd.
+func alone(ctx context.Context, root string) error {
+	const socket = "/run/snapd.socket"
+	if err := api.Deserted(ctx, socket); err != nil && root == "/" {
+		return fmt.Errorf("snapd is running on this machine (%s: %w); use --root DIR for an instance of Tenure beside it", socket, err)
 	}
 	return nil
 }

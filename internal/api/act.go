@@ -14,7 +14,6 @@ import (
 
 	"tenure"
 	"tenure/client"
-	"tenure/internal/change"
 	"tenure/internal/policy"
 	"tenure/internal/refresh"
 )
@@ -28,10 +27,6 @@ const (
 )
 
 func (s *server) changeAction(r *http.Request) (*reply, error) {
-	id, err := change.ParseID(r.PathValue("id"))
-	if err != nil {
-		return nil, err
-	}
 	var body struct {
 		Action string `json:"action"`
 	}
@@ -41,14 +36,10 @@ func (s *server) changeAction(r *http.Request) (*reply, error) {
 	if body.Action != "abort" {
 		return nil, bad(fmt.Sprintf("change action %q is unsupported", body.Action))
 	}
-	if err := s.cfg.Manager.Engine().Abort(r.Context(), id); err != nil {
-		return nil, aboutChange("abort", id, err)
-	}
-	c, err := s.cfg.Manager.Engine().Get(id)
-	if err != nil {
+	if err := s.abort(r, r.PathValue("id")); err != nil {
 		return nil, err
 	}
-	return &reply{result: s.changeOf(r, c)}, nil
+	return s.change(r)
 }
 
 func (s *server) snapsAction(r *http.Request) (*reply, error) { return s.act(r, "") }
@@ -68,6 +59,9 @@ func (s *server) act(r *http.Request, name string) (*reply, error) {
 		return s.refreshAll(r, request)
 	}
 	id, err := s.cfg.Manager.Do(r.Context(), request)
+	if forSnapd(r) && len(request.Snaps) > 1 && refresh.KindOf(err) == refresh.KindNoUpdate {
+		return &reply{joint: noChange}, nil
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -154,6 +148,10 @@ func requestOf(action client.Action, files []refresh.File) (refresh.Request, err
 		request.Hold = hold
 		return request, err
 	}
+	if action.Action == "snapshot" {
+		_, err := absent(noSnapshots)(nil)
+		return request, err
+	}
 	switch request.Action {
 	case refresh.ActionInstall, refresh.ActionRefresh, refresh.ActionRevert, refresh.ActionRemove, refresh.ActionEnable,
 		refresh.ActionDisable, refresh.ActionStart, refresh.ActionStop, refresh.ActionRestart, refresh.ActionSwitch:
@@ -196,6 +194,9 @@ func contradicting(action *client.Action, verb refresh.Action, files []refresh.F
 	}
 	if action.Time+action.HoldLevel != "" {
 		return bad("time and hold-level go with hold and unhold")
+	}
+	if action.Revision != "" && len(files) > 0 {
+		return bad("a file is the revision that it is: leave the revision out, or give the name of a snap")
 	}
 	if action.Revision != "" && len(action.Snaps) > 1 {
 		return bad("a single snap name is needed to specify the revision")

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,8 @@ type handler func(*http.Request) (*reply, error)
 type reply struct {
 	result any
 	change change.ID
+	// joint is the id of several changes that are one; it is used in place of change.
+	joint string
 }
 
 // requestError is an error that belongs to the request itself.
@@ -49,7 +52,10 @@ func (s *server) answer(handle handler, adminOnly bool) http.Handler {
 		}
 		envelope := client.Response{Type: "sync", StatusCode: http.StatusOK}
 		if answer.change != 0 {
-			envelope.Type, envelope.StatusCode, envelope.Change = "async", http.StatusAccepted, answer.change.String()
+			answer.joint = cmp.Or(answer.joint, answer.change.String())
+		}
+		if answer.joint != "" {
+			envelope.Type, envelope.StatusCode, envelope.Change = "async", http.StatusAccepted, answer.joint
 		}
 		s.write(w, envelope, answer.result)
 	})

@@ -33,9 +33,11 @@ type Config struct {
 	Socket string
 	// Listener, if set, listens there already.
 	Listener *net.UnixListener
-	Manager  *refresh.Manager
-	Logs     supervise.LogReader
-	Version  string
+	// SnapdSocket, if set, is another one, for programs that were made for snapd.
+	SnapdSocket string
+	Manager     *refresh.Manager
+	Logs        supervise.LogReader
+	Version     string
 	// Group is the group whose members may do what root may, by default "tenure".
 	Group  string
 	Logger *slog.Logger
@@ -55,12 +57,9 @@ type server struct {
 // returns when the others are answered.
 func Serve(ctx context.Context, cfg Config) error {
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
-	listener := cfg.Listener
-	if listener == nil {
-		var err error
-		if listener, err = listen(cfg.Socket); err != nil {
-			return err
-		}
+	listeners, err := cfg.listen(ctx)
+	if err != nil {
+		return err
 	}
 	s := &server{cfg: cfg, admins: groupID(cmp.Or(cfg.Group, "tenure")), turn: refresh.NewTurn()}
 	requests, cancel := context.WithCancel(ctx)
@@ -74,8 +73,10 @@ func Serve(ctx context.Context, cfg Config) error {
 		BaseContext:       func(net.Listener) context.Context { return requests },
 		ConnContext:       withPeer,
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- httpServer.Serve(&fair{UnixListener: listener, of: map[uint32]int{}}) }()
+	ended := make(chan error, len(listeners))
+	for _, listener := range listeners {
+		go func() { ended <- httpServer.Serve(listener) }()
+	}
 	if cfg.Ready != nil {
 		cfg.Ready()
 	}
@@ -86,8 +87,10 @@ func Serve(ctx context.Context, cfg Config) error {
 	}
 	last, done := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
 	defer done()
-	err := httpServer.Shutdown(last)
-	<-ended //nolint:errcheck // It is http.ErrServerClosed.
+	err = httpServer.Shutdown(last)
+	for range listeners {
+		<-ended //nolint:errcheck // It is http.ErrServerClosed.
+	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return httpServer.Close()
 	}
@@ -97,14 +100,36 @@ func Serve(ctx context.Context, cfg Config) error {
 // shutdownGrace bounds how long the end of the daemon waits for answers.
 const shutdownGrace = 5 * time.Second
 
-// listen makes the socket, in place of one that nobody listens at any more. The
-// caller has made sure that it is the only daemon.
-func listen(socket string) (*net.UnixListener, error) {
+// listen makes the sockets that do not listen already, or none.
+func (cfg *Config) listen(ctx context.Context) ([]net.Listener, error) {
+	own := cfg.Listener
+	if own == nil {
+		var err error
+		if own, err = listen(ctx, cfg.Socket); err != nil {
+			return nil, err
+		}
+	}
+	listeners := []net.Listener{&fair{UnixListener: own, of: map[uint32]int{}}}
+	if cfg.SnapdSocket == "" {
+		return listeners, nil
+	}
+	snapd, err := listen(ctx, cfg.SnapdSocket)
+	if err != nil {
+		return nil, errors.Join(err, own.Close())
+	}
+	return append(listeners, &fair{UnixListener: snapd, of: map[uint32]int{}, snapd: true}), nil
+}
+
+// listen makes a socket, in place of one that nobody listens at any more.
+func listen(ctx context.Context, socket string) (*net.UnixListener, error) {
 	dir, err := os.Open(filepath.Dir(socket))
 	if err != nil {
 		return nil, fmt.Errorf("listen at %s: %w", socket, err)
 	}
 	defer dir.Close() //nolint:errcheck // Only looked at.
+	if err := Deserted(ctx, socket); err != nil {
+		return nil, fmt.Errorf("listen at %s: %w", socket, err)
+	}
 	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("listen at %s: %w", socket, err)
 	}
@@ -153,6 +178,9 @@ func (s *server) handler() http.Handler {
 	admin("POST /v2/allowances", s.changeAllowance)
 	admin("POST /v2/run", s.run)
 	mux.Handle("GET /v2/logs", s.stream(s.logs))
+	for _, a := range absences() {
+		open(a.pattern, absent(a.sentence))
+	}
 	mux.Handle("/", s.elsewhere(mux))
 	return mux
 }

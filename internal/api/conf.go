@@ -10,7 +10,11 @@ import (
 // conf answers with configuration options: with keys, each by its dotted name, else
 // all as one document.
 func (s *server) conf(r *http.Request) (*reply, error) {
-	values, err := s.cfg.Manager.Conf(configured(r), splitList(r.FormValue("keys")))
+	keys := splitList(r.FormValue("keys"))
+	if values, ok := withSeeded(configured(r), keys); ok {
+		return &reply{result: values}, nil
+	}
+	values, err := s.cfg.Manager.Conf(configured(r), keys)
 	if err != nil {
 		return nil, err
 	}

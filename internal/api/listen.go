@@ -1,11 +1,48 @@
 package api
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"sync"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
+
+// ErrOccupied is that somebody listens at a socket.
+var ErrOccupied = errors.New("another program listens there")
+
+// Deserted is nil for a path where there is nothing, or a socket that nobody listens at.
+func Deserted(ctx context.Context, socket string) error {
+	info, err := os.Lstat(socket)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode().Type() != os.ModeSocket {
+		return fmt.Errorf("%s is not a socket", socket) //nolint:err113 // The sentence is the error.
+	}
+	dir, err := os.Open(filepath.Dir(socket))
+	if err != nil {
+		return err
+	}
+	defer dir.Close() //nolint:errcheck // Only looked at.
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unix", fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(socket)))
+	switch {
+	case err == nil:
+		return errors.Join(ErrOccupied, conn.Close())
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
+		return nil
+	}
+	return fmt.Errorf("%w (%w)", ErrOccupied, err)
+}
 
 // maxConnections is how many connections a user other than root has at a time, and
 // maxAllConnections how many all of them have: what is left is root's.
@@ -14,6 +51,9 @@ const maxConnections, maxAllConnections = 64, 512
 // fair is a listener at which no user takes the room of others.
 type fair struct {
 	*net.UnixListener
+
+	// snapd is that it is for programs made for snapd.
+	snapd bool
 
 	mu  sync.Mutex
 	all int
@@ -29,7 +69,7 @@ func (f *fair) Accept() (net.Conn, error) {
 		}
 		uid, err := uidOf(conn)
 		if err == nil && f.take(uid) {
-			return &counted{UnixConn: conn, end: sync.OnceFunc(func() { f.give(uid) })}, nil
+			return &counted{UnixConn: conn, snapd: f.snapd, end: sync.OnceFunc(func() { f.give(uid) })}, nil
 		}
 		_ = conn.Close()
 	}
@@ -65,7 +105,9 @@ func (f *fair) give(uid uint32) {
 type counted struct {
 	*net.UnixConn
 
-	end func()
+	// snapd is that it came in at the socket for snapd's clients.
+	snapd bool
+	end   func()
 }
 
 func (c *counted) Close() error {

@@ -20,6 +20,8 @@ type peer struct {
 	groups []string
 	// process is the one that connected.
 	process tenure.Process
+	// snapd is that it came in at the socket for snapd's clients.
+	snapd bool
 }
 
 type peerKey struct{}
@@ -36,7 +38,7 @@ func withPeer(ctx context.Context, conn net.Conn) context.Context {
 		return ctx
 	}
 	defer kernel.Handle.Close()
-	p := peer{uid: kernel.UID, gid: kernel.GID, process: kernel.Handle.Process()}
+	p := peer{uid: kernel.UID, gid: kernel.GID, process: kernel.Handle.Process(), snapd: socket.snapd}
 	if known, err := user.LookupId(strconv.FormatUint(uint64(p.uid), 10)); err == nil {
 		p.groups, _ = known.GroupIds()
 	}

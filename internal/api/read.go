@@ -23,7 +23,6 @@ import (
 	"tenure/internal/change"
 	"tenure/internal/refresh"
 	"tenure/internal/revision"
-	"tenure/internal/snapfile"
 	"tenure/internal/supervise"
 )
 
@@ -70,7 +69,7 @@ func (s *server) snaps(r *http.Request) (*reply, error) {
 	snaps := []client.Snap{}
 	for i := range found {
 		if len(wanted) == 0 || slices.Contains(wanted, string(found[i].Ref.Snap)) {
-			snaps = append(snaps, snapOf(&found[i]))
+			snaps = append(snaps, snapFor(r, &found[i]))
 		}
 	}
 	return &reply{result: snaps}, nil
@@ -87,7 +86,7 @@ func (s *server) snap(r *http.Request) (*reply, error) {
 	}
 	for i := range found {
 		if found[i].Ref.Snap == name {
-			return s.withServices(r.Context(), snapOf(&found[i]))
+			return s.withServices(r.Context(), snapFor(r, &found[i]))
 		}
 	}
 	return nil, &requestError{status: http.StatusNotFound, kind: "snap-not-found", message: fmt.Sprintf("snap %q is not installed", name)}
@@ -107,6 +106,16 @@ func (s *server) withServices(ctx context.Context, snap client.Snap) (*reply, er
 		}
 	}
 	return &reply{result: snap}, nil
+}
+
+// snapFor is a snap as this peer knows snaps. For snapd's clients the channel that a
+// revision came from is the one that is tracked: they take any other for a closed one.
+func snapFor(r *http.Request, found *refresh.Snap) client.Snap {
+	snap := snapOf(found)
+	if forSnapd(r) && snap.TrackingChannel != "" {
+		snap.Channel = snap.TrackingChannel
+	}
+	return snap
 }
 
 func snapOf(found *refresh.Snap) client.Snap {
@@ -148,50 +157,6 @@ func snapOf(found *refresh.Snap) client.Snap {
 	return snap
 }
 
-func (s *server) apps(r *http.Request) (*reply, error) {
-	services, err := s.cfg.Manager.Services(r.Context(), splitList(r.FormValue("names")))
-	if err != nil {
-		return nil, err
-	}
-	apps := []client.Service{}
-	for i := range services {
-		apps = append(apps, serviceOf(&services[i]))
-	}
-	return &reply{result: apps}, nil
-}
-
-func serviceOf(found *refresh.ServiceInfo) client.Service {
-	service := client.Service{
-		Snap: string(found.Unit.Snap), Name: serviceName(found.Unit), Daemon: string(found.App.Daemon),
-		DaemonScope: string(snapfile.ScopeSystem), Enabled: found.Enabled, Active: found.Active,
-		State: string(found.Status.State), PID: found.Status.Main.PID, Since: found.Status.Since, Text: found.Status.Text,
-	}
-	if found.Status.State == "" {
-		service.State = string(supervise.Inactive)
-	}
-	if !found.Status.Revision.IsZero() {
-		service.Revision = found.Status.Revision.String()
-	}
-	if found.By != "" {
-		service.Notes = append(service.Notes, "by-"+string(found.By))
-	}
-	if found.App.Lifecycle.Instances && found.Unit.At == "" {
-		service.Notes = append(service.Notes, "template")
-	}
-	if len(found.App.Sockets) > 0 {
-		service.Notes = append(service.Notes, "socket-activated")
-	}
-	if found.App.Timer != "" {
-		service.Notes = append(service.Notes, "timer-activated")
-	}
-	return service
-}
-
-// serviceName is the name of a service within its snap, or of an instance: "vm@web1".
-func serviceName(unit tenure.UnitID) string {
-	return strings.TrimPrefix(unit.String(), string(unit.Snap)+".")
-}
-
 func (s *server) changes(r *http.Request) (*reply, error) {
 	filter := change.Filter{Select: change.InProgress}
 	switch selected := r.FormValue("select"); selected {
@@ -218,15 +183,11 @@ func (s *server) changes(r *http.Request) (*reply, error) {
 }
 
 func (s *server) change(r *http.Request) (*reply, error) {
-	id, err := change.ParseID(r.PathValue("id"))
+	c, err := s.changeNamed(r, r.PathValue("id"))
 	if err != nil {
 		return nil, err
 	}
-	c, err := s.cfg.Manager.Engine().Get(id)
-	if err != nil {
-		return nil, aboutChange("show", id, err)
-	}
-	return &reply{result: s.changeOf(r, c)}, nil
+	return &reply{result: c}, nil
 }
 
 // aboutChange words what the engine says of a change that is not there, or has ended.
@@ -325,6 +286,9 @@ func (s *server) changeOf(r *http.Request, c change.Change) client.Change {
 			task.Log = t.Log
 		}
 		result.Tasks = append(result.Tasks, task)
+	}
+	if forSnapd(r) {
+		asSnapd(&result)
 	}
 	return result
 }

@@ -170,10 +170,11 @@ func (s *server) refreshAll(r *http.Request, request refresh.Request) (*reply, e
 	}
 	answer := &reply{}
 	results := []client.Begun{}
+	var ids []change.ID
 	for _, b := range begun {
 		result := client.Begun{Snap: string(b.Snap)}
 		if b.Change != 0 {
-			result.Change, answer.change = b.Change.String(), firstOf(answer.change, b.Change)
+			result.Change, ids = b.Change.String(), append(ids, b.Change)
 		}
 		if b.Err != nil {
 			result.Message = b.Err.Error()
@@ -181,15 +182,13 @@ func (s *server) refreshAll(r *http.Request, request refresh.Request) (*reply, e
 		results = append(results, result)
 	}
 	answer.result = results
-	return answer, nil
-}
-
-// firstOf is the first of two changes that is one.
-func firstOf(a, b change.ID) change.ID {
-	if a != 0 {
-		return a
+	switch {
+	case forSnapd(r):
+		answer.joint = jointID(ids)
+	case len(ids) > 0:
+		answer.change = ids[0]
 	}
-	return b
+	return answer, nil
 }
 
 // holdOf reads a request to hold refreshes, or to end that. As with snapd, those of named

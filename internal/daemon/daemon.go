@@ -49,8 +49,11 @@ type Config struct {
 	// machine itself.
 	Root string
 	// Self is the path of the program, which is run again as the holder.
-	Self   string
-	Logger *slog.Logger
+	Self string
+	// SnapdSocket, if set, is a second path to listen at: where programs made for snapd
+	// look for it.
+	SnapdSocket string
+	Logger      *slog.Logger
 	// Ready, if set, is called when requests are answered.
 	Ready func()
 	// API and Snapctl, if set, are sockets that listen already for the root.
@@ -295,7 +298,7 @@ func (p *parts) serve(ctx context.Context) error {
 	ready := make(chan struct{})
 	group.Go(func() error {
 		return api.Serve(ctx, api.Config{
-			Socket: filepath.Join(p.paths.Run(), "tenured.sock"), Listener: p.cfg.API,
+			Socket: filepath.Join(p.paths.Run(), "tenured.sock"), Listener: p.cfg.API, SnapdSocket: p.cfg.SnapdSocket,
 			Manager: p.manager, Logs: p.supervisor, Version: Version, Logger: p.cfg.Logger,
 			Ready: func() { close(ready) },
 		})

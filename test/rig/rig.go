@@ -51,6 +51,8 @@ type Config struct {
 	// Observe lets services be observed after refreshes for as long as their packages
 	// say. Otherwise they are not, for most tests look at what comes after.
 	Observe bool
+	// Snapd lets the daemon listen at run/snapd.socket, too.
+	Snapd bool
 	// Env is added to the environment of the daemon, NAME=value.
 	Env []string
 	// Wrap is a command with arguments that becomes the daemon; what it is to
@@ -68,6 +70,7 @@ type Instance struct {
 	t      testing.TB
 	env    []string
 	wrap   []string
+	args   []string
 	daemon *server
 	// inMemory is that the root is a mount of our own.
 	inMemory bool
@@ -88,6 +91,9 @@ func New(tb testing.TB, cfg Config) *Instance {
 		tb.Fatal(err)
 	}
 	i := &Instance{Root: root, Bin: bin, t: tb, env: cfg.Env, wrap: cfg.Wrap}
+	if cfg.Snapd {
+		i.args = []string{"--snapd-socket", i.Path("run", "snapd.socket")}
+	}
 	tb.Cleanup(i.end)
 	if !cfg.Disk {
 		if err := unix.Mount("tenure-test", root, "tmpfs", 0, "mode=0755,size=2g"); err != nil {
@@ -161,7 +167,8 @@ func (i *Instance) Start() {
 
 // TryStart is Start for a daemon that may die before it answers.
 func (i *Instance) TryStart() error {
-	d, err := startDaemon(append(slices.Clone(i.wrap), filepath.Join(i.Bin, "tenured"), "--root", i.Root), i.env)
+	argv := slices.Concat(i.wrap, []string{filepath.Join(i.Bin, "tenured"), "--root", i.Root}, i.args)
+	d, err := startDaemon(argv, i.env)
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,152 @@
+package test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"tenure/examples/clients/snaps"
+	"tenure/test/rig"
+)
+
+// TestTheStockSnapCommand runs the sessions in stock/ with Debian's own snap program,
+// as it is in the package, against the socket that tenured has for it. What it prints is
+// compared with the transcript at the end of each session.
+//
+// The commands are those of TestScripts, and:
+//
+//	snap ARGUMENT...    run it, and add what it says to the transcript
+//
+// Times, processes and the root are masked. The lines that snap shows in passing, of
+// tasks that are being done when it happens to look, are left out.
+func TestTheStockSnapCommand(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("stock/*.txtar")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no sessions: %v", err)
+	}
+	program := stockSnap(t)
+	vars := map[string]string{
+		"TZ": "UTC", "HELLO1": snap(t, "hello", "1"), "HELLO2": snap(t, "hello", "2"), "BASE": snap(t, "debian12", "1"),
+		"LIFE1": packedSnap(t, "stock/life", "1"), "LIFE2": packedSnap(t, "stock/life", "2"), "LIFE": unpacked(t, "stock/life", "3"),
+	}
+	for _, file := range files {
+		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
+			t.Parallel()
+			s := &session{Instance: rig.New(t, rig.Config{Snapd: true, Observe: true})}
+			testscript.Run(t, testscript.Params{
+				Files: []string{file}, RequireExplicitExec: true, RequireUniqueNames: true, UpdateScripts: os.Getenv("TENURE_UPDATE") != "",
+				Setup: func(env *testscript.Env) error {
+					for name, value := range vars {
+						env.Setenv(name, value)
+					}
+					env.Setenv("PATH", s.Path("snap", "bin")+":"+s.Bin+":"+env.Getenv("PATH"))
+					env.Setenv("TENURE_ROOT", s.Root)
+					// Where it looks for the socket, and what it was told of warnings.
+					env.Setenv("SNAPPY_GLOBAL_ROOT", s.Root)
+					env.Setenv("SNAPD_LAST_WARNING_TIMESTAMP_FILENAME", filepath.Join(env.WorkDir, "warnings.json"))
+					return nil
+				},
+				Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+					"snap": s.stock(program), "daemon": s.daemon, "await": s.await, "said": s.said, "release": releaseFile,
+				},
+			})
+		})
+	}
+}
+
+// stockSnap is the path of Debian's snap program.
+func stockSnap(t *testing.T) string {
+	t.Helper()
+	root, err := snaps.Checkout()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), filepath.Join(root, "scripts", "stock-snap"))
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("get Debian's snap program: %v\n%s", err, stderr.String())
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// transcript is the file that a session is written to.
+const transcript = "transcript"
+
+// stock is the command snap of a session.
+func (s *session) stock(program string) func(*testscript.TestScript, bool, []string) {
+	return func(ts *testscript.TestScript, neg bool, args []string) {
+		cmd := exec.Command(program, args...) //nolint:noctx // It ends with its daemon.
+		cmd.Dir, cmd.Env = ts.Getenv("WORK"), nil
+		for _, name := range []string{"PATH", "HOME", "TZ", "SNAPPY_GLOBAL_ROOT", "SNAPD_LAST_WARNING_TIMESTAMP_FILENAME"} {
+			cmd.Env = append(cmd.Env, name+"="+ts.Getenv(name))
+		}
+		out, err := cmd.CombinedOutput()
+		failed, ended := errors.AsType[*exec.ExitError](err)
+		if err != nil && !ended {
+			ts.Fatalf("run snap: %v", err)
+		}
+		ts.Logf("$ snap %s\n%s", strings.Join(args, " "), out)
+		if ended != neg {
+			ts.Fatalf("snap %s: %v", strings.Join(args, " "), err)
+		}
+		text := string(out)
+		if args[0] != "tasks" {
+			text = inPassing.ReplaceAllString(text, "")
+		}
+		entry := fmt.Sprintf("$ snap %s\n%s", s.short(ts, strings.Join(args, " ")), s.short(ts, masked(text)))
+		if ended {
+			entry += fmt.Sprintf("[exit status %d]\n", failed.ExitCode())
+		}
+		path := ts.MkAbs(transcript)
+		before, err := os.ReadFile(path)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			ts.Fatalf("%v", err)
+		}
+		ts.Check(os.WriteFile(path, append(before, entry...), 0o600))
+	}
+}
+
+// short replaces paths that differ from run to run.
+func (s *session) short(ts *testscript.TestScript, text string) string {
+	for _, name := range []string{"BASE", "HELLO1", "HELLO2", "LIFE1", "LIFE2", "LIFE", "WORK"} {
+		text = strings.ReplaceAll(text, ts.Getenv(name), "$"+name)
+	}
+	return strings.ReplaceAll(text, s.Root, "$ROOT")
+}
+
+//nolint:gochecknoglobals // Compiled once, and never set.
+var (
+	inPassing = regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\dT\S+ INFO .*\n`)
+	masks     = []struct {
+		found *regexp.Regexp
+		mask  string
+	}{
+		{regexp.MustCompile(`\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|\+00:00)`), "2026-01-02T03:04:05Z"},
+		{regexp.MustCompile(`\[\d+\]:`), "[PID]:"},
+		{regexp.MustCompile(`(?m)^(snapd|debian|kernel)( +).*$`), "$1$2..."},
+	}
+)
+
+func masked(text string) string {
+	for _, m := range masks {
+		text = m.found.ReplaceAllString(text, m.mask)
+	}
+	return text
+}
+
+// unpacked is the package in a directory, in a version, as it is before it is packed.
+func unpacked(t *testing.T, from, version string) string {
+	t.Helper()
+	return strings.TrimSuffix(packedSnap(t, from, version), ".snap")
+}
