@@ -150,7 +150,7 @@ func (r *refreshing) changeHold(c *cobra.Command, a *app, names []string) error 
 			if err != nil {
 				return misused(c, "%v", err)
 			}
-			action.Time = time.Now().Add(d).Format(time.RFC3339)
+			action.Time = time.Now().Add(d + time.Second - 1).Truncate(time.Second).Format(time.RFC3339) // Not a moment less.
 		}
 	}
 	if change, err := a.carryOut(c.Context(), action); err != nil || change == nil {

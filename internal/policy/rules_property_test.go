@@ -54,7 +54,7 @@ func drawSimpleRule(t *rapid.T, n int) simpleRule {
 			do = append(do, aspect+": "+r.does[aspect])
 		}
 	}
-	draw("verdict", "restart", "endure", "defer", "stop", "refuse")
+	draw("verdict", "restart", "reload", "handover", "endure", "defer", "stop", "refuse")
 	draw("grace", "5s", "2m")
 	draw("kill", "never", "after-timeout")
 	if rapid.IntRange(0, 7).Draw(t, "refuses") == 0 {
@@ -78,7 +78,8 @@ func said(all []simpleRule, aspect string, reason tenure.Reason, u policy.Unit) 
 		if aspect == "verdict" && !switches && !r.always || r.always && reason == tenure.ReasonStop {
 			continue
 		}
-		if aspect == "verdict" && (u.ID.Kind == tenure.HookRun || r.does[aspect] == "restart" && u.ID.Kind != tenure.Service) {
+		renews := slices.Contains([]string{"restart", "reload", "handover"}, r.does[aspect])
+		if aspect == "verdict" && (u.ID.Kind == tenure.HookRun || renews && u.ID.Kind != tenure.Service) {
 			continue
 		}
 		if r.does[aspect] != "" && r.matches(u) {
@@ -167,7 +168,7 @@ func checkRuled(f policy.Facts, item policy.Item, all []simpleRule, about *rules
 		complain(item, "is to be decided by %s, which says %s", rule, verdict)
 	}
 	ended := item.Verdict == tenure.Stop || item.Verdict == tenure.Restart
-	switch tenure.Verdict(verdict) {
+	switch verdict := tenure.Verdict(strings.Replace(verdict, "handover", string(tenure.HandOver), 1)); verdict {
 	case tenure.Endure, tenure.Refuse, tenure.Defer:
 		if ended {
 			complain(item, "ends, and %s protects it (%s)", rule, verdict)
@@ -177,7 +178,22 @@ func checkRuled(f policy.Facts, item policy.Item, all []simpleRule, about *rules
 			complain(item, "stays, and %s ends it (%s)", rule, verdict)
 		}
 	case tenure.Reload, tenure.HandOver:
+		if want := renewed(f, verdict); item.Verdict != want {
+			complain(item, "is to %s, for %s says %s", want, rule, verdict)
+		}
 	}
+}
+
+// renewed is what becomes of a service that a rule lets reload or hand over: where nothing is
+// started again it ends, and an engine that cannot do that restarts it.
+func renewed(f policy.Facts, verdict tenure.Verdict) tenure.Verdict {
+	switch {
+	case f.Change.To.IsZero() && f.Change.Reason != tenure.ReasonRestart:
+		return tenure.Stop
+	case f.Supported != nil && !slices.Contains(f.Supported, verdict):
+		return tenure.Restart
+	}
+	return verdict
 }
 
 func checkRuledStop(f policy.Facts, item policy.Item, all []simpleRule, u policy.Unit, complain func(policy.Item, string, ...any)) {

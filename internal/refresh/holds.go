@@ -147,7 +147,7 @@ func (m *Manager) holdAll(ctx context.Context, req HoldRequest) (change.ID, erro
 	if !req.End {
 		text := forever
 		if !req.Until.IsZero() {
-			text = req.Until.UTC().Format(time.RFC3339)
+			text = req.Until.UTC().Format(time.RFC3339Nano)
 		}
 		raw, err := json.Marshal(text)
 		if err != nil {
