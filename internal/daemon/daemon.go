@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"tenure"
 	"tenure/internal/api"
 	"tenure/internal/change"
 	"tenure/internal/hook"
@@ -151,18 +152,7 @@ func (p *parts) open(ctx context.Context) (err error) {
 		return err
 	}
 	p.logs = logfile.NewReader(p.paths.Logs())
-	p.supervisor, err = native.New(native.Config{
-		StateDir:   filepath.Join(p.paths.Run(), "units"),
-		RuntimeDir: filepath.Join(p.paths.Run(), "u"),
-		Hierarchy:  hierarchy,
-		Holder:     p.holder,
-		Logs:       p.logs,
-		BusNames:   sysbus.Names{},
-		// The manager is there before anything is supervised.
-		Record: func(e supervise.Event) { p.manager.Record(e) },
-		Logger: p.cfg.Logger,
-	})
-	if err != nil {
+	if err := p.openSupervisor(); err != nil {
 		return err
 	}
 	p.rules = rulefile.New(rulefile.Config{Path: p.paths.Policy(), Kept: p.paths.KeptPolicy(), Logger: p.cfg.Logger})
@@ -187,6 +177,25 @@ func (p *parts) open(ctx context.Context) (err error) {
 	})
 	p.manager.Use(p.engine)
 	return p.manager.Began()
+}
+
+// openSupervisor makes the supervisor. The manager, which it tells and asks, is there
+// before anything is supervised.
+func (p *parts) openSupervisor() (err error) {
+	p.supervisor, err = native.New(native.Config{
+		StateDir:   filepath.Join(p.paths.Run(), "units"),
+		RuntimeDir: filepath.Join(p.paths.Run(), "u"),
+		Hierarchy:  p.hierarchy,
+		Holder:     p.holder,
+		Logs:       p.logs,
+		BusNames:   sysbus.Names{},
+		Record:     func(e supervise.Event) { p.manager.Record(e) },
+		Terms: func(ctx context.Context, unit tenure.UnitID) (supervise.Terms, error) {
+			return p.manager.Terms(ctx, unit)
+		},
+		Logger: p.cfg.Logger,
+	})
+	return err
 }
 
 // openHolder connects to the holder, or starts one in a group of its own, which

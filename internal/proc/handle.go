@@ -55,6 +55,19 @@ func Open(p tenure.Process) (*Handle, error) {
 	return h, nil
 }
 
+// OpenPID takes hold of whoever has a pid now. That it is the process that was meant is
+// for the caller to see when it has hold of it.
+func OpenPID(pid int) (*Handle, error) {
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		if errors.Is(err, unix.EINVAL) { // As in Open.
+			err = unix.ESRCH
+		}
+		return nil, fmt.Errorf("open process %d: %w", pid, goneProcess(err))
+	}
+	return FromPIDFD(os.NewFile(uintptr(fd), "pidfd of "+strconv.Itoa(pid))) //nolint:gosec // An open descriptor.
+}
+
 // FromPIDFD takes hold of the process that a pidfd is of: usually a child that
 // was just forked, which its zombie keeps from being gone. It takes over pidfd in any case.
 func FromPIDFD(pidfd *os.File) (*Handle, error) {

@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -184,6 +185,9 @@ func (m *Manager) termsOf(plan policy.Plan) map[tenure.UnitID]supervise.Terms {
 		}
 		if stop := item.Stop; stop != nil && stop.KillRule != "" {
 			t.Kill = supervise.Kill(stop.Kill)
+			if stop.Forced {
+				t.Kill = supervise.KillNever // The order is the request's, and goes before this.
+			}
 		}
 		terms[item.Unit] = t
 	}
@@ -218,17 +222,55 @@ func (m *Manager) onTerms(ctx context.Context, req supervise.StopRequest) (super
 		terms = map[tenure.UnitID]supervise.Terms{}
 	}
 	for _, unit := range open {
-		var t supervise.Terms
-		if grace := result[unit].Grace; grace != nil {
-			t.Timeout = grace.Value
-		}
-		if kill := result[unit].Kill; kill != nil {
-			t.Kill = supervise.Kill(kill.Value)
-		}
-		terms[unit] = t
+		terms[unit] = termsIn(result[unit])
 	}
 	req.Terms = terms
 	return req, nil
+}
+
+// termsIn are those that rules give to a unit.
+func termsIn(given rules.Outcome) (t supervise.Terms) {
+	if given.Grace != nil {
+		t.Timeout = given.Grace.Value
+	}
+	if given.Kill != nil {
+		t.Kill = supervise.Kill(given.Kill.Value)
+	}
+	return t
+}
+
+// Terms are those on which a unit ends that nobody has asked to end: what the rules
+// give to it now, outside of a change, and no more time than the administrator's limit.
+// What they give to a service is for all its generations.
+func (m *Manager) Terms(ctx context.Context, unit tenure.UnitID) (supervise.Terms, error) {
+	known, err := m.statuses(ctx)
+	if err != nil {
+		return supervise.Terms{}, fmt.Errorf("terms for the end of %s: %w", unit, err)
+	}
+	status, found := known[unit]
+	if !found {
+		return supervise.Terms{}, fmt.Errorf("terms for the end of %s: %w", unit, supervise.ErrUnknown)
+	}
+	var t supervise.Terms
+	if set, _ := m.rules(); set != nil {
+		asked := []tenure.UnitID{unit}
+		if unit.Overlaps() {
+			asked = append(asked, unit.Service())
+		}
+		result, err := m.rulesOn(ctx, set, asked, "")
+		if err != nil {
+			return supervise.Terms{}, fmt.Errorf("terms for the end of %s: %w", unit, err)
+		}
+		t = termsIn(result[unit])
+		if unit.Overlaps() {
+			of := termsIn(result[unit.Service()])
+			t.Timeout, t.Kill = cmp.Or(t.Timeout, of.Timeout), cmp.Or(t.Kill, of.Kill)
+		}
+	}
+	if limit := m.limits().MaxStopTimeout; limit > 0 && status.Spec != nil {
+		t.Timeout = t.Grace(status.Spec.Stop, limit)
+	}
+	return t, nil
 }
 
 // rulesOn is what the rules give to units, as they are.

@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -41,6 +42,33 @@ func TestStopsAreOnTerms(t *testing.T) {
 	ended, err := h.halt(t.Context(), req)
 	if err != nil || !slices.Equal(ended.Killed, []tenure.UnitID{unit}) {
 		t.Errorf("a stop that a rule lets kill: %+v, %v", ended, err)
+	}
+}
+
+// A unit that nobody has asked to end does so on the terms of the rules, too, and within
+// the administrator's limit.
+func TestEndsAreOnTerms(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, supervisetest.Program{IgnoreTerm: true})
+	unit := tenure.ServiceUnit("db", "db")
+	want := func(want supervise.Terms) {
+		t.Helper()
+		if terms, err := h.Terms(t.Context(), unit); err != nil || terms != want {
+			t.Errorf("terms %+v, %v, want %+v", terms, err, want)
+		}
+	}
+	want(supervise.Terms{})
+	h.ruled(t, `
+- {name: never, when: 'unit.id == "db.db" && change.reason == "" && process.main', do: {kill: never}}
+- {name: patient, when: 'snap.name == "db"', do: {grace: 2h}}
+`)
+	want(supervise.Terms{Kill: supervise.KillNever, Timeout: 2 * time.Hour})
+	if err := h.settings.Put(optionStopTimeout, json.RawMessage(`"1h"`)); err != nil {
+		t.Fatal(err)
+	}
+	want(supervise.Terms{Kill: supervise.KillNever, Timeout: time.Hour})
+	if terms, err := h.Terms(t.Context(), tenure.ServiceUnit("db", "other")); !errors.Is(err, supervise.ErrUnknown) {
+		t.Errorf("terms of what there is not: %+v, %v", terms, err)
 	}
 }
 

@@ -15,8 +15,9 @@
 //     own before the first signal is sent.
 //   - Of the generations of a service that hands over (Overlapper) each is a unit,
 //     and exactly one of them is the service.
-//   - No SIGKILL reaches a unit whose stop protocol says KillNever, unless the
-//     request says so by hand.
+//   - No SIGKILL reaches a unit whose stop protocol says KillNever, or the terms on
+//     which it ends, unless the request says so by hand. The terms of a request are in
+//     it; of an end that nobody has asked for, as after a crash, an Arbiter says them.
 //   - Every signal, every start and every end is reported as an Event. That of a
 //     signal is with the Recorder before the signal is with anybody.
 //
@@ -235,6 +236,15 @@ func (t Terms) Grace(protocol StopProtocol, limit time.Duration) time.Duration {
 func (t Terms) MayKill(protocol StopProtocol) bool {
 	return cmp.Or(t.Kill, protocol.Kill) != KillNever
 }
+
+// Arbiter says on which terms a unit ends that nobody has asked to end: one whose main
+// process has ended before the others, that was not ready in time, missed its watchdog, or
+// has said that it ends. It also says how commands of the unit are ended that take too
+// long. An error counts as KillNever.
+//
+// A supervisor asks when the unit has been told to end, and sends no SIGKILL before it
+// has an answer. The answer may ask the supervisor about the unit. It must heed ctx.
+type Arbiter func(ctx context.Context, unit tenure.UnitID) (Terms, error)
 
 // ReloadRequest asks a unit to go on without ending.
 type ReloadRequest struct {

@@ -229,6 +229,7 @@ func (u *unit) adopted(ctx context.Context) {
 	switch {
 	case u.rec.Ending != nil:
 		u.watchGroups(ctx)
+		u.askTerms()
 		u.progress(ctx)
 	case u.rec.State == supervise.Listening:
 		u.listen(ctx)

@@ -154,8 +154,7 @@ func (u *unit) auxEnded(ctx context.Context, exit proc.Exit, why supervise.Event
 	}
 }
 
-// dropAux ends what is left of a command, and forgets it. Where SIGKILL is not
-// allowed it is asked to end, and not waited for. The event says why.
+// dropAux ends what is left of a command, and forgets it. The event says why.
 func (u *unit) dropAux(ctx context.Context, event supervise.Event) {
 	u.aux = nil
 	u.clearAlarms(alarmAux)
@@ -164,24 +163,29 @@ func (u *unit) dropAux(ctx context.Context, event supervise.Event) {
 	}
 	group := proc.GroupAt(u.rec.Aux)
 	event.Helper = string(u.rec.AuxKind)
+	u.rec.Aux, u.rec.AuxKind, u.rec.AuxMain = "", "", tenure.Process{}
+	populated, err := group.Populated()
+	switch terms, known := u.terms(); {
+	case err == nil && !populated:
+		u.s.discard(ctx, group)
+	case known:
+		u.endCommand(event, group, terms)
+		u.s.discard(ctx, group)
+	default:
+		u.dropLater(event, group)
+	}
+}
+
+// endCommand ends what is left of a command in a group. Where SIGKILL is not allowed it
+// is asked to end, and not waited for.
+func (u *unit) endCommand(event supervise.Event, group proc.Group, terms supervise.Terms) {
 	infos, err := group.Processes()
 	if err != nil {
 		u.warn("processes of a command cannot be listed", err)
 	}
-	if u.mayKill() {
+	if u.mayKill(terms) {
 		u.killGroups(event, infos, err == nil, group)
 	} else {
 		u.sendAll(syscall.SIGTERM, event, infos)
 	}
-	u.s.discard(ctx, nil, group)
-	u.rec.Aux, u.rec.AuxKind, u.rec.AuxMain = "", "", tenure.Process{}
-}
-
-// mayKill reports whether the unit's protocol, the terms of its stop, or an order allow
-// SIGKILL.
-func (u *unit) mayKill() bool {
-	if e := u.rec.Ending; e != nil {
-		return e.Kill || e.Terms.MayKill(u.rec.Spec.Stop)
-	}
-	return u.rec.Spec.Stop.Kill != supervise.KillNever
 }

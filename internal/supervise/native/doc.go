@@ -21,6 +21,7 @@
 //	nursery.go  workloads are heard of when they start     kin.go      what joins them
 //	adopt.go    what the last supervisor left              record.go   what it wrote
 //	prepare.go  what is made ahead of a launch             aftermath.go what waits for it
+//	terms.go    whether SIGKILL may follow, where no request says so
 //
 // # What a unit leaves behind
 //
@@ -56,6 +57,7 @@
 //
 // # A stop that times out
 //
+// The terms of an end that nobody has asked for come from Config.Terms (terms.go).
 // With KillNever the error is supervise.ErrStopTimeout. If the main process
 // lives the unit is Running again, but it has been told: when it ends, it is not
 // restarted, unless Start was called for it meanwhile; then it is at once.

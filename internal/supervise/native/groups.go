@@ -48,19 +48,9 @@ func (s *Supervisor) inUse(path string) bool {
 	return false
 }
 
-// discard removes a group in the background as soon as it is empty, and then
-// tells of it when event is set.
-func (s *Supervisor) discard(ctx context.Context, event *supervise.Event, groups ...proc.Group) {
-	s.wg.Go(func() {
-		for _, group := range groups {
-			if err := removeWhenEmpty(ctx, group); err != nil {
-				return
-			}
-		}
-		if event != nil {
-			s.bus.send(*event)
-		}
-	})
+// discard removes a group in the background as soon as it is empty.
+func (s *Supervisor) discard(ctx context.Context, group proc.Group) {
+	s.wg.Go(func() { _ = removeWhenEmpty(ctx, group) })
 }
 
 // removeWhenEmpty returns an error only when ctx ended or the kernel refuses

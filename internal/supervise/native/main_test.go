@@ -58,6 +58,18 @@ type root struct {
 	record supervisetest.Record
 	// witness, if set, sees what is recorded while it is.
 	witness supervise.Recorder
+	// arbiter, if set, says on which terms units end.
+	arbiter atomic.Pointer[supervise.Arbiter]
+}
+
+// heed has an arbiter asked from now on.
+func (r *root) heed(arbiter supervise.Arbiter) { r.arbiter.Store(&arbiter) }
+
+func (r *root) terms(ctx context.Context, unit tenure.UnitID) (supervise.Terms, error) {
+	if arbiter := r.arbiter.Load(); arbiter != nil {
+		return (*arbiter)(ctx, unit)
+	}
+	return supervise.Terms{}, nil
 }
 
 var hierarchies atomic.Int64
@@ -152,7 +164,7 @@ func (r *root) config(t *testing.T) Config {
 	t.Helper()
 	return Config{
 		StateDir: r.path("units"), RuntimeDir: r.path("u"), Hierarchy: r.hierarchy, Holder: r.holder,
-		Settle: r.settle, Record: func(e supervise.Event) {
+		Settle: r.settle, Terms: r.terms, Record: func(e supervise.Event) {
 			r.record.Add(e)
 			if r.witness != nil {
 				r.witness(e)
@@ -259,6 +271,7 @@ func newHarness(t *testing.T) supervisetest.Harness {
 		Supervisor: r.supervisor(t),
 		Exe:        executable(t),
 		Recorded:   r.record.All,
+		Heed:       r.heed,
 		Spawn:      spawnOutside,
 		Connect:    connect,
 		Socket: func(_ *testing.T, name string) supervise.Socket {

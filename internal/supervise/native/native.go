@@ -65,6 +65,9 @@ type Config struct {
 	Settle time.Duration
 	// Record, if set, is told of everything that happens when it does.
 	Record supervise.Recorder
+	// Terms says on which terms units end that nobody has asked to end. Without it
+	// their own protocols hold.
+	Terms supervise.Arbiter
 	// Launch defaults to sandbox.Start. With another one nothing is prepared.
 	Launch Launch
 	Logger *slog.Logger
@@ -120,6 +123,9 @@ func New(cfg Config) (*Supervisor, error) {
 	}
 	if cfg.Settle == 0 {
 		cfg.Settle = defaultSettle
+	}
+	if cfg.Terms == nil {
+		cfg.Terms = func(context.Context, tenure.UnitID) (supervise.Terms, error) { return supervise.Terms{}, nil }
 	}
 	if cfg.ExecHelper == nil {
 		cfg.ExecHelper = []string{"/proc/self/exe", "exec-listen"}

@@ -316,7 +316,7 @@ func (u *unit) notified(ctx context.Context, heard datagram) {
 	n := heard.notification
 	// The main process may have ended meanwhile, and nobody else has its pid yet.
 	if heard.pid != u.rec.Main.PID && !u.owns(heard.pid) {
-		if n.MainPID != 0 && u.reloadedBy(heard.pid) && u.owns(n.MainPID) {
+		if n.MainPID != 0 && u.reloadedBy(heard.pid) {
 			u.changeMain(n.MainPID)
 		}
 		return
@@ -325,7 +325,7 @@ func (u *unit) notified(ctx context.Context, heard datagram) {
 	if n.HasStatus {
 		u.rec.Text = n.Status
 	}
-	if n.MainPID != 0 && n.MainPID != u.rec.Main.PID && u.owns(n.MainPID) {
+	if n.MainPID != 0 && n.MainPID != u.rec.Main.PID {
 		u.changeMain(n.MainPID)
 	}
 	if n.ExtendTimeout > 0 {
@@ -382,18 +382,20 @@ func (u *unit) owns(pid int) bool {
 	return ok && owner == u.id
 }
 
+// changeMain makes another process of the unit the main one. Whoever has the pid is held
+// before it is seen whose it is, so that nobody else can have got it in between.
 func (u *unit) changeMain(pid int) {
-	info, err := proc.Read(pid)
+	handle, err := proc.OpenPID(pid)
 	if err != nil {
 		return
 	}
-	handle, err := proc.Open(info.Process)
-	if err != nil {
+	if !u.owns(pid) || handle.Signal(0) != nil {
+		handle.Close()
 		return
 	}
 	u.holdMain(handle)
 	u.save()
-	u.event(supervise.Event{Kind: supervise.EventMain, Processes: []tenure.Process{info.Process}})
+	u.event(supervise.Event{Kind: supervise.EventMain, Processes: []tenure.Process{handle.Process()}})
 }
 
 // extend moves the end of what the unit is doing, as EXTEND_TIMEOUT_USEC asks. A stop

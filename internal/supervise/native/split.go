@@ -124,14 +124,18 @@ func (u *unit) promise(from string, p pick) error {
 
 // derived is the Spec of a unit that came out of this one.
 func (u *unit) derived(name string, leader proc.Info, stop supervise.StopProtocol) supervise.Spec {
+	return u.rec.Spec.Branch(u.freeID(name, leader), leader.Args, stop)
+}
+
+// freeID is a name for what came out of this unit that nothing has yet.
+func (u *unit) freeID(name string, leader proc.Info) tenure.UnitID {
 	id := u.id.Service().Workload(name, leader.PID)
 	for {
 		if _, taken := u.s.find(id); !taken {
-			break
+			return id
 		}
 		id.Serial++
 	}
-	return u.rec.Spec.Branch(id, leader.Args, stop)
 }
 
 // collectMoving moves what was promised to the unit and is not there yet.
@@ -191,24 +195,33 @@ func (u *unit) leaveBehind(ctx context.Context, infos []proc.Info) {
 	if len(infos) == 0 || u.rec.Group == "" {
 		return
 	}
-	stop := u.rec.Spec.Stop
-	stop.Command, stop.Target = nil, supervise.TargetGroup
-	spec := u.derived(tenure.Leftover, infos[0], stop)
-	rec := record{
-		Spec: &spec, State: supervise.Running, Since: time.Now(), Started: infos[0].Started,
-		Generation: 1, Passive: true, Parent: u.id, Ready: true,
-		Group: u.rec.Group, Ceded: slices.Clone(u.rec.Ceded),
-	}
-	child := newUnit(u.s, rec)
-	u.s.add(child)
-	if err := u.s.records.save(&child.rec); err != nil {
-		u.warn("leftover cannot be recorded", err)
-	}
-	if err := setLabel(proc.GroupAt(u.rec.Group), label{spec.Unit, spec.Revision}); err != nil {
-		u.warn("leftover cannot be labelled", err)
-	}
+	child := u.leftover(u.rec.Spec, u.rec.Group, infos[0])
+	child.rec.Ceded = slices.Clone(u.rec.Ceded)
+	u.addLeftover(child)
 	u.unwatch()
 	u.rec.Group, u.rec.Ceded = "", nil
 	u.save()
 	u.adoptChild(ctx, child)
+}
+
+// leftover is the unit of what is left in a group of what a Spec was carried out with.
+func (u *unit) leftover(of *supervise.Spec, group string, leader proc.Info) *unit {
+	stop := of.Stop
+	stop.Command, stop.Target = nil, supervise.TargetGroup
+	spec := of.Branch(u.freeID(tenure.Leftover, leader), leader.Args, stop)
+	return newUnit(u.s, record{
+		Spec: &spec, State: supervise.Running, Since: time.Now(), Started: leader.Started,
+		Generation: 1, Passive: true, Parent: u.id, Ready: true, Group: group,
+	})
+}
+
+// addLeftover makes a leftover known. Its life begins with adoptChild.
+func (u *unit) addLeftover(child *unit) {
+	u.s.add(child)
+	if err := u.s.records.save(&child.rec); err != nil {
+		u.warn("leftover cannot be recorded", err)
+	}
+	if err := setLabel(proc.GroupAt(child.rec.Group), label{child.id, child.rec.Spec.Revision}); err != nil {
+		u.warn("leftover cannot be labelled", err)
+	}
 }

@@ -49,8 +49,11 @@ type ending struct {
 	Cut   bool          `json:"cut,omitempty"`
 	// Extended is that the unit has got more time than its grace period.
 	Extended bool `json:"extended,omitempty"`
-	// Terms replace parts of the protocol.
-	Terms supervise.Terms `json:"terms,omitzero"`
+	// Terms replace parts of the protocol. Settled is that they are known although nobody
+	// has asked for the ending, asked that the answer is on its way.
+	Terms   supervise.Terms `json:"terms,omitzero"`
+	Settled bool            `json:"settled,omitempty"`
+	asked   bool
 	// Change is the change that asked for it, if one did.
 	Change   change.ID  `json:"change,omitzero"`
 	Phase    phase      `json:"phase"`
@@ -171,6 +174,7 @@ func (u *unit) stop(ctx context.Context, req supervise.StopRequest, reply chan<-
 		e := u.rec.Ending
 		e.Cause, e.Reason, e.From, e.To, e.Hold = supervise.CauseRequest, req.Reason, req.From, req.To, req.HoldSockets
 		e.Kill, e.Limit, e.Terms, e.Change = e.Kill || req.Kill, req.Limit, req.Terms[u.id], u.by
+		u.resumeGrace()
 		u.save()
 	case supervise.Starting, supervise.Running, supervise.Reloading:
 		u.stopping = append(u.stopping, reply)
@@ -237,11 +241,11 @@ func (u *unit) grace() time.Duration {
 // sd_notify(3)): nobody is told, but it has no longer than if it had been.
 func (u *unit) endByItself() {
 	u.clearAlarms(alarmWatchdog, alarmSplit)
-	u.rec.Ending = &ending{Cause: supervise.CauseExit, Phase: phaseSignal, Began: momentOf(time.Now())}
+	now := momentOf(time.Now())
+	u.rec.Ending = &ending{Cause: supervise.CauseExit, Phase: phaseSignal, Began: now, Told: now}
 	u.answerReload(fmt.Errorf("%w: it is ending", supervise.ErrNotReady))
-	if timeout := u.rec.Spec.Stop.Timeout; timeout > 0 {
-		u.setAlarm(alarmStop, timeout)
-	}
+	u.resumeGrace()
+	u.askTerms()
 	u.state(supervise.Stopping)
 }
 
@@ -283,6 +287,7 @@ func (u *unit) runPost(ctx context.Context) bool {
 		u.warn("post-stop command cannot run", err)
 		return false
 	}
+	u.askTerms()
 	return true
 }
 
@@ -293,11 +298,12 @@ func (u *unit) keeps() bool { return len(u.matchers) > 0 && !u.rec.Passive }
 // must not be told has been set apart, and nobody forks away meanwhile.
 func (u *unit) signal(ctx context.Context) {
 	u.rec.Ending.Told = momentOf(time.Now())
-	if timeout := u.grace(); timeout > 0 {
-		u.setAlarm(alarmStop, timeout)
-	}
+	u.resumeGrace()
 	number := u.stopSignal()
 	infos, _ := u.living()
+	if len(infos) > 0 {
+		u.askTerms()
+	}
 	// Of a unit that has but its main process nothing can be set apart, and what
 	// it forks from now on is found when it has ended.
 	alone := len(infos) == 1 && infos[0].Process == u.rec.Main
@@ -434,7 +440,11 @@ func (u *unit) graceOver(ctx context.Context) {
 	if e == nil || e.Phase != phaseSignal {
 		return
 	}
-	if !u.mayKill() {
+	if !e.settled() {
+		u.askTerms() // Its time is set anew by the answer.
+		return
+	}
+	if !u.mayKill(e.Terms) {
 		u.giveUp(ctx)
 		return
 	}

@@ -28,6 +28,8 @@ type Harness struct {
 	Connect func(t *testing.T, socket supervise.Socket) <-chan string
 	// Recorded is what its Recorder was told so far.
 	Recorded func() []supervise.Event
+	// Heed has the supervisor ask an arbiter from now on. Before, it has none.
+	Heed func(supervise.Arbiter)
 	// Socket gives a socket that can be declared.
 	Socket func(t *testing.T, name string) supervise.Socket
 }

@@ -15,7 +15,7 @@ import (
 // supervisor of its own, which must have no units.
 func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 	t.Helper()
-	for _, part := range slices.Concat(lives(), words(), reports()) {
+	for _, part := range slices.Concat(lives(), words(), reports(), terms()) {
 		t.Run(part.name, func(t *testing.T) {
 			t.Parallel()
 			part.test(begin(t, newHarness(t)))

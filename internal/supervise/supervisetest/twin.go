@@ -35,6 +35,7 @@ type Twin struct {
 	printed chan struct{}
 	lastPID int
 	record  supervise.Recorder
+	arbiter supervise.Arbiter
 }
 
 // NewTwin is a supervisor that knows no unit.
@@ -47,6 +48,9 @@ func NewTwin() *Twin {
 
 // Record has everything that happens from now on recorded.
 func (t *Twin) Record(record supervise.Recorder) { t.do(func() { t.record = record }) }
+
+// Heed has an arbiter asked from now on.
+func (t *Twin) Heed(arbiter supervise.Arbiter) { t.do(func() { t.arbiter = arbiter }) }
 
 // do carries out f, and what it put off.
 func (t *Twin) do(f func()) {

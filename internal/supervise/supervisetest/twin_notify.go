@@ -58,9 +58,7 @@ func (u *twinUnit) saidStopping() {
 	}
 	u.disarm()
 	u.ending = &twinEnding{signals: true, signalled: map[*process]bool{}}
-	if timeout := u.spec().Stop.Timeout; timeout > 0 {
-		u.clock(timeout, u.graceOver)
-	}
+	u.waitGrace()
 	u.state(supervise.Stopping)
 }
 

@@ -1,6 +1,7 @@
 package supervisetest
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strconv"
@@ -22,6 +23,7 @@ func (u *twinUnit) stop(req supervise.StopRequest, by change.ID, reply chan<- tw
 		u.ending.requested = true
 		u.ending.HoldSockets, u.ending.Reason, u.ending.change = req.HoldSockets, req.Reason, by
 		u.ending.Kill, u.ending.Limit, u.ending.Terms = u.ending.Kill || req.Kill, req.Limit, req.Terms
+		u.settle()
 	case u.status.State.Alive():
 		u.stopping = append(u.stopping, reply)
 		u.end(twinEnding{StopRequest: req, change: by, requested: true})
@@ -99,10 +101,7 @@ func (u *twinUnit) progress() {
 
 // signal tells the unit to end, after what must not be told has been set apart.
 func (u *twinUnit) signal() {
-	u.ending.told = time.Now()
-	if timeout := u.grace(); timeout > 0 {
-		u.clock(timeout, u.graceOver)
-	}
+	u.waitGrace()
 	u.split()
 	u.tell(u.stopSignal(), u.targets())
 }
@@ -112,8 +111,54 @@ func (u *twinUnit) grace() time.Duration {
 	return u.terms().Grace(u.spec().Stop, u.ending.Limit)
 }
 
-// terms are those of the request to end.
-func (u *twinUnit) terms() supervise.Terms { return u.ending.Terms[u.status.Unit] }
+// waitGrace begins the grace period, and asks on which terms it is where no request
+// has said so.
+func (u *twinUnit) waitGrace() {
+	e := u.ending
+	e.told = time.Now()
+	if timeout := u.grace(); timeout > 0 {
+		u.clock(timeout, u.graceOver)
+	}
+	arbiter := u.t.arbiter
+	if e.requested || arbiter == nil || len(u.living()) == 0 {
+		return
+	}
+	e.asked = true
+	id := u.status.Unit
+	go func() {
+		terms, err := arbiter(context.Background(), id)
+		if err != nil {
+			terms = supervise.Terms{Kill: supervise.KillNever}
+		}
+		u.t.do(func() {
+			if u.ending == e && e.asked {
+				e.terms = terms
+				u.settle()
+			}
+		})
+	}()
+}
+
+// settle goes on with an ending whose terms are known now: what has been waited counts.
+func (u *twinUnit) settle() {
+	e := u.ending
+	if !e.asked {
+		return
+	}
+	e.asked = false
+	if timeout := u.grace(); timeout > 0 {
+		u.disarm()
+		u.clock(time.Until(e.told.Add(timeout)), u.graceOver)
+	}
+}
+
+// terms are those of the request to end, or those that were asked for.
+func (u *twinUnit) terms() supervise.Terms {
+	if u.ending.requested {
+		return u.ending.Terms[u.status.Unit]
+	}
+	return u.ending.terms
+}
 
 func (u *twinUnit) stopSignal() syscall.Signal {
 	if u.ending.silent && u.main != nil {
@@ -180,7 +225,7 @@ func (u *twinUnit) emptied() bool {
 // graceOver is told when the unit has had its time.
 func (u *twinUnit) graceOver() {
 	e := u.ending
-	if e == nil || e.timed {
+	if e == nil || e.timed || e.asked {
 		return
 	}
 	e.timed = true
@@ -196,9 +241,9 @@ func (u *twinUnit) graceOver() {
 		u.progress()
 		return
 	}
-	u.ending, u.told = nil, true
+	u.ending, u.told = nil, e.requested
 	u.state(supervise.Running)
-	u.answerStart(&supervise.StartError{Unit: u.status.Unit, Err: err})
+	u.answerStart(&supervise.StartError{Unit: u.status.Unit, Err: fmt.Errorf("%w: %w", supervise.ErrNotReady, err)})
 	u.answerStop(twinEnded{err: err})
 	u.runQueued()
 }

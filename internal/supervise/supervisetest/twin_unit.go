@@ -61,7 +61,11 @@ type twinEnding struct {
 	told, began time.Time
 	took        time.Duration
 	// extended is that it has got more time.
-	extended  bool
+	extended bool
+	// terms are those of an ending that nobody has asked for, asked that they are not
+	// known yet.
+	terms     supervise.Terms
+	asked     bool
 	exit      *proc.Exit
 	killed    bool
 	signalled map[*process]bool
