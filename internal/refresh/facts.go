@@ -34,10 +34,6 @@ func (m *Manager) facts(ctx context.Context, change policy.Change, more ...insta
 // gather is facts without the rules, and the revisions that they are about.
 func (m *Manager) gather(ctx context.Context, change policy.Change, more ...installed) (policy.Facts, revisions, error) {
 	facts := policy.Facts{Now: m.cfg.Now(), Change: change, Supported: supported(), Limits: m.limits()}
-	statuses, err := m.cfg.Supervisor.Units(ctx)
-	if err != nil {
-		return policy.Facts{}, revisions{}, fmt.Errorf("gather facts: %w", err)
-	}
 	states, err := m.snaps.All()
 	if err != nil {
 		return policy.Facts{}, revisions{}, fmt.Errorf("gather facts: %w", err)
@@ -46,24 +42,63 @@ func (m *Manager) gather(ctx context.Context, change policy.Change, more ...inst
 	if err != nil {
 		return policy.Facts{}, revisions{}, err
 	}
-	for _, status := range statuses {
-		by := startedBy[status.Unit.Service()]
-		if !concerns(&status, by, change.Snap) {
-			continue
-		}
-		unit, err := m.unitFacts(ctx, status)
-		if err != nil {
-			return policy.Facts{}, revisions{}, err
-		}
-		unit.By = by
-		if unit.Active || len(unit.Processes) > 0 {
-			facts.Units = append(facts.Units, unit)
-		}
+	statuses, err := m.steady(ctx, func(statuses []supervise.Status) error {
+		facts.Units, err = m.concerned(ctx, statuses, startedBy, change.Snap)
+		return err
+	})
+	if err != nil {
+		return policy.Facts{}, revisions{}, err
 	}
 	linesIn(states).tell(&facts, statuses)
 	known := revisions{states, more}
 	m.declare(&facts, known)
 	return facts, known, nil
+}
+
+// steadyRounds is how often units are read that do not stay the same. What comes out of
+// them all the time is found when they are decided on again, frozen.
+const steadyRounds = 8
+
+// steady reads all units, until none has come while they were read: what was split off a
+// unit before its processes were read would be in none of both.
+func (m *Manager) steady(ctx context.Context, read func([]supervise.Status) error) ([]supervise.Status, error) {
+	statuses, err := m.cfg.Supervisor.Units(ctx)
+	for range steadyRounds {
+		if err != nil {
+			return nil, fmt.Errorf("gather facts: %w", err)
+		}
+		if err := read(statuses); err != nil {
+			return nil, err
+		}
+		var after []supervise.Status
+		after, err = m.cfg.Supervisor.Units(ctx)
+		same := func(a, b supervise.Status) bool { return a.Unit == b.Unit && a.Generation == b.Generation }
+		if err == nil && slices.EqualFunc(statuses, after, same) {
+			break
+		}
+		statuses = after
+	}
+	return statuses, err
+}
+
+// concerned are the units that have to do with a snap, and that are alive or have processes.
+func (m *Manager) concerned(ctx context.Context, statuses []supervise.Status, startedBy map[tenure.UnitID]tenure.Instance, snap tenure.Instance) ([]policy.Unit, error) {
+	var units []policy.Unit
+	for _, status := range statuses {
+		by := startedBy[status.Unit.Service()]
+		if !concerns(&status, by, snap) {
+			continue
+		}
+		unit, err := m.unitFacts(ctx, status)
+		if err != nil {
+			return nil, err
+		}
+		unit.By = by
+		if unit.Active || len(unit.Processes) > 0 {
+			units = append(units, unit)
+		}
+	}
+	return units, nil
 }
 
 // declare adds to facts what the revisions of the snaps that they are about say. Those of
