@@ -58,24 +58,30 @@ const (
 // It does not answer where it never will.
 const ackPatience = time.Second
 
-// Births are the forks and execs of all processes on the machine from now on, as
-// the kernel's process connector tells them: in order, within a fraction of a
-// millisecond. They end with ctx. New threads are none. With kinds given the
-// others stay in the kernel, and nobody is woken for them.
+// Births are the forks and execs of all processes on the machine, or in the caller's
+// pid namespace, from now on: in order, within a fraction of a millisecond. They end
+// with ctx. New threads are none. With kinds given the others stay in the kernel, and
+// nobody is woken for them.
 //
-// The connector is for root in the first pid and user namespace. Elsewhere the
-// error is of kind ErrNoConnector.
+// The kernel's process connector tells them, which is for root in the first pid, user
+// and network namespaces, and elsewhere its events for perf(1), which are for whoever
+// has CAP_PERFMON or CAP_SYS_ADMIN. Where neither does, the error is of kind ErrNoBirths.
 func Births(ctx context.Context, kinds ...BirthKind) (iter.Seq[Birth], error) {
-	conn, err := listenBirths(kinds)
+	from, err := listenBirths(kinds)
 	if err != nil {
 		return nil, fmt.Errorf("listen to births of processes: %w", err)
 	}
+	return told(ctx, from), nil
+}
+
+// told is what from tells until ctx ends.
+func told(ctx context.Context, from births) iter.Seq[Birth] {
 	return func(yield func(Birth) bool) {
-		defer silence(conn)
-		stop := context.AfterFunc(ctx, func() { _ = conn.SetReadDeadline(time.Unix(1, 0)) })
+		defer from.silence()
+		stop := context.AfterFunc(ctx, from.interrupt)
 		defer stop()
 		for {
-			birth, known, err := receiveBirth(conn)
+			birth, known, err := from.receive()
 			switch {
 			case errors.Is(err, unix.ENOBUFS):
 				birth, known = Birth{Kind: Missed}, true
@@ -86,14 +92,57 @@ func Births(ctx context.Context, kinds ...BirthKind) (iter.Seq[Birth], error) {
 				return
 			}
 		}
-	}, nil
+	}
 }
 
-// listenBirths subscribes to the connector, and waits for its word.
-func listenBirths(kinds []BirthKind) (conn *os.File, err error) {
+// births is who tells of them.
+type births interface {
+	// receive waits for what comes next, which need not be a birth.
+	receive() (birth Birth, known bool, err error)
+	// interrupt makes receive fail, also one that waits.
+	interrupt()
+	silence()
+}
+
+func listenBirths(kinds []BirthKind) (births, error) {
+	c, err := listenConnector(kinds)
+	if err == nil {
+		return c, nil
+	}
+	p, perfErr := listenPerf(kinds)
+	if perfErr == nil {
+		return p, nil
+	}
+	return nil, errors.Join(ErrNoBirths, err, perfErr)
+}
+
+// connector hears of births from the process connector.
+type connector struct{ conn *os.File }
+
+func listenConnector(kinds []BirthKind) (connector, error) {
+	conn, err := subscribe(kinds)
+	if err != nil {
+		return connector{}, fmt.Errorf("process connector: %w", err)
+	}
+	return connector{conn}, nil
+}
+
+func (c connector) receive() (Birth, bool, error) { return receiveBirth(c.conn) }
+
+func (c connector) interrupt() { _ = c.conn.SetReadDeadline(time.Unix(1, 0)) }
+
+// silence tells the connector that nobody listens any more, or older kernels go on
+// writing events, and closes the socket.
+func (c connector) silence() {
+	_, _ = c.conn.Write(connectorMessage(procCnMcastIgnore))
+	_ = c.conn.Close()
+}
+
+// subscribe asks the connector for its events, and waits for its word.
+func subscribe(kinds []BirthKind) (conn *os.File, err error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_CONNECTOR)
 	if err != nil {
-		return nil, errors.Join(ErrNoConnector, err)
+		return nil, err
 	}
 	conn = os.NewFile(uintptr(fd), "process connector") //nolint:gosec // A descriptor is no number to overflow.
 	defer func() {
@@ -109,7 +158,7 @@ func listenBirths(kinds []BirthKind) (conn *os.File, err error) {
 		unix.Sendto(fd, connectorMessage(procCnMcastListen), 0, kernel),
 	)
 	if err != nil {
-		return conn, errors.Join(ErrNoConnector, err)
+		return conn, err
 	}
 	if err := conn.SetReadDeadline(time.Now().Add(ackPatience)); err != nil {
 		return conn, err
@@ -117,23 +166,16 @@ func listenBirths(kinds []BirthKind) (conn *os.File, err error) {
 	for {
 		what, message, err := receiveEvent(conn)
 		if err != nil {
-			return conn, errors.Join(ErrNoConnector, err)
+			return conn, err
 		}
 		if what != procEventAck {
 			continue
 		}
 		if code := binary.NativeEndian.Uint32(message[dataOffset:]); code != 0 {
-			return conn, errors.Join(ErrNoConnector, unix.Errno(code))
+			return conn, unix.Errno(code)
 		}
 		return conn, conn.SetReadDeadline(time.Time{})
 	}
-}
-
-// silence tells the connector that nobody listens any more, or older kernels go on
-// writing events, and closes the socket.
-func silence(conn *os.File) {
-	_, _ = conn.Write(connectorMessage(procCnMcastIgnore))
-	_ = conn.Close()
 }
 
 // connectorMessage asks the connector for its events, or for no more of them.
@@ -159,10 +201,10 @@ func birthFilter(kinds []BirthKind) *unix.SockFprog {
 	}
 	add(unix.BPF_LD|unix.BPF_W|unix.BPF_ABS, whatOffset, 0)
 	wanted := []uint32{procEventAck}
-	if len(kinds) == 0 || slices.Contains(kinds, Forked) {
+	if wants(kinds, Forked) {
 		wanted = append(wanted, procEventFork)
 	}
-	if len(kinds) == 0 || slices.Contains(kinds, Executed) {
+	if wants(kinds, Executed) {
 		wanted = append(wanted, procEventExec)
 	}
 	for i, what := range wanted {
@@ -174,6 +216,10 @@ func birthFilter(kinds []BirthKind) *unix.SockFprog {
 	add(unix.BPF_RET|unix.BPF_K, 0, 0)
 	add(unix.BPF_RET|unix.BPF_K, 0xffff, 0)
 	return &unix.SockFprog{Len: uint16(len(program)), Filter: &program[0]} //nolint:gosec // Six at the most.
+}
+
+func wants(kinds []BirthKind, kind BirthKind) bool {
+	return len(kinds) == 0 || slices.Contains(kinds, kind)
 }
 
 // receiveBirth gives the next event if it is the birth of a process.

@@ -29,6 +29,6 @@ var (
 	ErrNoAttr = errors.New("no such attribute")
 	// ErrUnsupported is that the host has no control groups version 2.
 	ErrUnsupported = errors.New("no cgroup2 file system is mounted")
-	// ErrNoConnector is that the kernel does not tell us of the births of processes.
-	ErrNoConnector = errors.New("the process connector cannot be listened to")
+	// ErrNoBirths is that the kernel does not tell us of the births of processes.
+	ErrNoBirths = errors.New("the kernel does not tell us of them")
 )

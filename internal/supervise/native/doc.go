@@ -38,10 +38,10 @@
 //
 // # Workloads that are known early
 //
-// While a service with patterns runs, the kernel's process connector tells which
-// processes become other programs. One that matches, and has lived for
+// While a service with patterns runs, the kernel tells which processes become other
+// programs (proc.Births). One that matches, and has lived for
 // Config.Settle, is set apart by the same split under freeze as at a stop. Where
-// there is no connector, and for what changes its command line by itself, the
+// it does not, and for what changes its command line by itself, the
 // split comes with the stop.
 //
 // # Ends that nobody saw
