@@ -269,6 +269,7 @@ func (s *server) changeOf(r *http.Request, c change.Change) client.Change {
 	if c.WaitingFor != nil {
 		result.Waiting, result.Holds = c.WaitingFor.For, c.Holds
 	}
+	addAliases(&c, result.Data)
 	admin := s.admin(r)
 	if !admin && c.Err != "" {
 		result.Err = fmt.Sprintf("it failed; administrators see why (tenure tasks %s)", c.ID)

@@ -116,6 +116,7 @@ do to each process, and why.`,
 		&cobra.Group{ID: "see", Title: "See what runs, and why:"}, &cobra.Group{ID: "changes", Title: "Changes:"},
 		&cobra.Group{ID: "config", Title: "Configuration:"})
 	root.AddCommand(a.snapCommands()...)
+	root.AddCommand(a.aliasCommands()...)
 	root.AddCommand(a.serviceCommands()...)
 	root.AddCommand(a.seeCommands()...)
 	root.AddCommand(a.policyCommand())

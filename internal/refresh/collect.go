@@ -341,7 +341,7 @@ func (m *Manager) sweepRest(ctx context.Context, snap tenure.Instance) error {
 	if err := os.RemoveAll(m.cfg.Paths.Tmp(snap)); err != nil {
 		return fmt.Errorf("remove temporary files of %s: %w", snap, err)
 	}
-	if err := errors.Join(m.confs.drop(snap), m.instances.drop(snap), m.allowances.drop(snap), m.estimates.drop(snap), m.forgetUpdates(snap)); err != nil {
+	if err := errors.Join(m.confs.drop(snap), m.instances.drop(snap), m.allowances.drop(snap), m.aliases.drop(snap), m.estimates.drop(snap), m.forgetUpdates(snap)); err != nil {
 		return err
 	}
 	return m.snaps.Put(snap, nil)

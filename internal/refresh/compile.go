@@ -21,6 +21,7 @@ const (
 	taskAside   = "set-aside-snap-data"
 	taskSwitch  = "switch-snap-channel"
 	taskHold    = "hold-snap"
+	taskAlias   = "alias"
 	taskGate    = "ask-gate-auto-refresh"
 	taskCopy    = "copy-snap-data"
 	taskDecide  = "decide"

@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -37,7 +38,7 @@ func (m *Manager) installJobs(ctx context.Context, req Request, candidates []can
 			}
 		}
 		options := inherit(req.Options, before)
-		if err := admit(c, before, options, bases); err != nil {
+		if err := cmp.Or(admit(c, before, options, bases), m.unaliased(c.Name)); err != nil {
 			return nil, err
 		}
 		j, err := m.installJob(ctx, c, before, options, req.Auto)

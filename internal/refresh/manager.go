@@ -74,6 +74,7 @@ type Manager struct {
 	instances instances
 	// allowances are what snaps may start of others.
 	allowances allowances
+	aliases    aliases
 	// copies are the data copies of changes that run, between their passes.
 	copies running
 	// collect wakes the collector.
@@ -107,6 +108,7 @@ func New(cfg Config) *Manager {
 		confs:      newConfs(cfg.Journal),
 		instances:  instances{journal.NewCollection[instance](cfg.Journal, "instances")},
 		allowances: allowances{journal.NewCollection[Allowance](cfg.Journal, "allowances")},
+		aliases:    newAliases(cfg.Journal),
 		launch:     launcher{snapctl: cfg.Snapctl, paths: cfg.Paths, usernames: filepath.Join(cfg.Paths.Run(), "etc")},
 		collect:    make(chan struct{}, 1),
 		sources:    newSources(cfg.Journal, cfg.Sources),
@@ -157,6 +159,7 @@ func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskHook, outsideHookStep{hookStep{m}})
 	change.Register(reg, taskHookInGap, hookStep{m})
 	change.Register(reg, taskConfigure, configureStep{m})
+	change.Register(reg, taskAlias, aliasStep{m})
 	change.Register(reg, taskInstances, keepInstancesStep{m})
 }
 

@@ -312,7 +312,7 @@ func (m *Manager) link(p linkParams) error {
 			return fmt.Errorf("make command: %w", err)
 		}
 	}
-	return nil
+	return m.linkAliases(p.Snap, p.ToApps)
 }
 
 // pointLink makes link point to rev, in one instant; no revision removes it.
@@ -340,11 +340,14 @@ func removeExisting(path string) error {
 // command is the entry of an app in snap/bin: the snap's name alone for the app
 // that is called like it.
 func (m *Manager) command(snap tenure.Instance, app tenure.App) string {
-	name := string(snap) + "." + string(app)
+	return filepath.Join(m.cfg.Paths.Bin(), commandName(snap, app))
+}
+
+func commandName(snap tenure.Instance, app tenure.App) string {
 	if string(app) == snap.Snap() {
-		name = string(snap)
+		return string(snap)
 	}
-	return filepath.Join(m.cfg.Paths.Bin(), name)
+	return string(snap) + "." + string(app)
 }
 
 // quote makes one word of the shell of s.

@@ -58,7 +58,7 @@ func (o *object) app(name tenure.App, snap string) App {
 		Environment:  o.environment(),
 		Plugs:        o.plugNames("plugs"),
 		Slots:        o.plugNames("slots"),
-		Aliases:      sorted(o.texts("aliases", maxAliases, acceptedAlias, isAlias)),
+		Aliases:      sorted(o.texts("aliases", maxAliases, acceptedAlias, IsAlias)),
 		Completer:    o.below("completer"),
 		Desktop:      o.below("desktop"),
 		Autostart:    o.text("autostart", "the name of a .desktop file", form(255, autostartForm)),

@@ -36,10 +36,12 @@ const (
 	acceptedBelow   = "a path below the snap, without .."
 )
 
-func isName(s string) bool  { return len(s) <= 40 && nameForm.MatchString(s) }
-func isPlug(s string) bool  { return len(s) <= 100 && nameForm.MatchString(s) }
-func isApp(s string) bool   { _, err := tenure.ParseApp(s); return err == nil }
-func isAlias(s string) bool { return len(s) <= 100 && aliasForm.MatchString(s) }
+func isName(s string) bool { return len(s) <= 40 && nameForm.MatchString(s) }
+func isPlug(s string) bool { return len(s) <= 100 && nameForm.MatchString(s) }
+func isApp(s string) bool  { _, err := tenure.ParseApp(s); return err == nil }
+
+// IsAlias reports whether s can be an alias of an app.
+func IsAlias(s string) bool { return len(s) <= 100 && aliasForm.MatchString(s) }
 
 // upTo accepts every text of at most limit characters.
 func upTo(limit int) func(string) bool {
