@@ -1,8 +1,8 @@
 // Package supervise is the contract of a supervisor: what starts units, keeps
 // them running, tells their workloads apart and ends them.
 //
-// Implementations are below it: native, and systemd later. Package
-// supervisetest has the law that every implementation passes, and an in-memory
+// Implementations are below it: native, and systemd, which has systemd start what
+// native wants started. Package supervisetest has the law that every implementation passes, and an in-memory
 // twin that passes it too.
 //
 // What always holds:

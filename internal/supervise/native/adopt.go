@@ -24,6 +24,10 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	}
 	recs, stale := resumeHandOvers(recs)
 	mend(recs)
+	recs, err := s.startedByHost(ctx, recs)
+	if err != nil {
+		return err
+	}
 	spoken := make(map[string]bool)
 	var units []*unit
 	for _, rec := range recs {
@@ -168,7 +172,7 @@ func (s *Supervisor) removeUnspoken(group proc.Group, spoken map[string]bool) {
 			return
 		}
 	}
-	if group.Remove() == nil {
+	if s.cfg.Host == nil && group.Remove() == nil {
 		_ = os.Remove(filepath.Dir(group.Path())) // It is in use when this fails.
 	}
 }
@@ -280,7 +284,7 @@ func (u *unit) adoptLaunch(ctx context.Context) {
 		u.endBy(ctx, supervise.CauseExit)
 		return
 	}
-	u.dropGroup(ctx)()
+	u.dropGroup(ctx, true)()
 	u.launch(ctx)
 }
 

@@ -61,6 +61,9 @@ func (u *unit) prepareAuxDir() error {
 
 // auxGroup makes a fresh group for a command.
 func (u *unit) auxGroup(kind auxKind) (proc.Group, error) {
+	if host := u.s.cfg.Host; host != nil {
+		return host.Fresh(Place{Unit: u.id, Service: u.keeper(), Spec: u.rec.Spec, Generation: u.rec.Generation, Command: string(kind)})
+	}
 	base := groupName(u.id, max(1, u.rec.Generation)) + auxMark + string(kind)
 	for n := 1; ; n++ {
 		group, err := u.createGroup(base + strconv.Itoa(n))

@@ -33,6 +33,7 @@ func (u *unit) forget(ctx context.Context) error {
 		u.s.cfg.Holder.Remove(ctx, u.id, ""),
 		os.RemoveAll(u.dir()),
 		u.s.records.remove(u.id),
+		u.forgetByHost(),
 	)
 	if u.id.Kind == tenure.HookRun || u.id.Named() || u.id.At != "" {
 		// Nobody asks for it any more, and the next one of the name has another log.

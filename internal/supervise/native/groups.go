@@ -14,7 +14,11 @@ import (
 	"tenure/internal/supervise"
 )
 
-func setLabel(group proc.Group, l label) error {
+// setLabel writes on a group whose it is. A host knows that by itself.
+func (s *Supervisor) setLabel(group proc.Group, l label) error {
+	if s.cfg.Host != nil {
+		return nil
+	}
 	text, err := json.Marshal(l)
 	if err != nil {
 		return fmt.Errorf("label group: %w", err)
@@ -32,7 +36,7 @@ func (s *Supervisor) labelOf(group proc.Group) (l label, ok bool) {
 	if !below {
 		return label{}, false
 	}
-	l.Unit, _, ok = UnitOfGroup(rel)
+	l.Unit, ok = s.unitOfGroup(rel)
 	return l, ok
 }
 
@@ -50,7 +54,8 @@ func (s *Supervisor) inUse(path string) bool {
 
 // discard removes a group in the background as soon as it is empty.
 func (s *Supervisor) discard(ctx context.Context, group proc.Group) {
-	s.wg.Go(func() { _ = removeWhenEmpty(ctx, group) })
+	remove := s.release(group, true)
+	s.wg.Go(func() { _ = remove(ctx) })
 }
 
 // removeWhenEmpty returns an error only when ctx ended or the kernel refuses
@@ -76,7 +81,7 @@ func removeWhenEmpty(ctx context.Context, group proc.Group) error {
 // dropGroup lets go of the group of a generation that has ended, and gives what
 // removes it in the background; a group that other units' groups are in stays
 // until they go.
-func (u *unit) dropGroup(ctx context.Context) (remove func()) {
+func (u *unit) dropGroup(ctx context.Context, asked bool) (remove func() (removed <-chan struct{})) {
 	u.unwatch()
 	var groups []proc.Group
 	for _, claim := range u.rec.Claims {
@@ -86,26 +91,39 @@ func (u *unit) dropGroup(ctx context.Context) (remove func()) {
 		Kind: supervise.EventEmpty, Time: now(), Unit: u.id, Revision: u.rec.Spec.Revision,
 		Exit: u.rec.Exit, Reason: u.rec.Ending.reason(),
 	}
-	if u.rec.Group != "" && len(u.rec.Ceded) == 0 {
+	switch {
+	case u.rec.Group == "":
+	case len(u.rec.Ceded) == 0:
 		groups = append(groups, proc.GroupAt(u.rec.Group))
+	default: // It is not empty before others end.
+		u.s.release(proc.GroupAt(u.rec.Group), asked)
 	}
 	hosts, parent := u.rec.Claims, u.rec.Parent
+	var releases []func(context.Context) error
+	for _, group := range groups {
+		releases = append(releases, u.s.release(group, asked))
+	}
 	u.rec.Group, u.rec.Claims, u.rec.Ceded, u.rec.Main = "", nil, nil, tenure.Process{}
+	removed := make(chan struct{})
 	work := func() {
-		for _, group := range groups {
-			if removeWhenEmpty(ctx, group) != nil {
+		defer close(removed)
+		for _, release := range releases {
+			if release(ctx) != nil {
 				return
 			}
 		}
 		for _, claim := range hosts {
 			// The group around the last claimed one is nobody's any more.
 			host := filepath.Dir(claim)
-			if !u.s.inUse(host) && proc.GroupAt(host).Remove() == nil {
+			if u.s.cfg.Host == nil && !u.s.inUse(host) && proc.GroupAt(host).Remove() == nil {
 				_ = os.Remove(filepath.Dir(host))
 			}
 		}
 		u.s.returnClaims(parent, hosts)
 		u.s.bus.send(event)
 	}
-	return func() { u.s.wg.Go(work) }
+	return func() <-chan struct{} {
+		u.s.wg.Go(work)
+		return removed
+	}
 }

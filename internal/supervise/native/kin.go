@@ -60,7 +60,7 @@ func (u *unit) giveMore(ctx context.Context, p pick) error {
 // join takes over groups, and processes that stand still in the group from.
 func (u *unit) join(ctx context.Context, from string, claims []string, members []tenure.Process) error {
 	if len(members) > 0 && u.rec.Group == "" {
-		group, err := u.createGroup(groupName(u.id, u.rec.Generation))
+		group, err := u.newGroup()
 		if err != nil {
 			return err
 		}

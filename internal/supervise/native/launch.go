@@ -58,7 +58,7 @@ type program struct {
 // fork starts the main process of the next generation.
 func (u *unit) fork(ctx context.Context) error {
 	u.keepPrepared()
-	group, err := u.freshGroup()
+	group, err := u.freshGroup(false)
 	if err != nil {
 		return err
 	}
@@ -87,22 +87,8 @@ func (u *unit) fork(ctx context.Context) error {
 	}
 	u.rec.Launching = false
 	u.holdMain(handle)
+	u.serves()
 	return nil
-}
-
-// freshGroup makes the control group of the next generation, or takes the one that
-// was made for it.
-func (u *unit) freshGroup() (proc.Group, error) {
-	if group, ok := u.groupAhead(); ok {
-		return group, nil
-	}
-	for {
-		u.rec.Generation++
-		group, err := u.createGroup(groupName(u.keeper(), u.rec.Generation))
-		if !errors.Is(err, fs.ErrExist) {
-			return group, err
-		}
-	}
 }
 
 // createGroup makes a group and labels it.
@@ -119,7 +105,7 @@ func (s *Supervisor) createGroup(name string, l label) (proc.Group, error) {
 	if err != nil {
 		return proc.Group{}, err
 	}
-	if err := setLabel(group, l); err != nil {
+	if err := s.setLabel(group, l); err != nil {
 		return proc.Group{}, errors.Join(err, group.Remove())
 	}
 	return group, nil
@@ -222,6 +208,9 @@ func closeFiles(files []*os.File) {
 
 // exec starts a program in its group, with the unit's profile and log.
 func (u *unit) exec(ctx context.Context, p program) (*proc.Handle, error) {
+	if host := u.s.cfg.Host; host != nil {
+		return u.launchIn(ctx, host, p)
+	}
 	dir, dirErr := p.group.Open()
 	null, nullErr := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	log, logErr := p.log, error(nil)

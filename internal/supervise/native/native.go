@@ -70,6 +70,9 @@ type Config struct {
 	Terms supervise.Arbiter
 	// Launch defaults to sandbox.Start. With another one nothing is prepared.
 	Launch Launch
+	// Host, if set, starts and keeps all processes. Launch is not used then, and groups are
+	// those that it names, two levels below the Hierarchy.
+	Host   Host
 	Logger *slog.Logger
 }
 
@@ -117,8 +120,8 @@ func New(cfg Config) (*Supervisor, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	prepares := cfg.Launch == nil
-	if prepares {
+	prepares := cfg.Launch == nil && cfg.Host == nil
+	if cfg.Launch == nil {
 		cfg.Launch = sandbox.Start
 	}
 	if cfg.Settle == 0 {
@@ -395,8 +398,7 @@ func (s *Supervisor) UnitOf(group string) (tenure.UnitID, bool) {
 	if !ok {
 		return tenure.UnitID{}, false
 	}
-	unit, _, ok := UnitOfGroup(rel)
-	return unit, ok
+	return s.unitOfGroup(rel)
 }
 
 // UnitOfProcess implements supervise.Locator.
@@ -428,16 +430,20 @@ func (s *Supervisor) owner(group string) (found tenure.UnitID, ok bool) {
 
 // logTail is the end of what a unit wrote since it was started.
 func (s *Supervisor) logTail(ctx context.Context, id tenure.UnitID, since time.Time) []string {
-	const lines, patience = 5, 200 * time.Millisecond
+	const lines = 5
 	if s.cfg.Logs == nil {
 		return nil
 	}
 	// What a process wrote just before it ended is still on its way to the log:
-	// nobody says when it has arrived, but it is not far.
+	// nobody says when it has arrived, but it is not far. The log of a host is asked for that.
+	follow, patience := true, 200*time.Millisecond
+	if s.cfg.Host != nil {
+		follow, patience = false, 5*time.Second
+	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	var tail []string
-	for line, err := range s.cfg.Logs.Logs(ctx, []tenure.UnitID{id}, lines, true) {
+	for line, err := range s.cfg.Logs.Logs(ctx, []tenure.UnitID{id}, lines, follow) {
 		if err != nil {
 			break
 		}

@@ -321,6 +321,7 @@ func (u *unit) notified(ctx context.Context, heard datagram) {
 		}
 		return
 	}
+	defer u.forward(heard)
 	u.store(ctx, n, heard.files)
 	if n.HasStatus {
 		u.rec.Text = n.Status
@@ -444,7 +445,7 @@ func (u *unit) feedWatchdog() {
 	if every > 0 && u.rec.Watchdog > 0 {
 		every = u.rec.Watchdog
 	}
-	if every > 0 && u.rec.Ready && u.rec.Ending == nil {
+	if every > 0 && u.rec.Ready && u.rec.Ending == nil && !u.rec.Alone {
 		u.setAlarm(alarmWatchdog, every)
 	}
 }

@@ -403,9 +403,10 @@ func (u *unit) relabel() {
 	if u.rec.Group == "" {
 		return
 	}
-	if err := setLabel(proc.GroupAt(u.rec.Group), label{u.id, u.rec.Spec.Revision}); err != nil {
+	if err := u.s.setLabel(proc.GroupAt(u.rec.Group), label{u.id, u.rec.Spec.Revision}); err != nil {
 		u.warn("group cannot be labelled", err)
 	}
+	u.serves()
 }
 
 // settle makes what the holder keeps that of the service as it is now: with what the

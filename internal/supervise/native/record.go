@@ -79,6 +79,9 @@ type record struct {
 	// was told to. Again is set when it was then asked to start.
 	Told  bool `json:"told,omitempty"`
 	Again bool `json:"again,omitempty"`
+	// Alone is that the host has started this generation while no supervisor ran: it speaks
+	// to the host.
+	Alone bool `json:"alone,omitempty"`
 	// Stored is set when the holder may have descriptors that the unit stored,
 	// also before this record was begun.
 	Stored bool `json:"stored,omitempty"`

@@ -73,7 +73,8 @@ func (u *unit) follow(ctx context.Context, spec supervise.Spec) error {
 		return err
 	}
 	u.save()
-	return setLabel(proc.GroupAt(u.rec.Group), label{u.id, spec.Revision})
+	u.serves()
+	return u.s.setLabel(proc.GroupAt(u.rec.Group), label{u.id, spec.Revision})
 }
 
 // reloaded is told when the reload command has ended.

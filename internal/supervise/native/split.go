@@ -111,7 +111,7 @@ func (u *unit) promise(from string, p pick) error {
 		u.rec.Generation++
 		return u.s.records.save(&u.rec)
 	}
-	group, err := u.freshGroup()
+	group, err := u.freshGroup(true)
 	if err != nil {
 		return err
 	}
@@ -140,20 +140,11 @@ func (u *unit) freeID(name string, leader proc.Info) tenure.UnitID {
 
 // collectMoving moves what was promised to the unit and is not there yet.
 func (u *unit) collectMoving() error {
-	var errs []error
-	group := proc.GroupAt(u.rec.Group)
-	for _, process := range u.rec.Moving {
-		// It stands still, so its pid is still its own; one that was killed is gone.
-		if handle, err := proc.Open(process); err == nil {
-			if err := group.Move(process.PID); err != nil && !errors.Is(err, proc.ErrGone) {
-				errs = append(errs, err)
-			}
-			handle.Close()
-		}
-	}
+	// They stand still, so their pids are still their own.
+	err := u.gather(u.s.life, proc.GroupAt(u.rec.Group), u.rec.Moving...)
 	u.rec.Moving, u.rec.From = nil, ""
 	u.save()
-	return errors.Join(errs...)
+	return err
 }
 
 // adoptChild gives a unit that came out of this one its life.
@@ -195,6 +186,10 @@ func (u *unit) leaveBehind(ctx context.Context, infos []proc.Info) {
 	if len(infos) == 0 || u.rec.Group == "" {
 		return
 	}
+	if u.s.cfg.Host != nil {
+		u.leaveElsewhere(ctx)
+		return
+	}
 	child := u.leftover(u.rec.Spec, u.rec.Group, infos[0])
 	child.rec.Ceded = slices.Clone(u.rec.Ceded)
 	u.addLeftover(child)
@@ -221,7 +216,31 @@ func (u *unit) addLeftover(child *unit) {
 	if err := u.s.records.save(&child.rec); err != nil {
 		u.warn("leftover cannot be recorded", err)
 	}
-	if err := setLabel(proc.GroupAt(child.rec.Group), label{child.id, child.rec.Spec.Revision}); err != nil {
+	if err := u.s.setLabel(proc.GroupAt(child.rec.Group), label{child.id, child.rec.Spec.Revision}); err != nil {
 		u.warn("leftover cannot be labelled", err)
+	}
+}
+
+// leaveElsewhere is leaveBehind where the unit's group is the host's to end.
+func (u *unit) leaveElsewhere(ctx context.Context) {
+	thaw := u.freeze(ctx)
+	defer thaw()
+	infos, _ := u.living()
+	if len(infos) == 0 {
+		return
+	}
+	spec := u.leftover(u.rec.Spec, "", infos[0]).rec.Spec
+	p := pick{Leader: infos[0]}
+	for _, info := range infos {
+		top := topGroup(info.Group)
+		switch {
+		case !info.Foreign:
+			p.Members = append(p.Members, info)
+		case !slices.Contains(p.Claims, top):
+			p.Claims = append(p.Claims, top)
+		}
+	}
+	if err := u.part(ctx, *spec, 0, p); err != nil {
+		u.warn("leftover cannot be set apart", err)
 	}
 }

@@ -215,7 +215,7 @@ func (u *unit) launchByItself(ctx context.Context) {
 func (u *unit) launch(ctx context.Context) {
 	u.stopListening()
 	u.rec.Ready, u.rec.Text, u.rec.Exit, u.rec.Watchdog = false, "", nil, 0
-	u.rec.Told, u.rec.Again, u.rec.Ceded = false, false, nil
+	u.rec.Told, u.rec.Again, u.rec.Ceded, u.rec.Alone = false, false, nil, false
 	u.unready = nil
 	if err := u.fork(context.WithoutCancel(ctx)); err != nil {
 		u.rec.Launching = false
@@ -329,7 +329,7 @@ func (u *unit) stopAwaiting() {
 // fail is told when a launch did not even come to a process.
 func (u *unit) fail(ctx context.Context, err error) {
 	u.event(supervise.Event{Kind: supervise.EventEnded, Cause: supervise.CauseExit, Exit: &proc.Exit{Known: true, Code: execFailed}})
-	remove := u.dropGroup(ctx)
+	remove := u.dropGroup(ctx, true)
 	u.warn("launch failed", err)
 	starting := u.starting
 	u.starting = nil
@@ -379,10 +379,12 @@ func (u *unit) afterEnd(ctx context.Context, why supervise.Cause, exit proc.Exit
 		if !u.rec.Started.IsZero() && time.Since(u.rec.Started) > lasting {
 			u.rec.Streak = 0
 		}
-		u.setAlarm(alarmBackoff, restartDelay(u.rec.Spec.Restart, u.rec.Streak))
+		delay := restartDelay(u.rec.Spec.Restart, u.rec.Streak)
+		u.setAlarm(alarmBackoff, delay)
 		u.rec.Restarts++
 		u.rec.Streak++
 		u.state(supervise.Backoff)
+		u.setAlarm(alarmBackoff, delay) // The time counts from when everybody knows.
 		return
 	}
 	if u.arm(ctx) {

@@ -167,6 +167,7 @@ func (u *unit) stop(ctx context.Context, req supervise.StopRequest, reply chan<-
 	switch u.rec.State {
 	case supervise.Inactive, supervise.Failed, supervise.Listening, supervise.Waiting, supervise.Backoff:
 		u.disarm()
+		u.restByHost(req.Reason, req.HoldSockets)
 		u.rest(ctx, req.HoldSockets)
 		reply <- stopAnswer{}
 	case supervise.Stopping:
@@ -347,7 +348,7 @@ func (u *unit) freeze(ctx context.Context) (thaw func()) {
 		return func() {}
 	}
 	thaw, err := u.stand(ctx, freezePatience)
-	if err != nil {
+	if err != nil && !errors.Is(err, proc.ErrNoGroup) { // With its last process a host removes it.
 		u.warn("group cannot be frozen", err)
 	}
 	return thaw
@@ -487,7 +488,7 @@ func processesOf(infos []proc.Info) []tenure.Process {
 // watchOldest hears of the end of the oldest of what is left, where the group
 // cannot tell because others live in groups below it.
 func (u *unit) watchOldest(ctx context.Context, infos []proc.Info) {
-	if len(u.rec.Ceded) == 0 {
+	if !u.crowded() {
 		return
 	}
 	for _, info := range infos {
@@ -550,11 +551,12 @@ func (u *unit) finish(ctx context.Context) {
 	if u.starting = nil; len(starting) > 0 {
 		outcome = u.startOutcome(ctx, e.Cause)
 	}
-	remove := u.dropGroup(ctx)
+	told, again := u.rec.Told, u.rec.Again
+	told = told || e.Cause == supervise.CauseExit && u.toldByHost(ctx, u.rec.Group)
+	remove := u.dropGroup(ctx, e.Cause == supervise.CauseRequest || told || u.overlaps())
 	u.rec.Ending = nil
 	u.clearAlarms(alarmStart, alarmStop, alarmWatchdog)
 	answer := stopAnswer{exit: e.Exit, killed: e.Killed}
-	told, again := u.rec.Told, u.rec.Again
 	u.rec.Told, u.rec.Again = false, false
 	switch {
 	case u.rec.Passive && !u.id.Named() || u.overlaps():
@@ -562,6 +564,7 @@ func (u *unit) finish(ctx context.Context) {
 	case e.Cause == supervise.CauseRequest && e.Hold:
 		u.restBriefly()
 	case e.Cause == supervise.CauseRequest || told:
+		u.awayAtBoot(e.Reason, e.Hold)
 		u.rest(ctx, e.Hold)
 	default:
 		exit := proc.Exit{}
@@ -570,8 +573,12 @@ func (u *unit) finish(ctx context.Context) {
 		}
 		u.afterEnd(ctx, e.Cause, exit)
 	}
-	u.removeLater(e.Hold, remove)
-	u.answerStop(answer)
+	if u.s.cfg.Host != nil && !e.Hold && !u.forgotten {
+		u.answerWhen(remove(), answer)
+	} else {
+		u.removeLater(e.Hold, func() { remove() })
+		u.answerStop(answer)
+	}
 	for _, reply := range starting {
 		reply <- outcome
 	}

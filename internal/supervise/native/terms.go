@@ -148,7 +148,7 @@ func (u *unit) dropLater(event supervise.Event, group proc.Group) {
 func (u *unit) outlasts(ctx context.Context, spec *supervise.Spec, group proc.Group, grace time.Duration) {
 	patience, cancel := context.WithTimeout(ctx, grace)
 	defer cancel()
-	if err := removeWhenEmpty(patience, group); err == nil || ctx.Err() != nil {
+	if err := u.s.release(group, true)(patience); err == nil || ctx.Err() != nil {
 		return
 	}
 	told := u.deliver(ctx, func(ctx context.Context) {

@@ -61,7 +61,7 @@ func (s *Supervisor) track(ctx context.Context, spec *supervise.Spec, process te
 
 // take moves a process, and what it has forked, into a fresh group of the unit.
 func (u *unit) take(process tenure.Process) error {
-	group, err := u.createGroup(groupName(u.id, u.rec.Generation))
+	group, err := u.newGroup()
 	if err != nil {
 		return err
 	}
@@ -71,17 +71,21 @@ func (u *unit) take(process tenure.Process) error {
 		err = os.MkdirAll(u.dir(), 0o755)
 	}
 	if err == nil {
-		err = group.Move(process.PID)
+		err = u.gather(u.s.life, group, process)
 	}
 	if err != nil {
 		return errors.Join(err, group.Remove())
 	}
 	// What it forks from now on is born in the group; what it has forked before
 	// may still fork outside, until nothing is found there any more.
-	for _, child := range offspring(process.PID) {
-		if err := group.Move(child); err != nil && !errors.Is(err, proc.ErrGone) {
-			u.warn("child cannot be moved", err)
+	var children []tenure.Process
+	for _, pid := range offspring(process.PID) {
+		if info, err := proc.Read(pid); err == nil {
+			children = append(children, info.Process)
 		}
+	}
+	if err := u.gather(u.s.life, group, children...); err != nil {
+		u.warn("children cannot be moved", err)
 	}
 	u.rec.Moving = nil
 	u.save()

@@ -299,7 +299,7 @@ func (u *unit) processes() ([]proc.Info, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, info := range infos {
+		for _, info := range ownOnly(infos) {
 			if !slices.Contains(u.rec.Ceded, filepath.Join(u.rec.Group, topGroup(info.Group))) || !info.Foreign {
 				all = append(all, info)
 			}
