@@ -15,7 +15,7 @@ import (
 // supervisor of its own, which must have no units.
 func Run(t *testing.T, newHarness func(t *testing.T) Harness) {
 	t.Helper()
-	for _, part := range slices.Concat(lives(), words(), reports(), terms()) {
+	for _, part := range slices.Concat(lives(), words(), reports(), terms(), restarts()) {
 		t.Run(part.name, func(t *testing.T) {
 			t.Parallel()
 			part.test(begin(t, newHarness(t)))
@@ -93,7 +93,6 @@ func lives() []part {
 // words are what services say of themselves, what becomes of it, and how they end.
 func words() []part {
 	return []part{
-		{"every end under every restart condition", restartTable},
 		{"the back-off grows", growingBackoff},
 		{"STATUS is what a service says of itself", saysStatus},
 		{"STOPPING is an end of its own accord", saysStopping},

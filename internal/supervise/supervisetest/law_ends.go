@@ -68,23 +68,29 @@ func (e *end) after(condition supervise.RestartCondition) supervise.State {
 	return supervise.Failed
 }
 
-// restartTable is every way to end under every condition.
-func restartTable(l *law) {
+// restarts are every way to end under every condition.
+func restarts() (parts []part) {
+	for _, e := range ends() {
+		parts = append(parts, part{"an end (" + e.name + ") under every restart condition", (&e).underEvery})
+	}
+	return parts
+}
+
+// underEvery is one way to end under every condition.
+func (e *end) underEvery(l *law) {
 	var specs []supervise.Spec
 	want := map[string]supervise.State{}
-	for _, e := range ends() {
-		for _, condition := range []supervise.RestartCondition{
-			supervise.RestartNever, supervise.RestartAlways, supervise.RestartOnSuccess, supervise.RestartOnFailure,
-			supervise.RestartOnAbnormal, supervise.RestartOnAbort, supervise.RestartOnWatchdog,
-		} {
-			name := e.name + "-" + string(condition)
-			want[name] = e.after(condition)
-			specs = append(specs, l.spec(name, e.program, crashes(condition, time.Hour), func(s *supervise.Spec) {
-				if e.change != nil {
-					e.change(s)
-				}
-			}))
-		}
+	for _, condition := range []supervise.RestartCondition{
+		supervise.RestartNever, supervise.RestartAlways, supervise.RestartOnSuccess, supervise.RestartOnFailure,
+		supervise.RestartOnAbnormal, supervise.RestartOnAbort, supervise.RestartOnWatchdog,
+	} {
+		name := e.name + "-" + string(condition)
+		want[name] = e.after(condition)
+		specs = append(specs, l.spec(name, e.program, crashes(condition, time.Hour), func(s *supervise.Spec) {
+			if e.change != nil {
+				e.change(s)
+			}
+		}))
 	}
 	for _, spec := range specs {
 		if err := l.Supervisor.Start(l.ctx, spec); err != nil && !errors.Is(err, supervise.ErrNotReady) {
