@@ -55,7 +55,7 @@ func TestImportsGoStrictlyDown(t *testing.T) {
 // TestHeavyLibrariesStayInTheDaemon keeps the small binaries small.
 func TestHeavyLibrariesStayInTheDaemon(t *testing.T) {
 	t.Parallel()
-	heavy := []string{"go.etcd.io/bbolt", "github.com/fsnotify/fsnotify", "github.com/godbus/dbus/v5", "cel.dev/cel-go/cel", module + "/internal/rules", module + "/internal/daemon", module + "/internal/refresh"}
+	heavy := []string{"go.etcd.io/bbolt", "github.com/fsnotify/fsnotify", "github.com/godbus/dbus/v5", "github.com/coreos/go-systemd/v22/dbus", "cel.dev/cel-go/cel", module + "/internal/rules", module + "/internal/daemon", module + "/internal/refresh"}
 	for _, command := range []string{"./cmd/tenure", "./cmd/snapctl"} {
 		if _, err := os.Stat(filepath.Join(root(t), command)); errors.Is(err, os.ErrNotExist) {
 			continue

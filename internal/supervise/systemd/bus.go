@@ -1,0 +1,240 @@
+package systemd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+
+	sd "github.com/coreos/go-systemd/v22/dbus"
+	"github.com/godbus/dbus/v5"
+
+	"tenure"
+	"tenure/internal/proc"
+)
+
+// private is where systemd itself listens, also where there is no bus.
+const private = "unix:path=/run/systemd/private"
+
+// bus is a connection to systemd that is made anew when systemd has been replaced by
+// another (daemon-reexec).
+type bus struct {
+	// life bounds the connections.
+	life context.Context //nolint:containedctx // That of the supervisor.
+
+	mu   sync.Mutex
+	conn *sd.Conn
+	lost <-chan struct{}
+}
+
+// errLost is that systemd has gone away before it said what became of a job.
+var errLost = errors.New("the connection to systemd was lost")
+
+// get is a connection that works, and what is closed when it does not any more.
+func (b *bus) get() (*sd.Conn, <-chan struct{}, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.conn != nil && b.conn.Connected() {
+		return b.conn, b.lost, nil
+	}
+	if b.conn != nil {
+		b.conn.Close()
+	}
+	var last *dbus.Conn
+	conn, err := sd.NewConnection(func() (*dbus.Conn, error) {
+		conn, err := dbus.Dial(private, dbus.WithContext(b.life))
+		if err != nil {
+			return nil, err
+		}
+		if err := conn.Auth([]dbus.Auth{dbus.AuthExternal(strconv.Itoa(0))}); err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+		last = conn
+		return conn, nil
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("connect to systemd: %w", err)
+	}
+	b.conn, b.lost = conn, last.Context().Done()
+	return b.conn, b.lost, nil
+}
+
+func (b *bus) close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.conn != nil {
+		b.conn.Close()
+		b.conn = nil
+	}
+}
+
+// job is something that systemd has been asked to do.
+type job struct {
+	unit string
+	done chan string
+	lost <-chan struct{}
+}
+
+// begin asks for a job.
+func (b *bus) begin(unit string, ask func(*sd.Conn, chan<- string) error) (*job, error) {
+	conn, lost, err := b.get()
+	if err != nil {
+		return nil, err
+	}
+	j := &job{unit: unit, done: make(chan string, 1), lost: lost}
+	if err := ask(conn, j.done); err != nil {
+		return nil, fmt.Errorf("%s: %w", unit, err)
+	}
+	return j, nil
+}
+
+// wait returns when systemd has done the job.
+func (j *job) wait(ctx context.Context) error {
+	select {
+	case result := <-j.done:
+		return j.outcome(result)
+	case <-j.lost:
+		return errLost
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// outcome is the error of a job that did not come to what was asked.
+func (j *job) outcome(result string) error {
+	if result == "done" {
+		return nil
+	}
+	return fmt.Errorf("%s: the job of systemd ended as %q", j.unit, result)
+}
+
+// start starts a unit that does not run, also one that waits to be restarted: that is not started
+// before its time is over, but restarted at once.
+func (b *bus) start(ctx context.Context, unit string) (*job, error) {
+	return b.begin(unit, func(conn *sd.Conn, done chan<- string) error {
+		_, err := conn.RestartUnitContext(ctx, unit, "replace", done)
+		return err
+	})
+}
+
+// stop does not undo what anybody else has asked for.
+func (b *bus) stop(ctx context.Context, unit string) error {
+	j, err := b.begin(unit, func(conn *sd.Conn, done chan<- string) error {
+		_, err := conn.StopUnitContext(ctx, unit, "fail", done)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return j.wait(ctx)
+}
+
+func (b *bus) startTransient(ctx context.Context, unit string, properties []sd.Property) (*job, error) {
+	return b.begin(unit, func(conn *sd.Conn, done chan<- string) error {
+		_, err := conn.StartTransientUnitContext(ctx, unit, "fail", properties, done)
+		return err
+	})
+}
+
+func (b *bus) attach(ctx context.Context, unit string, pids []uint32) error {
+	conn, _, err := b.get()
+	if err == nil {
+		err = conn.AttachProcessesToUnit(ctx, unit, "", pids)
+	}
+	if err != nil {
+		return fmt.Errorf("move processes to %s: %w", unit, err)
+	}
+	return nil
+}
+
+func (b *bus) resetFailed(ctx context.Context, unit string) error {
+	conn, _, err := b.get()
+	if err == nil {
+		err = conn.ResetFailedUnitContext(ctx, unit)
+	}
+	if err != nil {
+		return fmt.Errorf("reset %s: %w", unit, err)
+	}
+	return nil
+}
+
+func (b *bus) reload(ctx context.Context) error {
+	conn, _, err := b.get()
+	if err == nil {
+		err = conn.ReloadContext(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("reload systemd: %w", err)
+	}
+	return nil
+}
+
+// condition is how a unit is doing.
+type condition struct {
+	// active is its ActiveState ("active", "failed").
+	active string
+	// job is what kind of job waits or runs for it ("stop"); empty for none.
+	job string
+}
+
+// look reads how a unit is doing.
+func (b *bus) look(ctx context.Context, unit string) (condition, error) {
+	conn, _, err := b.get()
+	if err != nil {
+		return condition{}, err
+	}
+	c := condition{}
+	active, err := conn.GetUnitPropertyContext(ctx, unit, "ActiveState")
+	if err == nil {
+		err = active.Value.Store(&c.active)
+	}
+	if err != nil {
+		return condition{}, fmt.Errorf("look at %s: %w", unit, err)
+	}
+	job, err := conn.GetUnitPropertyContext(ctx, unit, "Job")
+	if err != nil {
+		return condition{}, fmt.Errorf("look at %s: %w", unit, err)
+	}
+	if pair, ok := job.Value.Value().([]any); ok && len(pair) == 2 {
+		if id, ok := pair[0].(uint32); ok && id != 0 {
+			c.job = b.jobType(ctx, conn, id)
+		}
+	}
+	return c, nil
+}
+
+// main is the main process of a service, which may have ended.
+func (b *bus) main(ctx context.Context, unit string) (process tenure.Process, err error) {
+	conn, _, err := b.get()
+	if err != nil {
+		return process, err
+	}
+	property, err := conn.GetServicePropertyContext(ctx, unit, "MainPID")
+	var pid uint32
+	if err == nil {
+		err = property.Value.Store(&pid)
+	}
+	if err != nil {
+		return process, fmt.Errorf("main process of %s: %w", unit, err)
+	}
+	info, err := proc.Read(int(pid))
+	if err != nil {
+		return process, fmt.Errorf("main process of %s: %w", unit, err)
+	}
+	return info.Process, nil
+}
+
+// jobType is what kind of job has an id; empty when it is done.
+func (b *bus) jobType(ctx context.Context, conn *sd.Conn, id uint32) string {
+	jobs, err := conn.ListJobsContext(ctx)
+	if err != nil {
+		return ""
+	}
+	for _, j := range jobs {
+		if j.Id == id {
+			return j.JobType
+		}
+	}
+	return ""
+}

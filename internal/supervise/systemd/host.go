@@ -1,0 +1,449 @@
+package systemd
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"tenure"
+	"tenure/internal/proc"
+	"tenure/internal/supervise"
+	"tenure/internal/supervise/native"
+)
+
+// launchPatience bounds the time between a start and the first word of what was started.
+const launchPatience = time.Minute
+
+// host is native.Host: it has systemd start what the supervisor wants started.
+type host struct {
+	names     names
+	hierarchy *proc.Hierarchy
+	files     *files
+	bus       *bus
+	program   []string
+	socket    string
+	logger    *slog.Logger
+	life      context.Context //nolint:containedctx // That of the supervisor.
+
+	mu sync.Mutex
+	// places are what the groups are for that have been named, by their paths.
+	places map[string]*place
+	// serving is the generation that each service is.
+	serving map[tenure.UnitID]generation
+	// numbers are the last ones that were given to generations.
+	numbers map[tenure.UnitID]int
+	// expected is where the first word of what is being started is waited for, by the
+	// names of units; come are those who have come by themselves.
+	expected, come map[string]chan *caller
+}
+
+// generation is a unit file.
+type generation struct {
+	name string
+	spec *supervise.Spec
+}
+
+// place is a group that has been named.
+type place struct {
+	native.Place
+
+	name  string
+	group proc.Group
+	// kept is that the unit has a file: it is there when it does not run.
+	kept bool
+	// released is closed when systemd has come to know that the unit has ended; nil when
+	// nobody waits for that. launches counts what was launched in it.
+	released chan struct{}
+	launches int
+	// ended is that no process of the unit is left, launching that the next one is not there yet.
+	ended, launching bool
+}
+
+// Fresh implements native.Host.
+func (h *host) Fresh(p native.Place) (proc.Group, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	pl := &place{Place: p}
+	switch {
+	case p.Command != "":
+		pl.name = h.unusedCommand(p)
+	case p.Gathered:
+		pl.name = h.names.numbered(p.Unit, p.Generation, scope)
+	case p.Service.Kind == tenure.Service && (p.Unit == p.Service || p.Unit.Overlaps()):
+		pl.name, pl.kept = h.generationOf(p), true
+	default:
+		pl.name = h.names.numbered(p.Unit, p.Generation, service)
+	}
+	pl.group = h.groupFor(p.Unit, pl.name)
+	if known := h.places[pl.group.Path()]; known != nil {
+		known.Place = p
+		return known.group, nil
+	}
+	h.places[pl.group.Path()] = pl
+	return pl.group, nil
+}
+
+// unusedCommand names the unit of a command.
+func (h *host) unusedCommand(p native.Place) string {
+	unit := p.Unit
+	if p.Service.Kind == tenure.Service && unit.Overlaps() {
+		unit = p.Service
+	}
+	stem, _ := strings.CutSuffix(h.names.numbered(unit, max(1, p.Generation), service), service)
+	h.numbers[p.Unit]++
+	return stem + commandMark + p.Command + strconv.Itoa(h.numbers[p.Unit]) + service
+}
+
+// generationOf is the unit that a service is launched as: the one that it is already, unless
+// it has other settings by now.
+func (h *host) generationOf(p native.Place) string {
+	spec := *p.Spec
+	spec.Unit = p.Service
+	now, known := h.serving[p.Service]
+	if known && p.Unit == p.Service && same(now.spec, &spec) && !h.crowded(h.groupFor(p.Service, now.name)) {
+		return now.name
+	}
+	number := max(h.numbers[p.Service], h.files.lastNumber(p.Service, h.names)) + 1
+	h.numbers[p.Service] = number
+	return h.names.numbered(p.Service, number, service)
+}
+
+// groupFor is the group of the unit with a name.
+func (h *host) groupFor(unit tenure.UnitID, name string) proc.Group {
+	return proc.GroupAt(filepath.Join(h.hierarchy.Path(), h.names.slice(unit.Snap), name))
+}
+
+// crowded reports whether something is left in groups that a service has made: containers that
+// go on live there.
+func (h *host) crowded(group proc.Group) bool {
+	infos, err := group.Processes()
+	return err == nil && slices.ContainsFunc(infos, func(i proc.Info) bool {
+		return i.Foreign && i.Group != native.ControlGroup
+	})
+}
+
+func same(a, b *supervise.Spec) bool {
+	textA, errA := json.Marshal(a)
+	textB, errB := json.Marshal(b)
+	return errA == nil && errB == nil && string(textA) == string(textB)
+}
+
+// at is the place that has been named by a group.
+func (h *host) at(group proc.Group) (*place, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if pl := h.places[group.Path()]; pl != nil {
+		return pl, nil
+	}
+	return nil, fmt.Errorf("group %s: %w", group.Path(), supervise.ErrUnknown)
+}
+
+// Launch implements native.Host.
+func (h *host) Launch(ctx context.Context, group proc.Group, p native.Program) (*proc.Handle, error) {
+	pl, err := h.at(group)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, launchPatience)
+	defer cancel()
+	if err := h.settle(ctx, pl); err != nil {
+		return nil, err
+	}
+	c, err := h.call(ctx, pl)
+	h.mu.Lock()
+	pl.launching = false
+	h.mu.Unlock()
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	handle, err := c.become(ctx, order{Profile: p.Profile, Command: p.Command, Names: p.Names}, p.Files)
+	if err != nil {
+		return nil, fmt.Errorf("execute %s: %w", p.Command.Argv[0], err)
+	}
+	return handle, nil
+}
+
+// settle waits until systemd knows of the end of the launch before.
+func (h *host) settle(ctx context.Context, pl *place) error {
+	h.mu.Lock()
+	released := pl.released
+	pl.launches++
+	pl.ended, pl.launching = false, true
+	h.mu.Unlock()
+	if released == nil {
+		return nil
+	}
+	select {
+	case <-released:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// between reports whether a unit has ended, and its next process is not there.
+func (h *host) between(group proc.Group) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	pl := h.places[group.Path()]
+	return pl == nil || pl.ended || pl.launching
+}
+
+// call has systemd start the unit, unless it does so by itself, and returns who asks what
+// to become.
+func (h *host) call(ctx context.Context, pl *place) (*caller, error) {
+	expected := make(chan *caller, 1)
+	h.mu.Lock()
+	if come := h.come[pl.name]; come != nil {
+		delete(h.come, pl.name)
+		h.mu.Unlock()
+		return <-come, nil
+	}
+	h.expected[pl.name] = expected
+	h.mu.Unlock()
+	defer func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		delete(h.expected, pl.name)
+	}()
+	j, err := h.begin(ctx, pl)
+	if err != nil {
+		return nil, err
+	}
+	done, ended := j.done, (<-chan struct{})(nil)
+	for {
+		select {
+		case c := <-expected:
+			return c, nil
+		case result := <-done:
+			if err := j.outcome(result); err != nil {
+				return nil, err
+			}
+			// It has been executed, and has not asked yet.
+			done, ended = nil, h.awaitEnd(ctx, pl.name)
+		case <-ended:
+			select { // It may have asked just before.
+			case c := <-expected:
+				return c, nil
+			default:
+				return nil, fmt.Errorf("%s: it has ended before it asked what to become", pl.name)
+			}
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s: %w", pl.name, context.Cause(ctx))
+		}
+	}
+}
+
+// awaitEnd closes what it returns when the main process of a unit has ended.
+func (h *host) awaitEnd(ctx context.Context, name string) <-chan struct{} {
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		main, err := h.bus.main(ctx, name)
+		if err != nil {
+			return
+		}
+		handle, err := proc.Open(main)
+		if err != nil {
+			return
+		}
+		defer handle.Close()
+		_, _ = handle.Wait(ctx) // How it ended does not matter.
+	}()
+	return ended
+}
+
+func (h *host) begin(ctx context.Context, pl *place) (*job, error) {
+	if !pl.kept {
+		return h.bus.startTransient(ctx, pl.name, h.transient(pl.name, pl))
+	}
+	spec := *pl.Spec
+	spec.Unit = pl.Service
+	if _, err := h.files.write(pl.name, h.serviceFile(pl.name, &spec), &spec); err != nil {
+		return nil, err
+	}
+	if err := h.nameFirst(pl); err != nil {
+		return nil, err
+	}
+	return h.bus.start(ctx, pl.name)
+}
+
+// nameFirst gives a service its alias before it is started for the first time: systemd finds that
+// with the unit, but does not take one that comes later before it has read all units again.
+func (h *host) nameFirst(pl *place) error {
+	h.mu.Lock()
+	_, known := h.serving[pl.Service]
+	h.mu.Unlock()
+	if known || pl.Unit != pl.Service {
+		return nil
+	}
+	_, err := h.files.point(h.names.alias(pl.Service), pl.name)
+	return err
+}
+
+// Gather implements native.Host.
+func (h *host) Gather(ctx context.Context, group proc.Group, processes []tenure.Process) error {
+	pl, err := h.at(group)
+	if err != nil {
+		return err
+	}
+	handles := make([]*proc.Handle, 0, len(processes))
+	pids := make([]uint32, 0, len(processes))
+	defer func() {
+		for _, handle := range handles {
+			handle.Close()
+		}
+	}()
+	for _, process := range processes {
+		// It stands still or waits: its pid is its own for as long as that.
+		if handle, err := proc.Open(process); err == nil {
+			handles, pids = append(handles, handle), append(pids, uint32(process.PID)) //nolint:gosec // A pid.
+		}
+	}
+	if len(pids) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, launchPatience)
+	defer cancel()
+	if populated, err := group.Populated(); err == nil && populated {
+		return h.bus.attach(ctx, pl.name, pids)
+	}
+	j, err := h.bus.startTransient(ctx, pl.name, h.scopeOf(pl, pids))
+	if err != nil {
+		return err
+	}
+	return j.wait(ctx)
+}
+
+// Release implements native.Host.
+func (h *host) Release(group proc.Group, asked bool) (wait func(context.Context) error) {
+	pl, err := h.at(group)
+	if err != nil {
+		return group.AwaitEmpty
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	launches := pl.launches
+	pl.ended = true
+	if !pl.kept {
+		return func(ctx context.Context) error {
+			err := group.AwaitEmpty(ctx)
+			h.forgetPlace(pl, launches)
+			return err
+		}
+	}
+	released := h.settleLater(pl, asked)
+	return func(ctx context.Context) error {
+		select {
+		case <-released:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		if h.launchedSince(pl, launches) {
+			return nil
+		}
+		err := group.AwaitEmpty(ctx)
+		h.forgetPlace(pl, launches)
+		return err
+	}
+}
+
+// settleLater has systemd settle what has ended, in the background; the caller has the lock.
+func (h *host) settleLater(pl *place, asked bool) (released chan struct{}) {
+	before := pl.released
+	released = make(chan struct{})
+	pl.released = released
+	go func() {
+		defer close(released)
+		if before != nil {
+			<-before
+		}
+		if asked {
+			h.end(pl)
+		}
+	}()
+	return released
+}
+
+func (h *host) launchedSince(pl *place, launches int) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return pl.launches != launches
+}
+
+// forgetPlace drops what is known of a group that is gone, with the file of a generation that
+// is not the service any more.
+func (h *host) forgetPlace(pl *place, launches int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if pl.launches != launches || pl.kept && h.serving[pl.Service].name == pl.name {
+		return
+	}
+	delete(h.places, pl.group.Path())
+	if pl.kept {
+		if err := h.files.remove(pl.name); err != nil {
+			h.logger.Warn("unit file cannot be removed", slog.Any("error", err))
+		}
+	}
+}
+
+// end tells systemd that a service whose processes have ended is not to be restarted. It does
+// not stand against what an administrator has asked for meanwhile.
+func (h *host) end(pl *place) {
+	ctx, cancel := context.WithTimeout(h.life, launchPatience)
+	defer cancel()
+	now, err := h.bus.look(ctx, pl.name)
+	if err != nil || now.job != "" {
+		return
+	}
+	if now.active != "inactive" && now.active != "failed" {
+		if err := h.bus.stop(ctx, pl.name); err != nil {
+			h.logger.Info("unit is not stopped by us", slog.String("unit", pl.name), slog.Any("error", err))
+			return
+		}
+		if now, err = h.bus.look(ctx, pl.name); err != nil {
+			return
+		}
+	}
+	if now.active == "failed" {
+		if err := h.bus.resetFailed(ctx, pl.name); err != nil {
+			h.logger.Warn("failure cannot be forgotten", slog.Any("error", err))
+		}
+	}
+}
+
+// Told implements native.Host.
+func (h *host) Told(ctx context.Context, group proc.Group) bool {
+	pl, err := h.at(group)
+	if err != nil {
+		return false
+	}
+	now, err := h.bus.look(ctx, pl.name)
+	return err == nil && (now.job == "stop" || now.job == "restart" || now.job == "try-restart")
+}
+
+// placeOf is the place that has a unit; the caller has the lock.
+func (h *host) placeOf(name string) *place {
+	for _, pl := range h.places {
+		if pl.name == name {
+			return pl
+		}
+	}
+	return nil
+}
+
+// Owner implements native.Host.
+func (h *host) Owner(rel string) (tenure.UnitID, bool) { return h.names.owner(rel) }
+
+// command is a command line of this program that systemd runs for a unit.
+func (h *host) command(verb, unit string) []string {
+	return append(append([]string{}, h.program...), verb, h.socket, h.files.specPath(unit))
+}

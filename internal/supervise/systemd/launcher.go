@@ -1,0 +1,215 @@
+package systemd
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"tenure/internal/sandbox"
+	"tenure/internal/supervise"
+)
+
+// Main is what Config.Program runs: it takes the arguments that follow the configured ones.
+//
+//	launch SOCKET SPEC   become the unit that SPEC is of
+//	stop SOCKET SPEC     have the unit ended
+//
+// Nothing in this process may use the runtime's poller before the descriptors that it is passed
+// have the numbers that they are to have.
+func Main(args []string) error {
+	if len(args) != 3 {
+		return errors.New("this command is for systemd's own use")
+	}
+	verb, socket, path := args[0], args[1], args[2]
+	unit, _ := strings.CutSuffix(filepath.Base(path), specSuffix)
+	switch verb {
+	case "launch":
+		return become(socket, path, unit)
+	case "stop":
+		return askStop(socket, unit)
+	}
+	return fmt.Errorf("there is no command %q", verb)
+}
+
+// become becomes the program of a unit.
+func become(socket, path, unit string) error {
+	conn, err := ask(socket, question{Verb: "launch", Unit: unit})
+	if err != nil {
+		return becomeAlone(path)
+	}
+	o, fds, err := conn.answer()
+	if errors.Is(err, io.EOF) {
+		// The supervisor died before it said anything.
+		_ = unix.Close(int(conn))
+		return becomeAlone(path)
+	}
+	if err == nil && o.Error != "" {
+		return errors.New(o.Error)
+	}
+	if err == nil {
+		conn, err = arrange(fds, conn)
+	}
+	if err == nil {
+		env := o.Command.Env
+		if len(fds) > 0 {
+			env = append(slices.Clip(env), "LISTEN_FDS="+strconv.Itoa(len(fds)),
+				"LISTEN_FDNAMES="+strings.Join(o.Names, ":"), "LISTEN_PID="+strconv.Itoa(os.Getpid()))
+		}
+		err = enter(o.Profile, o.Command, env)
+	}
+	_, writeErr := unix.Write(int(conn), []byte(err.Error()))
+	return errors.Join(err, writeErr)
+}
+
+func enter(profile sandbox.Profile, command supervise.Command, env []string) error {
+	dir := command.Dir
+	if dir == "" {
+		dir = "/"
+	}
+	unix.Umask(0o022)
+	return sandbox.Enter(profile, sandbox.Exec{Argv: command.Argv, Env: env, Dir: dir})
+}
+
+// connection is a socket that the runtime knows nothing of.
+type connection int
+
+// ask asks the supervisor.
+func ask(socket string, q question) (connection, error) {
+	text, err := json.Marshal(q)
+	if err != nil {
+		return -1, fmt.Errorf("encode question: %w", err)
+	}
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return -1, fmt.Errorf("ask the supervisor: %w", err)
+	}
+	err = unix.Connect(fd, &unix.SockaddrUnix{Name: socket})
+	if err == nil {
+		err = writeAll(fd, append(text, '\n'))
+	}
+	if err != nil {
+		return -1, errors.Join(fmt.Errorf("ask the supervisor: %w", err), unix.Close(fd))
+	}
+	return connection(fd), nil
+}
+
+func writeAll(fd int, text []byte) error {
+	for len(text) > 0 {
+		n, err := unix.Write(fd, text)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return err
+		}
+		text = text[max(0, n):]
+	}
+	return nil
+}
+
+// maxPassed is how many descriptors can be passed (SCM_MAX_FD).
+const maxPassed = 253
+
+// answer reads what the supervisor says, and the descriptors that come with it.
+func (c connection) answer() (o order, fds []int, err error) {
+	head := make([]byte, 4)
+	control := make([]byte, unix.CmsgSpace(4*maxPassed))
+	n, controlSize, err := c.receive(head, control)
+	if err != nil {
+		return o, nil, err
+	}
+	messages, _ := unix.ParseSocketControlMessage(control[:controlSize])
+	for i := range messages {
+		if passed, err := unix.ParseUnixRights(&messages[i]); err == nil {
+			fds = append(fds, passed...)
+		}
+	}
+	if err := c.fill(head[n:]); err != nil {
+		return o, nil, err
+	}
+	size := binary.BigEndian.Uint32(head)
+	if size > maxOrder {
+		return o, nil, fmt.Errorf("an answer of %d bytes: %w", size, os.ErrInvalid)
+	}
+	text := make([]byte, size)
+	if err := c.fill(text); err != nil {
+		return o, nil, err
+	}
+	if err := json.Unmarshal(text, &o); err != nil {
+		return o, nil, fmt.Errorf("understand the supervisor: %w", err)
+	}
+	return o, fds, nil
+}
+
+func (c connection) receive(head, control []byte) (n, controlSize int, err error) {
+	for {
+		n, controlSize, _, _, err = unix.Recvmsg(int(c), head, control, unix.MSG_CMSG_CLOEXEC)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err == nil && n == 0 {
+			err = io.EOF
+		}
+		return n, controlSize, err
+	}
+}
+
+func (c connection) fill(buf []byte) error {
+	for len(buf) > 0 {
+		n, err := unix.Read(int(c), buf)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err == nil && n == 0 {
+			err = io.EOF
+		}
+		if err != nil {
+			return err
+		}
+		buf = buf[n:]
+	}
+	return nil
+}
+
+// firstPassed is the number of the first descriptor that is passed.
+const firstPassed = 3
+
+// arrange gives descriptors the numbers from 3 on, and the connection one above.
+func arrange(fds []int, conn connection) (connection, error) {
+	own := append(slices.Clone(fds), int(conn))
+	end := firstPassed + len(fds)
+	for target := firstPassed; target < end; target++ {
+		if isOpen(target) && !slices.Contains(own, target) {
+			return conn, fmt.Errorf("descriptor %d is in use already: %w", target, os.ErrExist)
+		}
+	}
+	// Above all of them first, so that none is in another's place.
+	above := make([]int, len(own))
+	for i, fd := range own {
+		moved, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, end) //nolint:gosec // An open descriptor.
+		if err != nil {
+			return conn, fmt.Errorf("pass descriptor: %w", err)
+		}
+		_ = unix.Close(fd)
+		above[i] = moved
+	}
+	conn = connection(above[len(fds)])
+	for i, fd := range above[:len(fds)] {
+		if err := unix.Dup3(fd, firstPassed+i, 0); err != nil {
+			return conn, fmt.Errorf("pass descriptor %d: %w", firstPassed+i, err)
+		}
+		_ = unix.Close(fd)
+	}
+	return conn, nil
+}
+
+func isOpen(fd int) bool {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
+	return err == nil
+}

@@ -1,0 +1,163 @@
+package systemd
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"strings"
+
+	"tenure"
+	"tenure/internal/proc"
+	"tenure/internal/supervise"
+	"tenure/internal/supervise/native"
+)
+
+// Serves implements native.Host.
+func (h *host) Serves(spec *supervise.Spec, group proc.Group) {
+	pl, err := h.at(group)
+	if err != nil || !pl.kept {
+		return
+	}
+	text := h.serviceFile(pl.name, spec)
+	changed, err := h.files.write(pl.name, text, spec)
+	moved, aliasErr := h.files.point(h.names.alias(spec.Unit), pl.name)
+	if err := errors.Join(err, aliasErr); err != nil {
+		h.logger.Warn("unit files are not up to date", slog.Any("error", err))
+	}
+	h.mu.Lock()
+	pl.Unit = pl.Service
+	before := h.serving[spec.Unit]
+	h.serving[spec.Unit] = generation{name: pl.name, spec: spec}
+	if before.name != "" && before.name != pl.name {
+		err = h.dropGeneration(before.name)
+	}
+	h.mu.Unlock()
+	if err != nil {
+		h.logger.Warn("unit file cannot be removed", slog.Any("error", err))
+	}
+	if changed || moved {
+		h.files.stale()
+	}
+}
+
+// dropGeneration removes the files of a generation that is not the service any more, unless it still
+// runs; the caller has the lock.
+func (h *host) dropGeneration(name string) error {
+	pl := h.placeOf(name)
+	if pl != nil && !pl.ended {
+		return nil
+	}
+	if pl != nil {
+		delete(h.places, pl.group.Path())
+	}
+	return h.files.remove(name)
+}
+
+// Heard implements native.Host.
+func (h *host) Heard(group proc.Group, process tenure.Process, words string) {
+	if err := relay(process.PID, words); err != nil {
+		h.logger.Debug("systemd is not told", slog.String("group", group.Path()), slog.Any("error", err))
+	}
+}
+
+// Rest implements native.Host.
+func (h *host) Rest(service tenure.UnitID) {
+	h.mu.Lock()
+	var released chan struct{}
+	if pl := h.placeOf(h.serving[service].name); pl != nil && pl.ended {
+		released = h.settleLater(pl, true)
+	}
+	h.mu.Unlock()
+	if released != nil {
+		<-released
+	}
+}
+
+// AwayAtBoot implements native.Host.
+func (h *host) AwayAtBoot(service tenure.UnitID) {
+	if err := h.files.unwant(h.names.alias(service)); err != nil {
+		h.logger.Warn("service may be started at boot", slog.Any("error", err))
+	}
+}
+
+// Forget implements native.Host.
+func (h *host) Forget(unit tenure.UnitID) error {
+	if unit.Kind != tenure.Service {
+		return nil
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.serving, unit)
+	names := h.files.of(unit, h.names)
+	if len(names) == 0 {
+		return nil
+	}
+	h.files.stale()
+	errs := []error{h.files.unpoint(h.names.alias(unit))}
+	for _, name := range names {
+		if pl := h.placeOf(name); pl == nil || pl.ended {
+			errs = append(errs, h.files.remove(name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Running implements native.Host.
+func (h *host) Running(ctx context.Context) ([]native.Running, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	var all []native.Running
+	for unit, now := range h.serving {
+		group := h.groupFor(unit, now.name)
+		if populated, err := group.Populated(); err != nil || !populated {
+			continue
+		}
+		main, err := h.bus.main(ctx, now.name)
+		if err != nil {
+			h.logger.Info("service has no main process", slog.String("unit", now.name), slog.Any("error", err))
+			continue
+		}
+		all = append(all, native.Running{Spec: now.spec, Group: group, Main: main})
+	}
+	return all, nil
+}
+
+// known takes back what an earlier supervisor has named: the services by their aliases, and
+// the groups by what is in them. What is the file of nothing is removed.
+func (h *host) known() error {
+	groups, err := h.hierarchy.Groups()
+	if err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for unit, name := range h.files.aliases(h.names) {
+		if spec, err := h.files.spec(name); err == nil {
+			h.serving[unit] = generation{name: name, spec: spec}
+			h.knowPlace(unit, name, 1)
+		}
+	}
+	for _, group := range groups {
+		rel, _ := group.Rel(h.hierarchy)
+		name := filepath.Base(rel)
+		if unit, number, ok := h.names.parse(name); ok && strings.Count(rel, "/") == 1 {
+			h.knowPlace(unit, name, number)
+		}
+	}
+	return h.files.clean(h.names, func(name string) bool { return h.placeOf(name) != nil })
+}
+
+// knowPlace takes back one group; the caller has the lock.
+func (h *host) knowPlace(unit tenure.UnitID, name string, number int) {
+	group := h.groupFor(unit, name)
+	populated, err := group.Populated()
+	spec, specErr := h.files.spec(name)
+	if specErr != nil {
+		spec = &supervise.Spec{Unit: unit}
+	}
+	h.places[group.Path()] = &place{
+		Place: native.Place{Unit: unit, Service: unit, Spec: spec, Generation: number},
+		name:  name, group: group, kept: specErr == nil, ended: err == nil && !populated,
+	}
+}
