@@ -42,7 +42,7 @@ demo: examples ## Show the main job: a VM and a database live through refreshes.
 	@./scripts/demo
 
 .PHONY: test
-test: examples ## Run all tests, as root, and check that nothing is left behind.
+test: examples ## Run all tests (with SUPERVISORS="native systemd" end-to-end ones with both), and check that nothing is left.
 	@./scripts/run-tests
 
 .PHONY: crash
