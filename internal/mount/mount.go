@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -84,6 +85,7 @@ func alreadyMounted(file, dir string) (Info, bool, error) {
 // propagated to. It is no error if nothing is. It never detaches what is in
 // use: then it fails with ErrBusy and the topmost mount is as it was.
 func Unmount(ctx context.Context, dir string) error {
+	wait := time.Millisecond
 	for {
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("unmount %s: %w", dir, err)
@@ -94,11 +96,28 @@ func Unmount(ctx context.Context, dir string) error {
 			continue
 		case errors.Is(err, unix.EINVAL), errors.Is(err, fs.ErrNotExist):
 			return stillMounted(dir, err)
+		case errors.Is(err, unix.EBUSY) && wait < glance:
+			pause(ctx, wait)
+			wait *= 2
 		case errors.Is(err, unix.EBUSY):
 			return fmt.Errorf("unmount %s: %w", dir, ErrBusy)
 		default:
 			return fmt.Errorf("unmount %s: %w", dir, err)
 		}
+	}
+}
+
+// glance is longer than a mount is in use by somebody who only looks: who reads the links
+// of /proc/PID, or makes a namespace of mounts and drops what is not its own. Nothing
+// tells when they have looked.
+const glance = 100 * time.Millisecond
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
 	}
 }
 

@@ -287,6 +287,37 @@ func TestUnmountIsNeverLazy(t *testing.T) {
 	free(t, file)
 }
 
+// looking ends looking at a file when it is asked for the second time: when one attempt
+// has failed.
+type looking struct {
+	context.Context //nolint:containedctx // It is one.
+	at              *os.File
+	asked           int
+}
+
+func (l *looking) Err() error {
+	if l.asked++; l.asked == 2 {
+		return l.at.Close()
+	}
+	return l.Context.Err()
+}
+
+// Who looks at the links of a process, as ps and lsof do, uses what they point at.
+func TestUnmountGoesOnWhenSomebodyHasLooked(t *testing.T) {
+	t.Parallel()
+	file := image(t, "looked")
+	dir := filepath.Join(t.TempDir(), "x1")
+	mounted(t, file, dir)
+	f, err := os.Open(filepath.Join(dir, "a/b/c"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := mount.Unmount(&looking{Context: t.Context(), at: f}, dir); err != nil {
+		t.Error(err)
+	}
+	free(t, file)
+}
+
 func TestShare(t *testing.T) {
 	t.Parallel()
 	file := image(t, "shared")
