@@ -85,6 +85,12 @@ func TestAMachineRunsPrograms(t *testing.T) {
 			t.Errorf("%s: (-want +got)\n%s", c.line, diff)
 		}
 	}
+	cmd := m.Command(t.Context(), nspawn.Program{
+		Argv: []string{"sh", "-c", `echo "$WORD" in "$PWD"`}, Dir: "/usr", Env: map[string]string{"WORD": "$HOME = %n 'here'"},
+	})
+	if out, err := cmd.Output(); err != nil || string(out) != "$HOME = %n 'here' in /usr\n" {
+		t.Errorf("a program with an environment and a directory: %q, %v", out, err)
+	}
 	if text, err := os.ReadFile(filepath.Join(shared, "file")); err != nil || string(text) != "made inside\n" {
 		t.Errorf("a file of a shared directory: %q, %v", text, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"os"
 	"os/exec"
 	"slices"
 	"strconv"
@@ -36,15 +37,21 @@ func (m *Machine) Command(ctx context.Context, p Program) *exec.Cmd {
 	if p.Unit != "" {
 		args = append(args, "--unit="+p.Unit)
 	}
+	// Only the names: what is on a command line everybody can read.
 	for _, name := range slices.Sorted(maps.Keys(p.Env)) {
-		args = append(args, "--setenv="+name+"="+p.Env[name])
+		args = append(args, "--setenv="+name)
 	}
 	args = append(args, "--")
 	for _, arg := range p.Argv {
 		// systemd would put variables in.
 		args = append(args, strings.ReplaceAll(arg, "$", "$$"))
 	}
-	return m.enter(ctx, args...)
+	cmd := m.enter(ctx, args...)
+	cmd.Env = os.Environ()
+	for name, value := range p.Env {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	return cmd
 }
 
 // enter is a command in all namespaces of the machine, but not below its systemd.
