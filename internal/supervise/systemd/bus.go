@@ -204,6 +204,17 @@ func (b *bus) look(ctx context.Context, unit string) (condition, error) {
 	return c, nil
 }
 
+// machineEnds reports whether systemd stops everything, as it says; what cannot be asked
+// stops nothing.
+func (b *bus) machineEnds(ctx context.Context) bool {
+	conn, _, err := b.get()
+	if err != nil {
+		return false
+	}
+	state, err := conn.SystemStateContext(ctx)
+	return err == nil && state.Value.Value() == "stopping"
+}
+
 // main is the main process of a service, which may have ended.
 func (b *bus) main(ctx context.Context, unit string) (process tenure.Process, err error) {
 	conn, _, err := b.get()

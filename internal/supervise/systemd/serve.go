@@ -249,9 +249,13 @@ func (s *Supervisor) stopByHand(ctx context.Context, c *caller, group proc.Group
 		return nil
 	}
 	if status.State != supervise.Stopping {
+		reason := tenure.ReasonStop
+		if s.host.bus.machineEnds(ctx) {
+			reason = tenure.ReasonShutdown
+		}
 		// It is not waited for: it comes to an end only when nobody is in the group, as the caller is.
 		go func() {
-			_, err := s.Stop(ctx, supervise.StopRequest{Units: []tenure.UnitID{unit}, Reason: tenure.ReasonStop})
+			_, err := s.Stop(ctx, supervise.StopRequest{Units: []tenure.UnitID{unit}, Reason: reason})
 			if err != nil && ctx.Err() == nil {
 				s.host.logger.Warn("unit is not stopped yet", slog.String("unit", c.Unit), slog.Any("error", err))
 			}
