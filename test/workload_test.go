@@ -176,7 +176,7 @@ func TestAServiceNamesItsWorkloads(t *testing.T) {
 	same(t, "main process of vm@db", db, i.Main("named.manager/vm@db"))
 	wrote(t, i, "named.manager/vm@web1", "up x1", 1)
 	self, err := os.ReadFile(filepath.Join(i.Common("named"), "self"))
-	if err != nil || !strings.Contains(string(self), "named/manager+vm@web1.1\n") || !strings.Contains(string(self), "NoNewPrivs:\t1\n") {
+	if err != nil || !strings.Contains(string(self), "vm@web1.1") || !strings.Contains(string(self), "NoNewPrivs:\t1\n") {
 		t.Errorf("vm@web1 was not born as what it is: %v\n%s", err, self)
 	}
 	s.do("snapctl workload start job -- sh -c 'exit 3'")

@@ -26,6 +26,7 @@ import (
 	"tenure/internal/daemon"
 	"tenure/internal/sandbox"
 	"tenure/internal/supervise/native"
+	"tenure/internal/supervise/systemd"
 )
 
 func main() {
@@ -44,6 +45,8 @@ tenured installs, runs and refreshes snaps. Its end leaves them running;
   --root DIR           run a private instance below DIR (or TENURE_ROOT)
   --snapd-socket PATH  listen at PATH too, for "snap" and other clients of snapd;
                        they look for it at /run/snapd.socket
+  --supervisor NAME    "systemd" or "native" (or TENURE_SUPERVISOR); the default is
+                       systemd for the machine itself, where that is process 1
   --verbose            say more
   --version            print the version
 `
@@ -53,13 +56,17 @@ func run(args []string) error {
 	if len(args) > 0 && args[0] != "" && args[0][0] != '-' {
 		command, args = args[0], args[1:]
 	}
-	if command == "exec-listen" {
+	switch command {
+	case "exec-listen":
 		return native.ExecListen(args)
+	case "unit":
+		return systemd.Main(args)
 	}
 	flags := flag.NewFlagSet("tenured", flag.ContinueOnError)
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
 	root := flags.String("root", os.Getenv("TENURE_ROOT"), "")
 	snapd := flags.String("snapd-socket", "", "")
+	supervisor := flags.String("supervisor", os.Getenv("TENURE_SUPERVISOR"), "")
 	verbose := flags.Bool("verbose", false, "")
 	version := flags.Bool("version", false, "")
 	if err := flags.Parse(args); err != nil {
@@ -88,14 +95,18 @@ func run(args []string) error {
 			return err
 		}
 	}
-	return dispatch(command, dir, socket, *verbose)
+	kind, err := daemon.ParseSupervisor(*supervisor)
+	if err != nil {
+		return err
+	}
+	return dispatch(command, daemon.Config{Root: dir, SnapdSocket: socket, Supervisor: kind}, *verbose)
 }
 
 // collectAt is how much the heap grows, in percent of what is in use, before it
 // is collected: a daemon that mostly waits can spare the time, not the memory.
 const collectAt = 50
 
-func dispatch(command, root, snapdSocket string, verbose bool) error {
+func dispatch(command string, cfg daemon.Config, verbose bool) error {
 	debug.SetGCPercent(collectAt)
 	self, err := os.Executable()
 	if err != nil {
@@ -105,17 +116,14 @@ func dispatch(command, root, snapdSocket string, verbose bool) error {
 	if verbose {
 		level = slog.LevelDebug
 	}
-	cfg := daemon.Config{
-		Root: root, Self: self, SnapdSocket: snapdSocket,
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})),
-	}
+	cfg.Self, cfg.Logger = self, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 	if err := sandbox.Disinherit(); err != nil {
 		return err
 	}
 	if command == "holder" {
 		// It is the last to go, and never by a signal of the terminal.
 		signal.Ignore(syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGPIPE)
-		return daemon.ServeHolder(context.Background(), root)
+		return daemon.ServeHolder(context.Background(), cfg.Root)
 	}
 	if os.Geteuid() != 0 {
 		return errors.New("tenured must run as root: it mounts snaps and starts services")
@@ -124,13 +132,13 @@ func dispatch(command, root, snapdSocket string, verbose bool) error {
 	defer stop()
 	switch command {
 	case "":
-		if err := alone(ctx, root); err != nil {
+		if err := alone(ctx, cfg.Root); err != nil {
 			return err
 		}
 		if err := inherit(&cfg); err != nil {
 			return err
 		}
-		cfg.Ready = func() { cfg.Logger.Info("ready", slog.String("root", root)) }
+		cfg.Ready = func() { cfg.Logger.Info("ready", slog.String("root", cfg.Root)) }
 		return daemon.Run(ctx, cfg)
 	case "shutdown":
 		return daemon.Shutdown(ctx, cfg)

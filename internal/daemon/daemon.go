@@ -23,7 +23,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"tenure"
 	"tenure/internal/api"
 	"tenure/internal/change"
 	"tenure/internal/hook"
@@ -34,11 +33,7 @@ import (
 	"tenure/internal/rules/rulefile"
 	sourcedir "tenure/internal/source/dir"
 	"tenure/internal/squash"
-	"tenure/internal/supervise"
 	"tenure/internal/supervise/fdstore"
-	"tenure/internal/supervise/fdstore/logfile"
-	"tenure/internal/supervise/native"
-	"tenure/internal/supervise/sysbus"
 )
 
 // Version is the version of this build, set by the linker.
@@ -54,7 +49,9 @@ type Config struct {
 	// SnapdSocket, if set, is a second path to listen at: where programs made for snapd
 	// look for it.
 	SnapdSocket string
-	Logger      *slog.Logger
+	// Supervisor is which one to use; empty is that for the machine.
+	Supervisor SupervisorKind
+	Logger     *slog.Logger
 	// Ready, if set, is called when requests are answered.
 	Ready func()
 	// API and Snapctl, if set, are sockets that listen already for the root.
@@ -72,8 +69,7 @@ type parts struct {
 	history                *journal.History
 	hierarchy, holderGroup *proc.Hierarchy
 	holder                 *fdstore.Client
-	logs                   logfile.Reader
-	supervisor             *native.Supervisor
+	supervisor             supervisor
 	rules                  *rulefile.Keeper
 	manager                *refresh.Manager
 	engine                 *change.Engine
@@ -143,15 +139,9 @@ func (p *parts) open(ctx context.Context) (err error) {
 	if p.history, err = journal.OpenHistory(journal.HistoryConfig{Dir: p.paths.History(), Logger: p.cfg.Logger}); err != nil {
 		return err
 	}
-	hierarchy, err := proc.OpenHierarchy(HierarchyName(p.cfg.Root))
-	if err != nil {
-		return err
-	}
-	p.hierarchy = hierarchy
 	if err := p.openHolder(ctx); err != nil {
 		return err
 	}
-	p.logs = logfile.NewReader(p.paths.Logs())
 	if err := p.openSupervisor(); err != nil {
 		return err
 	}
@@ -177,25 +167,6 @@ func (p *parts) open(ctx context.Context) (err error) {
 	})
 	p.manager.Use(p.engine)
 	return p.manager.Began()
-}
-
-// openSupervisor makes the supervisor. The manager, which it tells and asks, is there
-// before anything is supervised.
-func (p *parts) openSupervisor() (err error) {
-	p.supervisor, err = native.New(native.Config{
-		StateDir:   filepath.Join(p.paths.Run(), "units"),
-		RuntimeDir: filepath.Join(p.paths.Run(), "u"),
-		Hierarchy:  p.hierarchy,
-		Holder:     p.holder,
-		Logs:       p.logs,
-		BusNames:   sysbus.Names{},
-		Record:     func(e supervise.Event) { p.manager.Record(e) },
-		Terms: func(ctx context.Context, unit tenure.UnitID) (supervise.Terms, error) {
-			return p.manager.Terms(ctx, unit)
-		},
-		Logger: p.cfg.Logger,
-	})
-	return err
 }
 
 // openHolder connects to the holder, or starts one in a group of its own, which
@@ -238,7 +209,7 @@ func (p *parts) dropGroups(ctx context.Context) error {
 			return err
 		}
 		if !populated {
-			return errors.Join(p.holderGroup.Remove(), p.hierarchy.Remove())
+			return errors.Join(p.supervisor.Vacate(ctx), p.holderGroup.Remove(), p.hierarchy.Remove())
 		}
 		select {
 		case <-watch.C():

@@ -23,7 +23,8 @@ type Group struct {
 // groups of the snap's units.
 func (i *Instance) Hierarchy() string {
 	for _, group := range groups(i.Root) {
-		if filepath.Base(group.Path()) == daemon.HierarchyName(i.Root) {
+		switch filepath.Base(group.Path()) {
+		case daemon.HierarchyName(i.Root), daemon.SliceName(i.Root) + ".slice":
 			return group.Path()
 		}
 	}

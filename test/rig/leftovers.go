@@ -27,7 +27,7 @@ func groups(root string) []proc.Group {
 	var found []proc.Group
 	name := daemon.HierarchyName(root)
 	for _, top := range []string{"/sys/fs/cgroup/unified", "/sys/fs/cgroup"} {
-		for _, dir := range []string{name, name + "-holder"} {
+		for _, dir := range []string{name, name + "-holder", daemon.SliceName(root) + ".slice"} {
 			group := proc.GroupAt(filepath.Join(top, dir))
 			if _, err := os.Stat(filepath.Join(group.Path(), "cgroup.procs")); err == nil {
 				found = append(found, group)

@@ -3,6 +3,7 @@ package systemd
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
@@ -270,17 +271,29 @@ func (h *host) begin(ctx context.Context, pl *place) (*job, error) {
 	if _, err := h.files.write(pl.name, h.serviceFile(pl.name, &spec), &spec); err != nil {
 		return nil, err
 	}
-	if err := h.nameFirst(pl); err != nil {
+	if err := h.nameFirst(pl, &spec); err != nil {
 		return nil, err
+	}
+	j, err := h.bus.start(ctx, pl.name)
+	if err == nil {
+		return j, nil
+	}
+	// systemd may know something else by one of its names still.
+	h.logger.Warn("unit is not started before systemd has read all units again", slog.Any("error", err))
+	if reloadErr := h.bus.reload(ctx); reloadErr != nil {
+		return nil, errors.Join(err, reloadErr)
 	}
 	return h.bus.start(ctx, pl.name)
 }
 
 // nameFirst gives a service its alias before it is started for the first time: systemd finds that
 // with the unit, but does not take one that comes later before it has read all units again.
-func (h *host) nameFirst(pl *place) error {
+func (h *host) nameFirst(pl *place, spec *supervise.Spec) error {
 	h.mu.Lock()
 	_, known := h.serving[pl.Service]
+	if !known && pl.Unit == pl.Service {
+		h.serving[pl.Service] = generation{name: pl.name, spec: spec}
+	}
 	h.mu.Unlock()
 	if known || pl.Unit != pl.Service {
 		return nil

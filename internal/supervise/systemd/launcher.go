@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,9 +23,6 @@ import (
 //
 //	launch SOCKET SPEC   become the unit that SPEC is of
 //	stop SOCKET SPEC     have the unit ended
-//
-// Nothing in this process may use the runtime's poller before the descriptors that it is passed
-// have the numbers that they are to have.
 func Main(args []string) error {
 	if len(args) != 3 {
 		return errors.New("this command is for systemd's own use")
@@ -180,23 +178,25 @@ func (c connection) fill(buf []byte) error {
 // firstPassed is the number of the first descriptor that is passed.
 const firstPassed = 3
 
-// arrange gives descriptors the numbers from 3 on, and the connection one above.
+// arrange gives descriptors the numbers from 3 on, and the connection one above. It does so for the
+// calling thread alone, which is the one that becomes the program: what the runtime has there, for the
+// other threads, stays.
 func arrange(fds []int, conn connection) (connection, error) {
-	own := append(slices.Clone(fds), int(conn))
-	end := firstPassed + len(fds)
-	for target := firstPassed; target < end; target++ {
-		if isOpen(target) && !slices.Contains(own, target) {
-			return conn, fmt.Errorf("descriptor %d is in use already: %w", target, os.ErrExist)
-		}
+	if len(fds) == 0 {
+		return conn, nil
+	}
+	runtime.LockOSThread()
+	if err := unix.Unshare(unix.CLONE_FILES); err != nil {
+		return conn, fmt.Errorf("pass descriptors: %w", err)
 	}
 	// Above all of them first, so that none is in another's place.
+	own := append(slices.Clone(fds), int(conn))
 	above := make([]int, len(own))
 	for i, fd := range own {
-		moved, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, end) //nolint:gosec // An open descriptor.
+		moved, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, firstPassed+len(fds)) //nolint:gosec // An open descriptor.
 		if err != nil {
 			return conn, fmt.Errorf("pass descriptor: %w", err)
 		}
-		_ = unix.Close(fd)
 		above[i] = moved
 	}
 	conn = connection(above[len(fds)])
@@ -204,12 +204,6 @@ func arrange(fds []int, conn connection) (connection, error) {
 		if err := unix.Dup3(fd, firstPassed+i, 0); err != nil {
 			return conn, fmt.Errorf("pass descriptor %d: %w", firstPassed+i, err)
 		}
-		_ = unix.Close(fd)
 	}
 	return conn, nil
-}
-
-func isOpen(fd int) bool {
-	_, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0)
-	return err == nil
 }

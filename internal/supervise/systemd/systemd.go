@@ -129,6 +129,20 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	return errors.Join(err, listener.Close(), <-served)
 }
 
+// Vacate takes back the slices when everything has ended for good.
+func (s *Supervisor) Vacate(ctx context.Context) error {
+	b := &bus{life: ctx}
+	defer b.close()
+	name := s.host.names.prefix + slice
+	if now, err := b.look(ctx, name); err != nil || now.active != "active" {
+		return err
+	}
+	if err := b.stop(ctx, name); err != nil {
+		return fmt.Errorf("take back the slices: %w", err)
+	}
+	return nil
+}
+
 // listen opens the socket that units ask at; that of a supervisor that has died is replaced.
 func listen(path string) (*net.UnixListener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -10,6 +10,7 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"tenure"
+	"tenure/internal/sandbox"
 	"tenure/internal/supervise"
 )
 
@@ -79,11 +80,13 @@ func (h *host) serviceFile(name string, spec *supervise.Spec) string {
 	if clean := cleanExits(spec.Restart); clean != "" {
 		settings = append(settings, setting{"SuccessExitStatus", clean})
 	}
+	unit := []setting{{"Description", describe(spec)}, {"StartLimitIntervalSec", "0"}}
+	if spec.Profile.Root == sandbox.RootBase {
+		// At boot it may be asked for before its snaps are mounted. It is started again then.
+		unit = append(unit, setting{"ConditionPathIsMountPoint", strings.ReplaceAll(spec.Profile.Base, "%", "%%")})
+	}
 	return render(
-		section{"Unit", []setting{
-			{"Description", describe(spec)},
-			{"StartLimitIntervalSec", "0"},
-		}},
+		section{"Unit", unit},
 		section{"Service", settings},
 		section{"Install", []setting{{"WantedBy", bootTarget}}},
 	)
