@@ -22,6 +22,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // Config says which daemon a Client talks to.
@@ -113,6 +114,10 @@ type Response struct {
 	Result     json.RawMessage `json:"result,omitempty"`
 	// Change is the id of the change that an asynchronous answer is about.
 	Change string `json:"change,omitempty"`
+	// WarningCount is how many warnings an administrator is still to see, and
+	// WarningTimestamp since when the last of them is; snapd's clients are told.
+	WarningCount     int       `json:"warning-count,omitempty"`
+	WarningTimestamp time.Time `json:"warning-timestamp,omitzero"`
 }
 
 // call is one request: Body and its type may be missing.

@@ -259,6 +259,9 @@ func TestWhatFailsUnderObservationIsHeldBack(t *testing.T) {
 	if now := current(t, i, "probe"); now.Revision != "7" {
 		t.Errorf("now: %+v", now)
 	}
+	if said := i.Tenure("warnings"); !strings.Contains(said, `the refresh of "probe" to revision 8 has failed: `) || !strings.Contains(said, "see tenure tasks "+change.ID) {
+		t.Errorf("the warnings: %s", said)
+	}
 }
 
 // gated packs a snap whose hook gate-auto-refresh holds its refreshes while there is a

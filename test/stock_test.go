@@ -57,6 +57,7 @@ func TestTheStockSnapCommand(t *testing.T) {
 				},
 				Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 					"snap": s.stock(program), "daemon": s.daemon, "await": s.await, "said": s.said, "release": releaseFile,
+					"fields": fields,
 				},
 			})
 		})
@@ -101,7 +102,12 @@ func (s *session) stock(program string) func(*testscript.TestScript, bool, []str
 			ts.Fatalf("snap %s: %v", strings.Join(args, " "), err)
 		}
 		text := string(out)
-		if args[0] != "tasks" {
+		switch args[0] {
+		case "tasks":
+		case "warnings":
+			// Where its lines are broken depends on the length of paths.
+			text = strings.ReplaceAll(text, "\n  ", " ")
+		default:
 			text = inPassing.ReplaceAllString(text, "")
 		}
 		entry := fmt.Sprintf("$ snap %s\n%s", s.short(ts, strings.Join(args, " ")), s.short(ts, masked(text)))

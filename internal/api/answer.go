@@ -51,6 +51,9 @@ func (s *server) answer(handle handler, adminOnly bool) http.Handler {
 			return
 		}
 		envelope := client.Response{Type: "sync", StatusCode: http.StatusOK}
+		if s.admin(r) && forSnapd(r) {
+			envelope.WarningCount, envelope.WarningTimestamp = s.cfg.Manager.News(r.Context())
+		}
 		if answer.change != 0 {
 			answer.joint = cmp.Or(answer.joint, answer.change.String())
 		}

@@ -177,6 +177,8 @@ func (s *server) handler() http.Handler {
 	admin("GET /v2/allowances", s.allowances)
 	admin("POST /v2/allowances", s.changeAllowance)
 	admin("POST /v2/run", s.run)
+	admin("GET /v2/warnings", s.warnings)
+	admin("POST /v2/warnings", s.okay)
 	open("GET /v2/aliases", s.aliases)
 	admin("POST /v2/aliases", s.changeAliases)
 	mux.Handle("GET /v2/logs", s.stream(s.logs))

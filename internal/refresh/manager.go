@@ -75,6 +75,7 @@ type Manager struct {
 	// allowances are what snaps may start of others.
 	allowances allowances
 	aliases    aliases
+	warnings   warnings
 	// copies are the data copies of changes that run, between their passes.
 	copies running
 	// collect wakes the collector.
@@ -109,6 +110,7 @@ func New(cfg Config) *Manager {
 		instances:  instances{journal.NewCollection[instance](cfg.Journal, "instances")},
 		allowances: allowances{journal.NewCollection[Allowance](cfg.Journal, "allowances")},
 		aliases:    newAliases(cfg.Journal),
+		warnings:   warnings{docs: journal.NewCollection[time.Time](cfg.Journal, "warnings")},
 		launch:     launcher{snapctl: cfg.Snapctl, paths: cfg.Paths, usernames: filepath.Join(cfg.Paths.Run(), "etc")},
 		collect:    make(chan struct{}, 1),
 		sources:    newSources(cfg.Journal, cfg.Sources),
