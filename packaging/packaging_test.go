@@ -93,6 +93,21 @@ func (m machine) expect(when, name, want string) {
 	}
 }
 
+// expectKept fails the test if whoever is in the daemon's control group reaches what it
+// is to be kept from, or what it needs is kept from it.
+func (m machine) expectKept() {
+	m.t.Helper()
+	m.run("mknod", "/dev/tun", "c", "10", "200")
+	for what, permitted := range map[string]bool{
+		"</dev/tun": false, ">/dev/udp/127.0.0.1/9; echo >&9": false, "<>/dev/loop-control": true, "<>/dev/loop0": true, "</dev/urandom": true,
+	} {
+		got := m.Run(m.t.Context(), "bash", "-c", "echo $$ >/sys/fs/cgroup/system.slice/tenured.service/cgroup.procs; exec 9"+what)
+		if refused := strings.Contains(got.Stderr, "Operation not permitted"); refused == permitted {
+			m.t.Errorf("%s: permitted is %t, want %t: %+v", what, !refused, permitted, got)
+		}
+	}
+}
+
 // TestTenuredAsAUnit is a life of the daemon below systemd: whatever is done to it, the
 // service lives, and whoever calls meanwhile is answered.
 func TestTenuredAsAUnit(t *testing.T) {
@@ -102,6 +117,7 @@ func TestTenuredAsAUnit(t *testing.T) {
 	m.expect("after the boot", "StatusText", "Idle.")
 	m.run("tenure", "install", "--dangerous", "/mnt/hello_1.snap")
 	before := m.ask()
+	m.expectKept()
 
 	for _, call := range []string{"tenure ps", "snapctl services"} {
 		m.run("systemctl", "stop", "tenured.service")
