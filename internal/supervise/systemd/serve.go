@@ -245,7 +245,7 @@ func (s *Supervisor) stopByHand(ctx context.Context, c *caller, group proc.Group
 	defer cancel()
 	events := s.Events(ctx) // From now on.
 	status, known := s.status(ctx, unit)
-	if !known || !status.State.Alive() || status.Group != group.Path() {
+	if !known || !status.State.Alive() || status.Group != group.Path() || hasEnded(status.Main) {
 		return nil
 	}
 	if status.State != supervise.Stopping {
@@ -268,6 +268,18 @@ func (s *Supervisor) stopByHand(ctx context.Context, c *caller, group proc.Group
 		}
 	}
 	return fmt.Errorf("wait for %s: %w", unit, context.Cause(ctx))
+}
+
+// hasEnded reports whether a main process has ended, which the supervisor may not have heard yet: then
+// systemd has not been asked for anything, but follows.
+func hasEnded(main tenure.Process) bool {
+	handle, err := proc.Open(main)
+	if err != nil {
+		return errors.Is(err, proc.ErrGone)
+	}
+	defer handle.Close()
+	ended, err := handle.Ended()
+	return err == nil && ended
 }
 
 func (s *Supervisor) status(ctx context.Context, id tenure.UnitID) (supervise.Status, bool) {
