@@ -182,15 +182,19 @@ func (d *decider) protocol(s subject, verdict tenure.Verdict) Protocol {
 	default:
 		p.Source = appKey(s, "stop")
 	}
+	if p.Timeout <= 0 {
+		p.Timeout = DefaultStopTimeout
+	}
+	given := p.Timeout
 	d.applyRulings(s, &p)
 	p.Signal = cmp.Or(p.Signal, "SIGTERM")
 	p.Target = cmp.Or(p.Target, TargetGroup)
 	p.Kill = cmp.Or(p.Kill, KillAfterTimeout)
-	if p.Timeout <= 0 {
-		p.Timeout = DefaultStopTimeout
-	}
 	if limit := d.Limits.MaxStopTimeout; limit > 0 && p.Timeout > limit {
 		p.Asked, p.Timeout = p.Timeout, limit
+	}
+	if p.Timeout != given {
+		p.Given = given
 	}
 	if d.Change.Kill && p.Kill == KillNever {
 		p.Kill, p.Forced = KillAfterTimeout, true

@@ -18,6 +18,8 @@ type Estimate struct {
 	// Each is what every further one of them adds to Took: nothing where they end side by
 	// side, all of its time where one ends after the other.
 	Each time.Duration `json:"each,omitempty"`
+	// Of is the grace period that its package gave the unit then; 0 is not known.
+	Of time.Duration `json:"of,omitempty"`
 }
 
 // of is how long it takes with n workloads.
@@ -50,6 +52,9 @@ func (d *decider) checkEstimates(items []Item) {
 			continue
 		}
 		known := d.Estimates[EstimateKey(item.Unit)]
+		if known.Of > item.Stop.given() {
+			continue // Its package says that it takes less since.
+		}
 		n := endingWith(items, item.Unit, known.With)
 		item.Estimate = known.of(n)
 		text := stopText(item.Estimate, n)

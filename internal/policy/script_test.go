@@ -351,19 +351,26 @@ func (s *script) limit(d *datadriven.TestData) (err error) {
 	return nil
 }
 
-// estimate reads lines as "virt.virtd 7s with vm each 7s".
+// estimate reads lines as "virt.virtd 7s with vm each 7s of 1m".
 func (s *script) estimate(d *datadriven.TestData) error {
 	clear(s.facts.Estimates)
 	for line := range strings.Lines(d.Input) {
 		words := strings.Fields(line)
+		var e policy.Estimate
+		if n := len(words) - 2; n >= 2 && words[n] == "of" {
+			var err error
+			if e.Of, err = parseDuration(words[n+1]); err != nil {
+				return err
+			}
+			words = words[:n]
+		}
 		if len(words) != 2 && (len(words) != 6 || words[2] != "with" || words[4] != "each") {
-			return fmt.Errorf("%q (want UNIT TIME, or UNIT TIME with NAME each TIME)", strings.TrimSpace(line))
+			return fmt.Errorf("%q (want UNIT TIME [with NAME each TIME] [of TIME])", strings.TrimSpace(line))
 		}
 		unit, err := tenure.ParseUnit(words[0])
 		if err != nil {
 			return err
 		}
-		var e policy.Estimate
 		if e.Took, err = parseDuration(words[1]); err != nil {
 			return err
 		}

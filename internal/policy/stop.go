@@ -1,6 +1,9 @@
 package policy
 
-import "time"
+import (
+	"cmp"
+	"time"
+)
 
 // Stop is a stop protocol, in the terms of a declaration. The zero value is
 // SIGTERM to the whole group, DefaultStopTimeout, then SIGKILL.
@@ -44,6 +47,9 @@ type Protocol struct {
 	Stop
 	// Asked is the grace period before it was capped; 0 when it was not.
 	Asked time.Duration `json:"asked,omitempty"`
+	// Given is the grace period that the package gives, where the administrator has another
+	// one used; else 0.
+	Given time.Duration `json:"given,omitempty"`
 	// Forced is that SIGKILL is allowed by the change although the protocol
 	// forbids it.
 	Forced bool `json:"forced,omitempty"`
@@ -55,3 +61,6 @@ type Protocol struct {
 	// "default".
 	Source string `json:"source"`
 }
+
+// given is the grace period that the package gives.
+func (p Protocol) given() time.Duration { return cmp.Or(p.Given, p.Timeout) }

@@ -82,7 +82,8 @@ type stopWatch struct {
 	// began is when it began, told when the signal was sent after the stop command, and over
 	// when the unit had ended.
 	began, told, over time.Time
-	took              time.Duration
+	// took is how much of its grace period it needed, and given what its package gave it.
+	took, given time.Duration
 	// extended is that it has asked for more time, as it will again: nothing needs to be
 	// foreseen.
 	extended bool
@@ -126,7 +127,7 @@ func (e *estimates) observe(event supervise.Event) {
 func (e *estimates) ended(event supervise.Event) {
 	unit := event.Unit
 	if w := e.stops[unit]; w != nil && w.over.IsZero() {
-		w.over, w.took, w.extended = event.Time, event.Took, event.Extended
+		w.over, w.took, w.given, w.extended = event.Time, event.Took, event.Given, event.Extended
 		e.measured(unit, w)
 	}
 	if unit.Kind != tenure.Workload {
@@ -182,11 +183,13 @@ func (w *stopWatch) estimate() (policy.Estimate, bool) {
 		return policy.Estimate{}, true
 	}
 	if len(w.ends) == 0 {
-		return policy.Estimate{Took: w.took}, w.took > 0
+		return policy.Estimate{Took: w.took, Of: w.given}, w.took > 0
 	}
 	first := max(0, slices.MinFunc(w.ends, time.Time.Compare).Sub(w.base()))
 	last := max(first, slices.MaxFunc(w.ends, time.Time.Compare).Sub(w.base()))
-	e := policy.Estimate{Took: first + max(0, w.took-last), With: slices.Compact(slices.Sorted(slices.Values(w.with))), Each: first}
+	e := policy.Estimate{
+		Took: first + max(0, w.took-last), With: slices.Compact(slices.Sorted(slices.Values(w.with))), Each: first, Of: w.given,
+	}
 	if more := len(w.ends) - 1; more > 0 {
 		e.Each = (last - first) / time.Duration(more)
 	}

@@ -129,6 +129,9 @@ func TestEstimatesOfAManager(t *testing.T) {
 			s.ends(3, machine(1), 2)
 			s.ends(5, manager(), 5)
 		}, estimated{manager(): took(5), kind("vm"): took(2)}},
+		"with the time that it was given": {func(s *stopScene) {
+			s.at(5, supervise.Event{Kind: supervise.EventEnded, Unit: manager(), Took: seconds(5), Given: seconds(300)})
+		}, estimated{manager(): {Took: seconds(5), Of: seconds(300)}}},
 		"the longest of its kind": {func(s *stopScene) {
 			for pid, t := range map[int]float64{1: 2, 2: 4, 3: 3} {
 				s.begins(10, machine(pid), tenure.ReasonRefresh)

@@ -386,6 +386,9 @@ type Event struct {
 	// needed: of the stop command's and of what followed the signal, the longer. It is 0
 	// where the time was over, and the end was cut short.
 	Took time.Duration `json:"took,omitempty"`
+	// Given is, for an end, the grace period of the unit's own protocol, whatever the terms
+	// and the limit of the request.
+	Given time.Duration `json:"given,omitempty"`
 	// Extended is that it has asked for more time than that (EXTEND_TIMEOUT_USEC of
 	// sd_notify(3)), and got it.
 	Extended bool `json:"extended,omitempty"`

@@ -546,7 +546,8 @@ func (u *unit) answerStop(a stopAnswer) {
 // finish closes an ending: the unit has no process any more.
 func (u *unit) finish(ctx context.Context) {
 	e := u.rec.Ending
-	u.event(supervise.Event{Kind: supervise.EventEnded, Exit: u.rec.Exit, Took: e.took(u.grace()), Extended: e.Extended})
+	needed, given := e.took(u.grace()), u.rec.Spec.Stop.Timeout
+	u.event(supervise.Event{Kind: supervise.EventEnded, Exit: u.rec.Exit, Took: needed, Given: given, Extended: e.Extended})
 	starting, outcome := u.starting, error(nil)
 	if u.starting = nil; len(starting) > 0 {
 		outcome = u.startOutcome(ctx, e.Cause)

@@ -141,6 +141,9 @@ func stopsTimed(l *law) {
 	took := map[tenure.UnitID]time.Duration{}
 	for _, e := range l.recorded(supervise.EventEnded) {
 		took[e.Unit] = e.Took
+		if given := map[string]time.Duration{"cut": little, "extended": patience / 2}[string(e.Unit.App)]; given != 0 && e.Given != given {
+			l.t.Errorf("the protocol of %s gives it %s, and its end says %s", e.Unit, given, e.Given)
+		}
 		if e.Extended != (e.Unit == unit("extended")) {
 			l.t.Errorf("the stop of %s was extended: %t", e.Unit, e.Extended)
 		}

@@ -266,7 +266,7 @@ func (u *twinUnit) runQueued() {
 // finish closes an ending: the unit has no process any more.
 func (u *twinUnit) finish() {
 	e, told := u.ending, u.told
-	end := supervise.Event{Kind: supervise.EventEnded, Exit: e.exit, Extended: e.extended}
+	end := supervise.Event{Kind: supervise.EventEnded, Exit: e.exit, Given: u.spec().Stop.Timeout, Extended: e.extended}
 	if e.requested && !e.killed {
 		end.Took = e.took
 	}
