@@ -24,12 +24,10 @@ type known struct {
 	of map[string]reading
 }
 
-// reading is what was read of a release, or what is wrong with it, while its files were as
-// they were.
+// reading is what was read of a release while its files were as they were.
 type reading struct {
 	yaml, snap stamp
 	release    source.Release
-	err        error
 }
 
 // stamp tells one content of a file from all others: whatever changes it changes the time
@@ -54,7 +52,8 @@ func stampOf(path string, now time.Time) (s stamp, ok bool) {
 	return stamp{dev: stat.Dev, ino: stat.Ino, size: stat.Size, mode: stat.Mode, uid: stat.Uid, mtime: stat.Mtim, changed: stat.Ctim}, true
 }
 
-// reread is what the files called stem say, read again only if they have changed.
+// reread is what the files called stem say, read again only if they have changed. An error
+// is not kept: it may be that of a moment, which leaves no mark on the files.
 func (s Source) reread(stem string) (source.Release, error) {
 	now := s.known.now()
 	yaml, told := stampOf(filepath.Join(s.path, stem+".yaml"), now)
@@ -66,14 +65,17 @@ func (s Source) reread(stem string) (source.Release, error) {
 	r, found := s.known.of[stem]
 	s.known.mu.Unlock()
 	if !found || r.yaml != yaml || r.snap != snap {
-		r = reading{yaml: yaml, snap: snap}
-		r.release, r.err = s.read(stem)
+		release, err := s.read(stem)
+		if err != nil {
+			return source.Release{}, err
+		}
+		r = reading{yaml, snap, release}
 		s.known.mu.Lock()
 		s.known.of[stem] = r
 		s.known.mu.Unlock()
 	}
 	r.release.Channels = slices.Clone(r.release.Channels)
-	return r.release, r.err
+	return r.release, nil
 }
 
 // forget drops what is known of files that are gone, when there is more of it than files.

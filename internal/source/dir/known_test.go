@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -61,6 +62,17 @@ func TestKnownUntilItChanges(t *testing.T) {
 	want("", "others than root can write")
 	want("", "others than root can write")
 	must(os.Chmod(packed, 0o600))
+	want("22", "")
+	// What cannot be read for a moment can be read again, though its files are as they were:
+	// nobody opens a file that is leased to somebody else.
+	lease, err := os.OpenFile(packed, os.O_RDWR, 0)
+	must(err)
+	s.known.of = map[string]reading{}
+	if _, _, errno := syscall.Syscall(syscall.SYS_FCNTL, lease.Fd(), syscall.F_SETLEASE, syscall.F_WRLCK); errno != 0 {
+		t.Fatal(errno)
+	}
+	want("", "temporarily unavailable")
+	must(lease.Close())
 	want("22", "")
 	must(os.WriteFile(packed, file[1:], 0o600))
 	want("", "bytes, and not "+strconv.FormatInt(r.Size, 10))
