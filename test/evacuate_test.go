@@ -100,6 +100,21 @@ snapctl change >"$SNAP_COMMON/change"`, "first", "second")
 	}
 }
 
+// What the package has asked of its services before anything stopped is done, as it is for all
+// other hooks of a refresh.
+func TestAnEvacuationEndsAService(t *testing.T) {
+	t.Parallel()
+	i := evacuated(t, "snapctl stop hooked.served")
+	i.Tenure("refresh", "--dangerous", hooked(t, i, nil))
+	if unit, runs := i.Units()["hooked.served"]; runs {
+		t.Errorf("the service was to be stopped, and is %+v", unit)
+	}
+	i.Tenure("start", "hooked.served")
+	if unit := i.Units()["hooked.served"]; unit.Revision != "x2" {
+		t.Errorf("started again it is %+v", unit)
+	}
+}
+
 // A package that does not let go holds the refresh, and nothing was touched: when it
 // says so by its exit status, by snapctl fail, or by taking too long; also when the
 // administrator gives up. "Whatever it costs" does not ask it.

@@ -203,7 +203,7 @@ func (m *Manager) wanted(ctx context.Context, snap tenure.Instance, apps []tenur
 		return nil, fmt.Errorf("see what hooks of %s want: %w", snap, err)
 	}
 	var controls []hook.Control
-	for _, name := range []hook.Name{hook.PreRefresh, hook.Install, hook.DefaultConfigure, hook.PostRefresh} {
+	for _, name := range []hook.Name{hook.PreRefresh, hook.Evacuate, hook.Install, hook.DefaultConfigure, hook.PostRefresh} {
 		unit := name.Spec(supervise.Spec{Unit: tenure.UnitID{Snap: snap}}, change.IDFrom(ctx)).Unit
 		controls = append(controls, runs[unit.String()].Controls...)
 	}

@@ -105,13 +105,7 @@ func (p Packages) Services(ctx context.Context, c hook.Caller, named []string) (
 // snaps as it may: for a hook, whose change works on the snap, when it has ended well.
 func (p Packages) Control(ctx context.Context, c hook.Caller, control hook.Control) (change.ID, error) {
 	if c.Unit.Kind == tenure.HookRun {
-		if slices.ContainsFunc(control.Names, func(name string) bool { return strings.Contains(name, "@") }) {
-			return 0, fmt.Errorf("instances cannot be controlled from a hook")
-		}
-		return 0, p.m.confs.amend(c.Unit, func(run *hookRun) error {
-			run.Controls = append(run.Controls, control)
-			return nil
-		})
+		return 0, p.controlAfter(c, control)
 	}
 	var by tenure.Instance
 	for _, name := range control.Names {
@@ -133,6 +127,28 @@ func (p Packages) Control(ctx context.Context, c hook.Caller, control hook.Contr
 		err = errors.New(done.Err) //nolint:err113 // The change has said it.
 	}
 	return 0, err
+}
+
+// controlAfter notes what a hook wants of its snap's services, to be done when it has ended
+// well. Instances may be another snap's, and to wait for its change within a change of one's
+// own may be to wait for ever. What no step would ever do is refused.
+func (p Packages) controlAfter(c hook.Caller, control hook.Control) error {
+	for _, name := range control.Names {
+		if strings.Contains(name, "@") {
+			return fmt.Errorf("%s: instances cannot be controlled from a hook; an app or a service can", name)
+		}
+		if err := p.m.mayControl(c.Unit.Snap, control.Action, name); err != nil {
+			return err
+		}
+	}
+	switch name := hook.Name(c.Unit.App); {
+	case name == hook.GateAutoRefresh, name == hook.Remove && control.Action != string(ActionStop):
+		return fmt.Errorf("services cannot be controlled from the hook %q", name)
+	}
+	return p.m.confs.amend(c.Unit, func(run *hookRun) error {
+		run.Controls = append(run.Controls, control)
+		return nil
+	})
 }
 
 // wish is what a hook wants of a service.
