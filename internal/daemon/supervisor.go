@@ -48,6 +48,18 @@ type supervisor interface {
 	Vacate(ctx context.Context) error
 }
 
+// gap has everybody hear of gaps who spares them something.
+func (p *parts) gap(first func(begins bool)) func(begins bool) {
+	second, spares := p.supervisor.(interface{ Gap(begins bool) })
+	if !spares {
+		return first
+	}
+	return func(begins bool) {
+		first(begins)
+		second.Gap(begins)
+	}
+}
+
 // booted is there where systemd is process 1 (sd_booted(3)).
 const booted = "/run/systemd/system"
 

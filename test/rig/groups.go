@@ -32,6 +32,12 @@ func (i *Instance) Hierarchy() string {
 	return ""
 }
 
+// Systemd reports whether systemd starts what the instance runs.
+func (i *Instance) Systemd() bool {
+	i.t.Helper()
+	return filepath.Ext(i.Hierarchy()) == ".slice"
+}
+
 // Groups are the groups of units that there are, whoever knows of them, by path.
 func (i *Instance) Groups() []Group {
 	i.t.Helper()

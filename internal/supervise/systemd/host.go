@@ -33,6 +33,8 @@ type host struct {
 	logger    *slog.Logger
 	life      context.Context //nolint:containedctx // That of the supervisor.
 
+	gap gap
+
 	mu sync.Mutex
 	// places are what the groups are for that have been named, by their paths.
 	places map[string]*place

@@ -157,30 +157,3 @@ func listen(path string) (*net.UnixListener, error) {
 	}
 	return listener, nil
 }
-
-// reloadQuiet is for how long no unit file must have changed before systemd is made to read
-// them: what belongs to one change is read at once, and after its gap.
-const reloadQuiet = 500 * time.Millisecond
-
-// keepReloaded makes systemd read the unit files again when they have changed.
-func (h *host) keepReloaded(ctx context.Context) {
-	for {
-		select {
-		case <-h.files.changed:
-		case <-ctx.Done():
-			return
-		}
-		for quiet := false; !quiet; {
-			select {
-			case <-h.files.changed:
-			case <-time.After(reloadQuiet):
-				quiet = true
-			case <-ctx.Done():
-				return
-			}
-		}
-		if err := h.bus.reload(ctx); err != nil && ctx.Err() == nil {
-			h.logger.Warn("systemd does not know the newest units", slog.Any("error", err))
-		}
-	}
-}
