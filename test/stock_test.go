@@ -102,10 +102,12 @@ func (s *session) stock(program string) func(*testscript.TestScript, bool, []str
 			ts.Fatalf("snap %s: %v", strings.Join(args, " "), err)
 		}
 		text := string(out)
+		// Where an error is broken into lines depends on the length of paths.
+		text = wrapped.ReplaceAllString(text, " $1")
 		switch args[0] {
 		case "tasks":
 		case "warnings":
-			// Where its lines are broken depends on the length of paths.
+			// So it is with these.
 			text = strings.ReplaceAll(text, "\n  ", " ")
 		default:
 			text = inPassing.ReplaceAllString(text, "")
@@ -133,6 +135,7 @@ func (s *session) short(ts *testscript.TestScript, text string) string {
 
 //nolint:gochecknoglobals // Compiled once, and never set.
 var (
+	wrapped   = regexp.MustCompile(`\n {7}(\S)`)
 	inPassing = regexp.MustCompile(`(?m)^\d{4}-\d\d-\d\dT\S+ INFO .*\n`)
 	masks     = []struct {
 		found *regexp.Regexp

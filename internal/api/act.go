@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -102,11 +103,7 @@ func (s *server) readRequest(r *http.Request, name string) (request refresh.Requ
 	if err == nil && media == "multipart/form-data" {
 		upload := &upload{dir: s.cfg.Manager.Paths().Staging()}
 		done = upload.remove
-		if err := upload.read(multipart.NewReader(r.Body, params["boundary"])); err != nil {
-			done()
-			return request, func() {}, err
-		}
-		if action, err = upload.action(); err != nil {
+		if action, err = upload.receive(r.Context(), multipart.NewReader(r.Body, params["boundary"])); err != nil {
 			done()
 			return request, func() {}, err
 		}
@@ -209,6 +206,18 @@ type upload struct {
 	dir    string
 	fields map[string]string
 	files  []refresh.File
+}
+
+// receive reads the form, and says what it asks for.
+func (u *upload) receive(ctx context.Context, form *multipart.Reader) (client.Action, error) {
+	err := u.read(form)
+	if err == nil && u.fields["action"] == actionTry {
+		err = u.pack(ctx)
+	}
+	if err != nil {
+		return client.Action{}, err
+	}
+	return u.action()
 }
 
 func (u *upload) read(form *multipart.Reader) error {

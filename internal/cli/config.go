@@ -15,7 +15,7 @@ import (
 const systemSnap = "system"
 
 func (a *app) configCommands() []*cobra.Command {
-	commands := []*cobra.Command{a.get(), a.set(), a.unset()}
+	commands := []*cobra.Command{a.get(), a.set(), a.unset(), a.untilSet()}
 	for _, c := range commands {
 		c.GroupID = "config"
 	}
