@@ -75,9 +75,10 @@ func (d *decider) checkEstimates(items []Item) {
 const noteworthy = 4
 
 // sparing reports whether the change had better not be made than cut somebody's end off:
-// the administrator has not said otherwise, and it is to go on afterwards.
+// the administrator has not said otherwise, also not beforehand by a date, and it is to go
+// on afterwards.
 func (d *decider) sparing() bool {
-	return !d.Change.Force && !d.leaves() && d.Change.Reason != tenure.ReasonShutdown && d.Change.Reason != tenure.ReasonStop
+	return !d.Change.Force && !d.Change.Overdue && !d.leaves() && d.Change.Reason != tenure.ReasonShutdown && d.Change.Reason != tenure.ReasonStop
 }
 
 // endingWith is how many workloads of a service that are to end have one of these names.
