@@ -46,6 +46,9 @@ func (u *unit) runAux(ctx context.Context, kind auxKind, command supervise.Comma
 		u.dropAux(ctx, supervise.Event{Cause: supervise.CauseExit})
 		return fmt.Errorf("%s command: %w", kind, err)
 	}
+	if timeout > 0 {
+		u.setAlarm(alarmAux, timeout) // A host may have taken some of it.
+	}
 	u.rec.AuxMain = handle.Process()
 	u.save()
 	u.holdAux(handle)
