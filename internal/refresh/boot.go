@@ -23,12 +23,12 @@ import (
 // had brought to theirs: mounts do not outlive the machine. It runs before changes
 // are resumed. A revision that cannot be mounted does not keep the others from it.
 func (m *Manager) Boot(ctx context.Context) error {
-	for _, dir := range []string{m.cfg.Paths.Staging(), m.cfg.Paths.Run(), filepath.Dir(m.cfg.Paths.SnapctlSocket())} {
+	for _, dir := range []string{m.cfg.Paths.Staging(), m.cfg.Paths.Programs(), filepath.Dir(m.cfg.Paths.SnapctlSocket())} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make directories: %w", err)
 		}
 	}
-	if err := errors.Join(m.writeUsers(), m.cfg.Mounts.Sweep()); err != nil {
+	if err := errors.Join(m.writeUsers(), m.offerSnapctl(), m.cfg.Mounts.Sweep()); err != nil {
 		return err
 	}
 	fresh, err := m.freshBoot()
@@ -321,6 +321,23 @@ func (m *Manager) endOnce(ctx context.Context) (ended int, err error) {
 		}
 	}
 	return ended, nil
+}
+
+// offerSnapctl makes snapctl be where classic services and hooks look for programs,
+// wherever this Tenure is installed.
+func (m *Manager) offerSnapctl() error {
+	path := filepath.Join(m.cfg.Paths.Programs(), "snapctl")
+	next := path + nextSuffix
+	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("offer snapctl: %w", err)
+	}
+	if err := os.Symlink(m.launch.snapctl, next); err != nil {
+		return fmt.Errorf("offer snapctl: %w", err)
+	}
+	if err := os.Rename(next, path); err != nil {
+		return fmt.Errorf("offer snapctl: %w", err)
+	}
+	return nil
 }
 
 // users that snaps may ask for (system-usernames), with the ids that they have

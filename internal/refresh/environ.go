@@ -72,6 +72,9 @@ func (p Paths) environ(r *installed, own snapfile.Env, who user) []string {
 	}
 	if r.classic() {
 		env.set("TENURE_SNAPCTL_SOCKET", p.SnapctlSocket())
+		if who.env == nil {
+			env.set("PATH", searchPath+":"+p.Programs())
+		}
 	} else {
 		env.set("PATH", searchPath+":"+snapctlBin)
 	}

@@ -67,6 +67,9 @@ func (p Paths) Run() string { return p.at("run", "tenure") }
 // units see it.
 func (p Paths) SnapctlSocket() string { return filepath.Join(p.Run(), "snapctl", "snapctl.sock") }
 
+// Programs is a directory with snapctl alone, for the PATH of what sees the host's files.
+func (p Paths) Programs() string { return filepath.Join(p.Run(), "programs") }
+
 // Tmp is the private /tmp of an instance.
 func (p Paths) Tmp(i tenure.Instance) string { return filepath.Join(p.Run(), "tmp", string(i)) }
 
