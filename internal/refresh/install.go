@@ -161,21 +161,32 @@ func (m *Manager) again(ctx context.Context, c *candidate, state *snapState, rev
 	return nil
 }
 
-// disabledAfter are the services that are not started by themselves: those that
-// were not before, and new ones that ask for it (install-mode).
+// disabledAfter are the services that are not started by themselves: those that were not
+// before, and new ones that ask for it (install-mode). One that this revision does not
+// have is among them, for it stays disabled where a later one, or a revert, brings it back.
 func disabledAfter(before *snapState, info *snapfile.Snap) []tenure.App {
 	var disabled []tenure.App
+	var was *snapfile.Snap
+	if before != nil && before.Line.Installed() {
+		disabled = slices.Clone(before.Disabled)
+		was = before.Kept[before.Line.Current].Info
+	}
 	for i := range info.Apps {
 		app := &info.Apps[i]
-		if !app.IsService() {
-			continue
-		}
-		known := before != nil && before.Line.Installed() && before.Kept[before.Line.Current].Info.App(app.Name) != nil
-		if known && slices.Contains(before.Disabled, app.Name) || !known && !app.StartsOnInstall() {
+		if app.IsService() && !hasService(was, app.Name) && !app.StartsOnInstall() && !slices.Contains(disabled, app.Name) {
 			disabled = append(disabled, app.Name)
 		}
 	}
 	return disabled
+}
+
+// hasService reports whether a revision, or none, has a service of this name.
+func hasService(info *snapfile.Snap, name tenure.App) bool {
+	if info == nil {
+		return false
+	}
+	app := info.App(name)
+	return app != nil && app.IsService()
 }
 
 // with is a copy of s with another line.
