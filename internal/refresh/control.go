@@ -190,7 +190,20 @@ func (m *Manager) controlled(ctx context.Context, req Request, snap tenure.Insta
 	}
 	facts.Supported = slices.DeleteFunc(supported(), func(v tenure.Verdict) bool { return v == tenure.Defer })
 	c.plan = policy.Decide(facts)
+	if c.whole && req.Action == ActionRestart {
+		c.restarted(info)
+	}
 	return c, c.found(op)
+}
+
+// restarted adds the services that run although they are disabled to those that are
+// started again when the whole snap is restarted, for its plan stops them.
+func (c *controlled) restarted(info *snapfile.Snap) {
+	c.services = slices.DeleteFunc(info.StartOrder(), func(app *snapfile.App) bool {
+		unit := tenure.ServiceUnit(c.state.Instance, app.Name)
+		return !slices.Contains(c.services, app) &&
+			!slices.ContainsFunc(c.plan.Items, func(item policy.Item) bool { return item.Unit == unit && item.Verdict == tenure.Restart })
+	})
 }
 
 // found reports a unit that was named and is not there.
@@ -225,16 +238,16 @@ func (c *controlled) pick(req Request, info *snapfile.Snap, wanted map[tenure.Ap
 	return nil
 }
 
-// concerns reports whether a request that names the whole snap means app: what does
-// not start by itself is not started, and what does not run is not restarted, unless
-// it is named.
+// concerns reports whether a request that names the whole snap means app, whether it runs
+// or not: what does not start by itself is not started, unless it is named. A disabled
+// service that runs is restarted, too (restarted). What is stopped has nothing to load anew.
 func (c *controlled) concerns(req Request, app tenure.App) bool {
 	disabled, stopped := slices.Contains(c.state.Disabled, app), slices.Contains(c.state.Stopped, app)
 	switch req.Action {
 	case ActionStart:
 		return req.Permanent || !disabled
 	case ActionRestart:
-		return !disabled && !stopped
+		return !disabled && (!stopped || !req.Reload)
 	case ActionInstall, ActionRefresh, ActionRevert, ActionRemove, ActionEnable, ActionDisable, ActionStop, ActionSwitch:
 	}
 	return true
