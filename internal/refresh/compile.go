@@ -9,6 +9,7 @@ import (
 
 	"tenure"
 	"tenure/internal/change"
+	"tenure/internal/hook"
 	"tenure/internal/policy"
 	"tenure/internal/snapfile"
 	"tenure/internal/supervise"
@@ -118,6 +119,8 @@ type switching struct {
 	End []tenure.UnitID
 	// Start are the services that are started.
 	Start []supervise.Spec
+	// Idle are the others, which a hook of the change may ask to be started.
+	Idle []supervise.Spec
 	// Follow are the services that are told of the new revision and go on.
 	Follow []following
 	// Tell are the workloads that are told of the new revision and live on.
@@ -177,9 +180,9 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 	if len(sw.Follow) > 0 {
 		add(change.NewTask(taskFollow, fmt.Sprintf("Reload services of %q", snap), follow).InGap())
 	}
-	if len(sw.Start) > 0 {
+	if len(sw.Start)+len(sw.Idle) > 0 {
 		add(change.NewTask(taskStart, fmt.Sprintf("Start services of %q", snap), startParams{
-			Change: j.change(), Specs: sw.Start, Before: sw.Old,
+			Change: j.change(), Specs: sw.Start, Idle: sw.Idle, Before: sw.Old,
 		}).InGap())
 	}
 	if len(sw.Tell) > 0 {
@@ -307,7 +310,7 @@ func (sw *switching) end(unit tenure.UnitID, exists bool, why policy.Change) {
 
 // fillStart notes who is started when all that is stopped is known.
 func (m *Manager) fillStart(j *job, sw *switching, stays map[tenure.UnitID]bool) (err error) {
-	if sw.Start, err = m.toStart(j, stays); err != nil {
+	if sw.Start, sw.Idle, err = m.toStart(j, stays); err != nil {
 		return err
 	}
 	instances, err := m.startInstances(j, sw)
@@ -317,24 +320,43 @@ func (m *Manager) fillStart(j *job, sw *switching, stays map[tenure.UnitID]bool)
 
 // toStart are the services of j's target that are started in its switch: all
 // that are enabled, but those that endure and those that the administrator has
-// stopped.
-func (m *Manager) toStart(j *job, stays map[tenure.UnitID]bool) ([]supervise.Spec, error) {
+// stopped. idle are the latter and the disabled ones, where a hook that runs before
+// may ask for them.
+func (m *Manager) toStart(j *job, stays map[tenure.UnitID]bool) (start, idle []supervise.Spec, err error) {
 	if j.to().IsZero() || j.Reason == tenure.ReasonRemove {
-		return nil, nil
+		return nil, nil, nil
 	}
 	r, err := m.runnable(j.After, j.to())
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	var specs []supervise.Spec
+	asked := j.asksHooks()
 	for _, app := range r.Info.StartOrder() {
-		unit := tenure.ServiceUnit(j.snap(), app.Name)
-		if stays[unit] || slices.Contains(j.After.Disabled, app.Name) || slices.Contains(j.After.Stopped, app.Name) || app.Lifecycle.Instances {
-			continue
+		switch {
+		case stays[tenure.ServiceUnit(j.snap(), app.Name)] || app.Lifecycle.Instances:
+		case !slices.Contains(j.After.Disabled, app.Name) && !slices.Contains(j.After.Stopped, app.Name):
+			start = append(start, m.launch.service(r, app))
+		case asked:
+			idle = append(idle, m.launch.service(r, app))
 		}
-		specs = append(specs, m.launch.service(r, app))
 	}
-	return specs, nil
+	return start, idle, nil
+}
+
+// asksHooks reports whether a hook runs in the course of j before its services start.
+func (j *job) asksHooks() bool {
+	has := func(state *snapState, rev tenure.Revision, names ...hook.Name) bool {
+		return slices.ContainsFunc(names, func(name hook.Name) bool { return state.Kept[rev].Info.Hook(string(name)) != nil })
+	}
+	switch {
+	case j.Reason == tenure.ReasonRevert:
+		return has(j.Before, j.from(), hook.Evacuate)
+	case j.Reason != tenure.ReasonRefresh:
+		return false
+	case j.installs():
+		return has(j.After, j.to(), hook.Install, hook.DefaultConfigure)
+	}
+	return has(j.Before, j.from(), hook.PreRefresh, hook.Evacuate) || has(j.After, j.to(), hook.PostRefresh)
 }
 
 // runnable is a revision with the base that it runs on.

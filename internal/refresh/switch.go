@@ -379,6 +379,8 @@ type startStep struct{ m *Manager }
 type startParams struct {
 	Change policy.Change    `json:"change"`
 	Specs  []supervise.Spec `json:"specs"`
+	// Idle are services that are started if a hook of the same change asks for it.
+	Idle []supervise.Spec `json:"idle,omitempty"`
 	// Before are the workloads on the revision that is started, of an earlier time.
 	Before []tenure.UnitID `json:"before,omitempty"`
 }
@@ -407,30 +409,37 @@ func logStart(ctx context.Context, err error) {
 	}
 }
 
-// wanted are the services that no hook of the same change has asked to leave stopped.
+// wanted are the services that no hook of the same change has asked to leave stopped, and
+// those that one has asked to start.
 func (s startStep) wanted(ctx context.Context, p startParams) ([]supervise.Spec, error) {
 	runs, err := s.m.confs.runs.Keys()
 	if err != nil || len(runs) == 0 {
 		return p.Specs, err
 	}
-	apps := make([]tenure.App, 0, len(p.Specs))
-	for i := range p.Specs {
-		apps = append(apps, p.Specs[i].Unit.App)
+	apps := make([]tenure.App, 0, len(p.Specs)+len(p.Idle))
+	for _, unit := range slices.Concat(names(p.Specs), names(p.Idle)) {
+		apps = append(apps, unit.App)
 	}
 	all, err := s.m.wanted(ctx, p.Change.Snap, apps)
 	if err != nil {
 		return nil, err
 	}
-	return slices.DeleteFunc(slices.Clone(p.Specs), func(spec supervise.Spec) bool {
+	specs := slices.DeleteFunc(slices.Clone(p.Specs), func(spec supervise.Spec) bool {
 		return all[spec.Unit.App].action == string(ActionStop)
-	}), nil
+	})
+	for i := range p.Idle {
+		if all[p.Idle[i].Unit.App].action == string(ActionStart) {
+			specs = append(specs, p.Idle[i])
+		}
+	}
+	return specs, nil
 }
 
 // Undo stops what was started; those that are to run again on the revision
 // before keep their sockets open meanwhile.
 func (s startStep) Undo(ctx context.Context, p startParams, _ nothing) error {
 	stop := undoing(p.Change)
-	stop.Units, stop.HoldSockets = names(p.Specs), !p.Change.From.IsZero()
+	stop.Units, stop.HoldSockets = slices.Concat(names(p.Specs), names(p.Idle)), !p.Change.From.IsZero()
 	_, err := s.m.stopOrWait(ctx, stop)
 	if err == nil {
 		err = s.endOffspring(ctx, p)
