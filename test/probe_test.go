@@ -26,6 +26,25 @@ func probeSnap(t *testing.T, i *rig.Instance, yaml string) string {
 // probeSnapAs is probeSnap with another name for the program.
 func probeSnapAs(t *testing.T, i *rig.Instance, name, yaml string) string {
 	t.Helper()
+	program := buildProbe(t)
+	dir := t.TempDir()
+	for _, sub := range []string{"meta", "bin"} {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil { //nolint:gosec // As in any snap.
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "meta", "snap.yaml"), []byte(yaml), 0o644); err != nil { //nolint:gosec // As in any snap.
+		t.Fatal(err)
+	}
+	putProgram(t, program, filepath.Join(dir, "bin", name))
+	file := filepath.Join(t.TempDir(), "probe.snap")
+	i.Tenure("pack", "--compression", "lz4", dir, file)
+	return file
+}
+
+// buildProbe builds the program of test snaps, and gives its path.
+func buildProbe(t *testing.T) string {
+	t.Helper()
 	root, err := snaps.Checkout()
 	if err != nil {
 		t.Fatal(err)
@@ -40,19 +59,7 @@ func probeSnapAs(t *testing.T, i *rig.Instance, name, yaml string) string {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the probe: %v\n%s", err, out)
 	}
-	dir := t.TempDir()
-	for _, sub := range []string{"meta", "bin"} {
-		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil { //nolint:gosec // As in any snap.
-			t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(dir, "meta", "snap.yaml"), []byte(yaml), 0o644); err != nil { //nolint:gosec // As in any snap.
-		t.Fatal(err)
-	}
-	putProgram(t, program, filepath.Join(dir, "bin", name))
-	file := filepath.Join(t.TempDir(), "probe.snap")
-	i.Tenure("pack", "--compression", "lz4", dir, file)
-	return file
+	return program
 }
 
 // putProgram puts a program that was built below the checkout where a snap is made, as
@@ -97,6 +104,7 @@ type trace struct {
 	all   []string
 	taken map[string]int
 	more  chan struct{}
+	done  chan struct{}
 }
 
 // listen hears the probes of the snap called probe from now on.
@@ -108,20 +116,13 @@ func listen(t *testing.T, i *rig.Instance) *trace {
 // listenTo hears the probes of a snap from now on.
 func listenTo(t *testing.T, i *rig.Instance, snap string) *trace {
 	t.Helper()
-	if err := os.MkdirAll(i.Common(snap), 0o755); err != nil { //nolint:gosec // As Tenure makes it.
-		t.Fatal(err)
-	}
-	path := filepath.Join(i.Common(snap), "trace")
-	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	r, err := hear(i.Common(snap))
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &trace{t: t, conn: conn, taken: map[string]int{}, more: make(chan struct{}, 1)}
-	done := make(chan struct{})
-	go r.read(done)
+	r.t = t
 	t.Cleanup(func() {
-		_ = conn.Close()
-		<-done
+		r.close()
 		if t.Failed() {
 			t.Logf("the probes reported:\n\t%s", strings.Join(r.reports(), "\n\t"))
 		}
@@ -129,8 +130,28 @@ func listenTo(t *testing.T, i *rig.Instance, snap string) *trace {
 	return r
 }
 
-func (r *trace) read(done chan<- struct{}) {
-	defer close(done)
+// hear listens to the probes of the snap with this $SNAP_COMMON, until close.
+func hear(common string) (*trace, error) {
+	if err := os.MkdirAll(common, 0o755); err != nil { //nolint:gosec // As Tenure makes it.
+		return nil, err
+	}
+	path := filepath.Join(common, "trace")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		return nil, err
+	}
+	r := &trace{conn: conn, taken: map[string]int{}, more: make(chan struct{}, 1), done: make(chan struct{})}
+	go r.read()
+	return r, nil
+}
+
+func (r *trace) close() {
+	_ = r.conn.Close()
+	<-r.done
+}
+
+func (r *trace) read() {
+	defer close(r.done)
 	buf := make([]byte, 8<<10)
 	for {
 		n, err := r.conn.Read(buf)
@@ -157,6 +178,15 @@ func (r *trace) reports() []string {
 // next is the next report of one probe, without its name.
 func (r *trace) next(name string) string {
 	r.t.Helper()
+	report, err := r.take(name)
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	return report
+}
+
+// take is the next report of one probe, as soon as it comes.
+func (r *trace) take(name string) (string, error) {
 	patience := time.NewTimer(rig.Patience)
 	defer patience.Stop()
 	for {
@@ -168,14 +198,14 @@ func (r *trace) next(name string) string {
 			}
 			if seen == r.taken[name] {
 				r.taken[name]++
-				return rest
+				return rest, nil
 			}
 			seen++
 		}
 		select {
 		case <-r.more:
 		case <-patience.C:
-			r.t.Fatalf("%s reports nothing more", name)
+			return "", fmt.Errorf("%s reports nothing more", name)
 		}
 	}
 }
@@ -193,16 +223,25 @@ func (r *trace) expect(name string, want ...string) {
 // silent fails the test if one probe has reported anything that was not expected.
 func (r *trace) silent(names ...string) {
 	r.t.Helper()
+	for _, report := range r.untaken(names...) {
+		r.t.Errorf("also reported: %q", report)
+	}
+}
+
+// untaken is what probes have reported and nobody has taken.
+func (r *trace) untaken(names ...string) []string {
+	var left []string
 	for _, name := range names {
 		count := 0
 		for _, line := range r.reports() {
-			if rest, ok := strings.CutPrefix(line, name+" "); ok {
+			if strings.HasPrefix(line, name+" ") {
 				if count++; count > r.taken[name] {
-					r.t.Errorf("%s also reports %q", name, rest)
+					left = append(left, line)
 				}
 			}
 		}
 	}
+	return left
 }
 
 // service is what is said of a service of the snap called probe.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -53,26 +54,36 @@ func TestScripts(t *testing.T) {
 	for _, file := range files {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			t.Parallel()
-			s := &session{Instance: rig.New(t, rig.Config{})}
-			testscript.Run(t, testscript.Params{
-				Files:               []string{file},
-				RequireExplicitExec: true,
-				RequireUniqueNames:  true,
-				Setup: func(env *testscript.Env) error {
-					env.Setenv("TENURE_ROOT", s.Root)
-					env.Setenv("PATH", s.Bin+":"+env.Getenv("PATH"))
-					for name, value := range vars {
-						env.Setenv(name, value)
-					}
-					return nil
-				},
-				Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-					"daemon": s.daemon, "await": s.await, "fields": fields, "follow": s.follow, "said": s.said, "status": status,
-					"release": releaseFile,
-				},
-			})
+			newSession(t).run(t, file, vars, nil)
 		})
 	}
+}
+
+// command is a command of scripts.
+type command = func(ts *testscript.TestScript, neg bool, args []string)
+
+// run runs a script in the session, with what the variables say and with more commands.
+func (s *session) run(t *testing.T, file string, vars map[string]string, more map[string]command) {
+	t.Helper()
+	commands := map[string]command{
+		"daemon": s.daemon, "await": s.await, "fields": fields, "follow": s.follow, "said": s.said, "status": status,
+		"release": releaseFile,
+	}
+	maps.Copy(commands, more)
+	testscript.Run(t, testscript.Params{
+		Files:               []string{file},
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("TENURE_ROOT", s.Root)
+			env.Setenv("PATH", s.Bin+":"+s.Path("snap/bin")+":"+env.Getenv("PATH"))
+			for name, value := range vars {
+				env.Setenv(name, value)
+			}
+			return nil
+		},
+		Cmds: commands,
+	})
 }
 
 // talkerSnap is the file of the package in scripts/talker in a version.
@@ -109,6 +120,11 @@ func packedSnap(t *testing.T, from, version string) string {
 
 // session is a script that runs, and its instance.
 type session struct{ *rig.Instance }
+
+func newSession(t *testing.T) *session {
+	t.Helper()
+	return &session{Instance: rig.New(t, rig.Config{})}
+}
 
 func (s *session) daemon(ts *testscript.TestScript, _ bool, args []string) {
 	switch strings.Join(args, " ") {

@@ -227,7 +227,7 @@ func releaseFile(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	after, err := time.ParseDuration(args[3])
 	ts.Check(err)
-	ts.Check(release(args[2], ts.MkAbs(args[0]), args[1], time.Now().Add(after), args[4:]...))
+	ts.Check(release(ts.MkAbs(args[2]), ts.MkAbs(args[0]), args[1], time.Now().Add(after), args[4:]...))
 }
 
 // A revision whose service fails while it is observed is at fault, too.
