@@ -238,7 +238,9 @@ func (s *session) said(ts *testscript.TestScript, _ bool, args []string) {
 
 // read follows the log of a service from its first line on for as long as what reads it takes.
 func (s *session) read(service string, wait func(*bufio.Scanner) error) error {
-	cmd := exec.CommandContext(context.Background(), filepath.Join(s.Bin, "tenure"), "logs", "-f", "-n=all", service)
+	ctx, done := context.WithTimeout(context.Background(), rig.Patience)
+	defer done()
+	cmd := exec.CommandContext(ctx, filepath.Join(s.Bin, "tenure"), "logs", "-f", "-n=all", service)
 	cmd.Env = append(os.Environ(), "TENURE_ROOT="+s.Root)
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {
