@@ -18,6 +18,9 @@ type Estimate struct {
 	// Each is what every further one of them adds to Took: nothing where they end side by
 	// side, all of its time where one ends after the other.
 	Each time.Duration `json:"each,omitempty"`
+	// Alone is that only one of them ended then, so that nobody knows whether several end
+	// side by side: they are counted as if one ended after the other.
+	Alone bool `json:"alone,omitempty"`
 	// Of is the grace period that its package gave the unit then; 0 is not known.
 	Of time.Duration `json:"of,omitempty"`
 }
@@ -58,6 +61,9 @@ func (d *decider) checkEstimates(items []Item) {
 		n := endingWith(items, item.Unit, known.With)
 		item.Estimate = known.of(n)
 		text := stopText(item.Estimate, n)
+		if known.Alone && n > 1 {
+			text += " (of one alone, so that they are counted one after another)"
+		}
 		if item.Estimate > item.Stop.Timeout && item.Stop.Kill == KillAfterTimeout && d.sparing() {
 			text += ", and is cut off after " + formatDuration(item.Stop.Timeout)
 			remedy := item.graceRemedy()

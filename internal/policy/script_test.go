@@ -351,7 +351,8 @@ func (s *script) limit(d *datadriven.TestData) (err error) {
 	return nil
 }
 
-// estimate reads lines as "virt.virtd 7s with vm each 7s of 1m".
+// estimate reads lines as "virt.virtd 7s with vm each 7s of 1m", with "alone" in place of
+// "each" where only one was measured.
 func (s *script) estimate(d *datadriven.TestData) error {
 	clear(s.facts.Estimates)
 	for line := range strings.Lines(d.Input) {
@@ -364,8 +365,8 @@ func (s *script) estimate(d *datadriven.TestData) error {
 			}
 			words = words[:n]
 		}
-		if len(words) != 2 && (len(words) != 6 || words[2] != "with" || words[4] != "each") {
-			return fmt.Errorf("%q (want UNIT TIME [with NAME each TIME] [of TIME])", strings.TrimSpace(line))
+		if len(words) != 2 && (len(words) != 6 || words[2] != "with" || words[4] != "each" && words[4] != "alone") {
+			return fmt.Errorf("%q (want UNIT TIME [with NAME {each|alone} TIME] [of TIME])", strings.TrimSpace(line))
 		}
 		unit, err := tenure.ParseUnit(words[0])
 		if err != nil {
@@ -375,7 +376,7 @@ func (s *script) estimate(d *datadriven.TestData) error {
 			return err
 		}
 		if len(words) == 6 {
-			e.With = []string{words[3]}
+			e.With, e.Alone = []string{words[3]}, words[4] == "alone"
 			if e.Each, err = parseDuration(words[5]); err != nil {
 				return err
 			}

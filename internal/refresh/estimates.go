@@ -188,7 +188,7 @@ func (w *stopWatch) estimate() (policy.Estimate, bool) {
 	first := max(0, slices.MinFunc(w.ends, time.Time.Compare).Sub(w.base()))
 	last := max(first, slices.MaxFunc(w.ends, time.Time.Compare).Sub(w.base()))
 	e := policy.Estimate{
-		Took: first + max(0, w.took-last), With: slices.Compact(slices.Sorted(slices.Values(w.with))), Each: first, Of: w.given,
+		Took: first + max(0, w.took-last), With: slices.Compact(slices.Sorted(slices.Values(w.with))), Each: first, Alone: len(w.ends) == 1, Of: w.given,
 	}
 	if more := len(w.ends) - 1; more > 0 {
 		e.Each = (last - first) / time.Duration(more)

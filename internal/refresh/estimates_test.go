@@ -105,7 +105,7 @@ func TestEstimatesOfAManager(t *testing.T) {
 		"one alone": {func(s *stopScene) {
 			s.suspended(7, machine(1))
 			s.ends(8, manager(), 8)
-		}, estimated{manager(): with(8, 7)}},
+		}, estimated{manager(): {Took: seconds(8), With: []string{"vm"}, Each: seconds(7), Alone: true}}},
 		"the last is reported late": {func(s *stopScene) {
 			s.suspended(7, machine(1))
 			s.told(14.1, manager())
