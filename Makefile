@@ -18,7 +18,7 @@ help: ## Show this list.
 	@awk -F':.*## ' '/^[a-z][a-z-]*:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
-build: ## Build tenured, tenure and snapctl into bin/, static.
+build: ## Build tenured, tenure, tenure-run and snapctl into bin/, static.
 	@mkdir -p $(BIN)
 	go build -trimpath -ldflags '$(LDFLAGS)' -o $(BIN)/ ./cmd/...
 
@@ -26,7 +26,7 @@ build: ## Build tenured, tenure and snapctl into bin/, static.
 PREFIX ?= /usr/local
 .PHONY: install
 install: build ## Install programs and units of systemd below DESTDIR, for PREFIX (/usr/local).
-	install -D -t $(DESTDIR)$(PREFIX)/bin $(BIN)/tenured $(BIN)/tenure $(BIN)/snapctl
+	install -D -t $(DESTDIR)$(PREFIX)/bin $(BIN)/tenured $(BIN)/tenure $(BIN)/tenure-run $(BIN)/snapctl
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/*.service packaging/*.socket
 
 .PHONY: deps

@@ -31,6 +31,7 @@ func BenchmarkTenure(b *testing.B) {
 	t := &table{}
 	b.Run("refresh", func(b *testing.B) { benchRefresh(b, t, n) })
 	b.Run("install", func(b *testing.B) { benchInstall(b, t, max(3, n/5)) })
+	b.Run("run", func(b *testing.B) { benchRun(b, t, 4*n) })
 	b.Run("many", func(b *testing.B) { benchMany(b, t, max(3, n/5)) })
 	if b.Failed() {
 		return

@@ -369,10 +369,3 @@ func writeFile(form *multipart.Writer, path string) error {
 	_, err = io.Copy(part, file)
 	return err
 }
-
-// Run asks for the calling process to become an app.
-func (c *Client) Run(ctx context.Context, request Run) (Program, error) {
-	var program Program
-	_, err := c.post(ctx, "/v2/run", request, &program)
-	return program, err
-}

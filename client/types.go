@@ -286,18 +286,3 @@ type Allowance struct {
 	Manager string `json:"manager"`
 	App     string `json:"app"`
 }
-
-// Run asks for the calling process to become an app.
-type Run struct {
-	App  string   `json:"app"`
-	Args []string `json:"args,omitempty"`
-	Env  []string `json:"env"`
-}
-
-// Program is what the calling process must become.
-type Program struct {
-	Unit    string          `json:"unit"`
-	Profile json.RawMessage `json:"profile"`
-	Argv    []string        `json:"argv"`
-	Env     []string        `json:"env"`
-}

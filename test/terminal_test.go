@@ -53,7 +53,15 @@ func onTerminal(t *testing.T, cmd *exec.Cmd) *terminal {
 	}
 	defer slave.Close() //nolint:errcheck // The command has it.
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = slave, slave, slave
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setsid, cmd.SysProcAttr.Setctty = true, true
+	if who := cmd.SysProcAttr.Credential; who != nil {
+		if err := slave.Chown(int(who.Uid), int(who.Gid)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

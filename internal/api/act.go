@@ -315,28 +315,3 @@ func (u *upload) action() (client.Action, error) {
 	}
 	return action, nil
 }
-
-// run makes a unit of the calling process.
-func (s *server) run(r *http.Request) (*reply, error) {
-	var body client.Run
-	if err := readJSON(r, &body); err != nil {
-		return nil, err
-	}
-	caller, known := r.Context().Value(peerKey{}).(peer)
-	if !known || caller.uid != 0 {
-		return nil, &requestError{status: http.StatusForbidden, message: "only root can run apps yet; try with sudo"}
-	}
-	answer, err := s.cfg.Manager.Run(r.Context(), refresh.RunRequest{
-		Name: body.App, Process: caller.process, Args: body.Args, Env: body.Env,
-	})
-	if err != nil {
-		return nil, err
-	}
-	profile, err := json.Marshal(answer.Profile)
-	if err != nil {
-		return nil, fmt.Errorf("run %s: %w", body.App, err)
-	}
-	return &reply{result: client.Program{
-		Unit: answer.Unit.String(), Profile: profile, Argv: answer.Command.Argv, Env: answer.Command.Env,
-	}}, nil
-}

@@ -176,7 +176,6 @@ func (s *server) handler() http.Handler {
 	admin("GET /v2/timeline", s.timeline)
 	admin("GET /v2/allowances", s.allowances)
 	admin("POST /v2/allowances", s.changeAllowance)
-	admin("POST /v2/run", s.run)
 	admin("GET /v2/warnings", s.warnings)
 	admin("POST /v2/warnings", s.okay)
 	open("GET /v2/aliases", s.aliases)

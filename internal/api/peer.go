@@ -45,6 +45,15 @@ func withPeer(ctx context.Context, conn net.Conn) context.Context {
 	return context.WithValue(ctx, peerKey{}, p)
 }
 
+// homeOf is the home directory of a user, empty where that is not known.
+func homeOf(uid uint32) string {
+	known, err := user.LookupId(strconv.FormatUint(uint64(uid), 10))
+	if err != nil {
+		return ""
+	}
+	return known.HomeDir
+}
+
 func groupID(name string) int {
 	group, err := user.LookupGroup(name)
 	if err != nil {

@@ -276,6 +276,7 @@ func (p *parts) serve(ctx context.Context) error {
 	group.Go(func() error { return p.manager.Converge(ctx) })
 	group.Go(func() error { return p.manager.AutoRefresh(ctx) })
 	ready := make(chan struct{})
+	p.serveEntry(ctx, group)
 	group.Go(func() error {
 		return api.Serve(ctx, api.Config{
 			Socket: filepath.Join(p.paths.Run(), "tenured.sock"), Listener: p.cfg.API, SnapdSocket: p.cfg.SnapdSocket,

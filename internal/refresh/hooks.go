@@ -308,10 +308,7 @@ func (m *Manager) hooks(j *job, at moment) ([]change.TaskSpec, error) {
 // hook is the Spec of a hook of r, confined as an app with its plugs is. The unit
 // gets its number when it is run.
 func (l launcher) hook(r *installed, declared *snapfile.Hook, c policy.Change) supervise.Spec {
-	app := &snapfile.App{
-		Name: tenure.App(declared.Name), Plugs: declared.Plugs,
-		CommandChain: declared.CommandChain, Environment: declared.Environment,
-	}
+	app := hookApp(declared)
 	spec := supervise.Spec{
 		Unit:     tenure.UnitID{Snap: r.Ref.Snap, Kind: tenure.HookRun, App: app.Name, Serial: 1},
 		Revision: r.Ref.Revision,
@@ -323,6 +320,14 @@ func (l launcher) hook(r *installed, declared *snapfile.Hook, c policy.Change) s
 		"SNAP_LIFECYCLE_REASON="+string(c.Reason),
 		"SNAP_LIFECYCLE_FROM="+revisionText(c.From), "SNAP_LIFECYCLE_TO="+revisionText(c.To))
 	return spec
+}
+
+// hookApp is a hook as an app: with what both have.
+func hookApp(declared *snapfile.Hook) *snapfile.App {
+	return &snapfile.App{
+		Name: tenure.App(declared.Name), Plugs: declared.Plugs,
+		CommandChain: declared.CommandChain, Environment: declared.Environment,
+	}
 }
 
 // revisionText is empty for no revision.

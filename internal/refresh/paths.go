@@ -4,6 +4,7 @@ import (
 	"path/filepath"
 
 	"tenure"
+	"tenure/internal/entry"
 )
 
 // Paths are the places below one root (DESIGN.md section 7). The zero value is
@@ -69,6 +70,12 @@ func (p Paths) SnapctlSocket() string { return filepath.Join(p.Run(), "snapctl",
 
 // Programs is a directory with snapctl alone, for the PATH of what sees the host's files.
 func (p Paths) Programs() string { return filepath.Join(p.Run(), "programs") }
+
+// Helper is the program that becomes an app.
+func (p Paths) Helper() string { return p.at(entry.HelperPath) }
+
+// EntrySocket is where the helper asks.
+func (p Paths) EntrySocket() string { return p.at(entry.SocketPath) }
 
 // Tmp is the private /tmp of an instance.
 func (p Paths) Tmp(i tenure.Instance) string { return filepath.Join(p.Run(), "tmp", string(i)) }

@@ -14,13 +14,28 @@ import (
 // profile is what a process of r sees and may do. Seccomp, Landlock and device
 // filters come with interfaces; they will be further fields of it.
 func (l launcher) profile(r *installed, app *snapfile.App) sandbox.Profile {
+	return l.profileFor(r, app, person{home: rootHome})
+}
+
+// person is a user as the processes of a profile see it.
+type person struct {
+	// home is the home directory.
+	home string
+	// user is that it is not root's, and own is where what the user has of the snap is, on the
+	// host; empty for one who has nothing.
+	user bool
+	own  string
+}
+
+// profileFor is profile for a process of a person.
+func (l launcher) profileFor(r *installed, app *snapfile.App, who person) sandbox.Profile {
 	if r.classic() {
 		return sandbox.Profile{Root: sandbox.RootHost, AllCapabilities: true}
 	}
 	plugged := interfaces(r, app)
 	profile := sandbox.Profile{
 		Root:             sandbox.RootEmpty,
-		Mounts:           l.mounts(r, plugged),
+		Mounts:           l.mounts(r, plugged, who),
 		KeepCapabilities: sandbox.DefaultCapabilities(plugged),
 		NoNewPrivs:       true,
 	}
@@ -28,7 +43,8 @@ func (l launcher) profile(r *installed, app *snapfile.App) sandbox.Profile {
 		profile.Root, profile.Base = sandbox.RootBase, l.paths.Mount(r.Base)
 	}
 	if r.Options.DevMode {
-		profile.AllCapabilities, profile.KeepCapabilities, profile.NoNewPrivs = true, nil, false
+		// A person could have a program with a set-uid bit see what the snap says.
+		profile.AllCapabilities, profile.KeepCapabilities, profile.NoNewPrivs = true, nil, who.user
 	}
 	return profile
 }
@@ -50,8 +66,8 @@ func isNamed(info *snapfile.Snap, plug string) bool {
 		slices.ContainsFunc(info.Hooks, func(hook snapfile.Hook) bool { return slices.Contains(hook.Plugs, plug) })
 }
 
-func (l launcher) mounts(r *installed, plugged []string) []sandbox.Mount {
-	mounts := append(l.system(r), l.homes(r, plugged)...)
+func (l launcher) mounts(r *installed, plugged []string, who person) []sandbox.Mount {
+	mounts := append(l.system(r), l.homes(r, plugged, who)...)
 	// An instance is seen under the plain name of its snap, which is compiled into
 	// packages, and under its own.
 	for _, name := range []string{r.Info.Name, string(r.Ref.Snap)} {
@@ -133,18 +149,25 @@ func (l launcher) calls(r *installed) []sandbox.Mount {
 const snapdLib = "/usr/lib/snapd"
 
 // homes are people's home directories, for those that plug them; all others see
-// what is their own in that of root.
-func (l launcher) homes(r *installed, plugged []string) []sandbox.Mount {
-	if slices.Contains(plugged, "home") || r.Options.DevMode {
-		return []sandbox.Mount{
-			{Kind: sandbox.Bind, Source: l.paths.at(rootHome), Target: rootHome},
-			{Kind: sandbox.Bind, Source: l.paths.at("home"), Target: "/home", Optional: true},
-		}
+// what is their own in that of their user.
+func (l launcher) homes(r *installed, plugged []string, who person) []sandbox.Mount {
+	all := slices.Contains(plugged, "home") || r.Options.DevMode
+	people := sandbox.Mount{Kind: sandbox.Bind, Source: l.paths.at("home"), Target: "/home", Optional: true}
+	own := sandbox.Mount{Kind: sandbox.Bind, Source: who.own, Target: path.Join(who.home, "snap", string(r.Ref.Snap))}
+	switch {
+	case !who.user && all:
+		return []sandbox.Mount{{Kind: sandbox.Bind, Source: l.paths.at(rootHome), Target: rootHome}, people}
+	case !who.user:
+		own.Source, own.Optional = l.paths.UserDir(r.Ref.Snap), true
+		return []sandbox.Mount{{Kind: sandbox.Tmpfs, Target: rootHome, Mode: 0o700, ReadOnly: true}, own}
+	case all && (who.own == "" || strings.HasPrefix(who.home, "/home/")):
+		return []sandbox.Mount{people}
+	case all:
+		return []sandbox.Mount{people, own}
+	case who.own == "":
+		return nil
 	}
-	return []sandbox.Mount{
-		{Kind: sandbox.Tmpfs, Target: rootHome, Mode: 0o700, ReadOnly: true},
-		{Kind: sandbox.Bind, Source: l.paths.UserDir(r.Ref.Snap), Target: l.paths.view(r, rootHome).home, Optional: true},
-	}
+	return []sandbox.Mount{own}
 }
 
 // layout is one layout of the snap. Its source is the snap's own to choose, and

@@ -353,16 +353,26 @@ func commandName(snap tenure.Instance, app tenure.App) string {
 // quote makes one word of the shell of s.
 func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
 
+// maxShebang is how long the first line of a script may be on every kernel (execve(2)).
+const maxShebang = 127
+
+// entry is what the entry of an app in snap/bin has in it: a script for the helper,
+// which costs no shell.
+func (m *Manager) entry(snap tenure.Instance, app tenure.App) string {
+	helper, name := m.cfg.Paths.Helper(), string(snap)+"."+string(app)
+	line := "#!" + helper + " --command=" + name + "\n"
+	if len(line) <= maxShebang && !strings.ContainsAny(helper, " \t\n") {
+		return line
+	}
+	return "#!/bin/sh\nexec " + quote(helper) + " app " + name + " \"$@\"\n"
+}
+
 func (m *Manager) makeCommand(snap tenure.Instance, app tenure.App) error {
 	path := m.command(snap, app)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return err
 	}
-	script := "#!/bin/sh\nexec " + quote(m.cfg.Tenure)
-	if m.cfg.Paths.Private() {
-		script += " --root " + quote(m.cfg.Paths.at())
-	}
-	script += " run " + string(snap) + "." + string(app) + " \"$@\"\n"
+	script := m.entry(snap, app)
 	if current, err := os.ReadFile(path); err == nil && string(current) == script {
 		return nil
 	}

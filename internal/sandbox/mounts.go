@@ -29,6 +29,9 @@ func (n *namespace) takeAll(mounts []Mount) ([]int, error) {
 // take copies what a mount shows from the host's tree, unattached; -1 when it
 // shows nothing of the host's.
 func (n *namespace) take(m Mount) (int, error) {
+	if tree, ok := n.taken[m.Target]; ok {
+		return tree, setAttr(tree, "", unix.MountAttr{Propagation: unix.MS_PRIVATE, Attr_set: unix.MOUNT_ATTR_NOSUID | unix.MOUNT_ATTR_NODEV}, false)
+	}
 	switch m.Kind {
 	case Bind:
 		if m.Inside {

@@ -21,6 +21,8 @@ type namespace struct {
 	self int
 	// hasShared is set when the host would see what is mounted in some places.
 	hasShared bool
+	// taken are copies of mounts that were made elsewhere, by target.
+	taken map[string]int
 	// open are descriptors to close in the end.
 	open []int
 }
@@ -32,7 +34,7 @@ func enter(p Profile) error {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return fmt.Errorf("unshare: %w", err)
 		}
-	} else if err := build(p); err != nil {
+	} else if err := build(p, nil); err != nil {
 		return err
 	}
 	return enterDir("/")
@@ -52,12 +54,13 @@ func enterDir(dir string) error {
 // build makes the namespace. The order matters: the host's mounts are taken
 // while their propagation is still the host's; then the thread's copy of the host's
 // tree is made private, so that neither building the new root in it nor
-// discarding it is seen outside; only then is anything mounted.
-func build(p Profile) error {
+// discarding it is seen outside; only then is anything mounted. Taken are copies that were
+// made before, by target.
+func build(p Profile, taken map[string]int) error {
 	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("unshare mount namespace: %w", err)
 	}
-	n := &namespace{root: -1, self: -1, devices: make(map[uint64]bool)}
+	n := &namespace{root: -1, self: -1, devices: make(map[uint64]bool), taken: taken}
 	defer n.close()
 	sources, err := n.takeAll(p.Mounts)
 	if err != nil {

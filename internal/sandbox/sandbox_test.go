@@ -19,14 +19,19 @@ import (
 
 // TestMain makes the test binary the program that becomes another one.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 2 && os.Args[1] == "enter" {
+	if len(os.Args) > 2 && (os.Args[1] == "enter" || os.Args[1] == "join") {
 		var request struct {
 			Profile Profile
 			Exec    Exec
 		}
 		err := json.Unmarshal([]byte(os.Args[2]), &request)
-		if err == nil {
+		if err == nil && os.Args[1] == "enter" {
 			err = Enter(request.Profile, request.Exec)
+		} else if err == nil {
+			var namespace *os.File
+			if namespace, err = Namespace(context.Background(), request.Profile, nil); err == nil {
+				err = Join(namespace, request.Profile, request.Exec)
+			}
 		}
 		_, _ = io.WriteString(os.Stderr, err.Error())
 		os.Exit(77)

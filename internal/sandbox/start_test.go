@@ -320,6 +320,17 @@ func TestNothingIsLeft(t *testing.T) {
 
 func TestEnter(t *testing.T) {
 	t.Parallel()
+	for _, way := range []string{"enter", "join"} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			testBecoming(t, way)
+		})
+	}
+}
+
+// testBecoming has a process become a program in one of the two ways.
+func testBecoming(t *testing.T, way string) {
+	t.Helper()
 	p := base(t, map[string]string{"work/": ""})
 	p.AllCapabilities, p.NoNewPrivs, p.KeepCapabilities = false, true, []string{"CAP_CHOWN"}
 	enter := func(p Profile, e Exec, attr *syscall.SysProcAttr) (string, int) {
@@ -328,7 +339,7 @@ func TestEnter(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "enter", string(request))
+		cmd := exec.CommandContext(t.Context(), "/proc/self/exe", way, string(request))
 		cmd.SysProcAttr, cmd.Dir = attr, p.Base+"/etc"
 		text, err := cmd.CombinedOutput()
 		if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
@@ -339,9 +350,13 @@ func TestEnter(t *testing.T) {
 	script := `echo $$; pwd; cat /etc/base-file; grep -E '^(Uid|CapPrm|CapBnd|NoNewPrivs)' /proc/self/status | tr -s '\t' ' '; exit 3`
 	sh := Exec{Argv: []string{"/bin/sh", "-c", script}, Env: []string{"PATH=/bin"}, Dir: "/work"}
 
+	in := "/work"
+	if way == "join" {
+		in, sh.Dir = "/", "" // It stays where it is, if it can.
+	}
 	text, code := enter(p, sh, nil)
 	pid, rest, _ := strings.Cut(text, "\n")
-	want := "/work\nof the base\nUid: 0 0 0 0\nCapPrm: 0000000000000001\nCapBnd: 0000000000000001\nNoNewPrivs: 1\n"
+	want := in + "\nof the base\nUid: 0 0 0 0\nCapPrm: 0000000000000001\nCapBnd: 0000000000000001\nNoNewPrivs: 1\n"
 	if _, err := strconv.Atoi(pid); err != nil || rest != want || code != 3 {
 		t.Errorf("as root: %q, exit %d", text, code)
 	}

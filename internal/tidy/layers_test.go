@@ -56,7 +56,7 @@ func TestImportsGoStrictlyDown(t *testing.T) {
 func TestHeavyLibrariesStayInTheDaemon(t *testing.T) {
 	t.Parallel()
 	heavy := []string{"go.etcd.io/bbolt", "github.com/fsnotify/fsnotify", "github.com/godbus/dbus/v5", "github.com/coreos/go-systemd/v22/dbus", "cel.dev/cel-go/cel", module + "/internal/rules", module + "/internal/daemon", module + "/internal/refresh"}
-	for _, command := range []string{"./cmd/tenure", "./cmd/snapctl"} {
+	for _, command := range []string{"./cmd/tenure", "./cmd/tenure-run", "./cmd/snapctl"} {
 		if _, err := os.Stat(filepath.Join(root(t), command)); errors.Is(err, os.ErrNotExist) {
 			continue
 		}

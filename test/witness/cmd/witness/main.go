@@ -2,6 +2,7 @@
 // answers at a socket, or an app that prints its report.
 //
 //	witness serve NAME   answer at $SNAP_COMMON/NAME.sock
+//	witness session      say what comes from the terminal and from signals
 //	witness ...          print a report, and end with the status N after "exit N"
 //
 //nolint:forbidigo // The whole program is its main: it reads and ends its own process.
@@ -40,6 +41,13 @@ func run() error {
 			Socket:     filepath.Join(os.Getenv("SNAP_COMMON"), os.Args[2]+".sock"),
 			Supervisor: os.Getenv("NOTIFY_SOCKET"), Inherited: inherited,
 		})
+	}
+	if slices.Contains(os.Args, "session") {
+		status, err := witness.Session(os.Stdin, os.Stdout)
+		if err == nil {
+			os.Exit(status)
+		}
+		return err
 	}
 	report, err := witness.Take()
 	if err != nil {

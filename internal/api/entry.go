@@ -1,0 +1,181 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"tenure/internal/entry"
+	"tenure/internal/proc"
+	"tenure/internal/refresh"
+)
+
+// askPatience bounds how long a helper may take for what is its own part, and how long it
+// may not read.
+const askPatience = 30 * time.Second
+
+// ServeEntry answers those who want to become an app (package entry) until ctx ends.
+//
+// Whoever asks must be the helper: a process whose program is the file at helper. That is
+// what keeps people from putting other processes into units of snaps.
+func ServeEntry(ctx context.Context, cfg Config, socket, helper string) error {
+	listener, err := listen(ctx, socket)
+	if err != nil {
+		return err
+	}
+	e := &entries{cfg: cfg, helper: helper}
+	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
+	defer stop()
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	fairly := &fair{UnixListener: listener, of: map[uint32]int{}}
+	for {
+		conn, err := fairly.Accept()
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("serve %s: %w", socket, err)
+		}
+		asking.Go(func() { e.serve(ctx, conn.(*counted)) }) //nolint:forcetypeassert // It is what fair accepts.
+	}
+}
+
+type entries struct {
+	cfg    Config
+	helper string
+}
+
+func (e *entries) serve(ctx context.Context, conn *counted) {
+	// Whoever waits for a refresh can go away.
+	ctx, gone := context.WithCancel(ctx)
+	defer gone()
+	defer conn.Close() //nolint:errcheck // The answer is written, or nobody hears it.
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	to := channel{conn.UnixConn}
+	err := e.answer(ctx, to, conn.UnixConn)
+	if err == nil {
+		return
+	}
+	e.cfg.Logger.Debug("an app is not run", slog.Any("error", err))
+	_ = entry.Send(to, entry.Message{Kind: entry.Fail, Words: []string{err.Error()}}) // It may be gone.
+}
+
+// errNotHelper is that somebody else than the helper asks.
+var errNotHelper = errors.New("only the helper that tenured has installed can enter units; use the commands in snap/bin, or tenure run")
+
+func (e *entries) answer(ctx context.Context, to channel, conn *net.UnixConn) error {
+	peer, err := proc.PeerOf(conn)
+	if err != nil {
+		return err
+	}
+	defer peer.Handle.Close()
+	process := peer.Handle.Process()
+	if err := e.checkHelper(process.PID); err != nil {
+		return err
+	}
+	env, err := proc.Environ(process.PID)
+	if err != nil {
+		return err
+	}
+	// It has not ended, so what was read was its own.
+	if ended, err := peer.Handle.Ended(); err != nil || ended {
+		return errors.Join(err, proc.ErrGone)
+	}
+	m, err := entry.Receive(to)
+	if err != nil {
+		return err
+	}
+	q, err := entry.ParseQuestion(m)
+	if err != nil {
+		return errors.Join(err, m.File.Close())
+	}
+	reply, err := e.cfg.Manager.Run(ctx, refresh.RunRequest{
+		Name: q.Name, Shell: q.Mode == entry.Shell, Hook: q.Hook, Process: process,
+		UID: peer.UID, GID: peer.GID, Home: homeOf(peer.UID), Args: q.Args, Env: env,
+		MakeHome: func(home, snap, revision string) (*os.File, error) { return makeHome(to, home, snap, revision) },
+		Say:      func(text string) { _ = entry.Send(to, entry.Message{Kind: entry.Say, Words: []string{text}}) },
+	})
+	if err != nil {
+		return err
+	}
+	defer reply.Namespace.Close() //nolint:errcheck // The helper has it. There may be none.
+	return entry.Send(to, entry.Program{
+		KeepCapabilities: reply.Profile.KeepCapabilities, AllCapabilities: reply.Profile.AllCapabilities,
+		NoNewPrivs: reply.Profile.NoNewPrivs, Argv: reply.Command.Argv, Env: reply.Command.Env,
+	}.Message(reply.Namespace))
+}
+
+// checkHelper refuses a process that runs another program.
+func (e *entries) checkHelper(pid int) error {
+	program, err := os.Stat(fmt.Sprintf("/proc/%d/exe", pid))
+	if err != nil {
+		return fmt.Errorf("see who asks: %w", err)
+	}
+	helper, err := os.Stat(e.helper)
+	if err != nil {
+		return fmt.Errorf("see who asks: %w", err)
+	}
+	if !os.SameFile(program, helper) {
+		return errNotHelper
+	}
+	return nil
+}
+
+// makeHome asks the helper for a directory of its user.
+func makeHome(to channel, home, snap, revision string) (*os.File, error) {
+	if err := entry.Send(to, entry.Message{Kind: entry.Home, Words: []string{home, snap, revision}}); err != nil {
+		return nil, err
+	}
+	m, err := entry.Receive(to)
+	if err != nil {
+		return nil, err
+	}
+	if m.Kind != entry.Made || len(m.Words) != 1 || (m.Words[0] == "") != (m.File != nil) {
+		return nil, errors.Join(fmt.Errorf("%w: %q", entry.ErrProtocol, m.Kind), m.File.Close())
+	}
+	if m.File == nil {
+		return nil, errors.New(m.Words[0]) //nolint:err113 // The helper's words.
+	}
+	info, err := m.File.Stat()
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s/snap/%s is not a directory", home, snap) //nolint:err113 // For people.
+	}
+	if err != nil {
+		return nil, errors.Join(err, m.File.Close())
+	}
+	return m.File, nil
+}
+
+// channel is the daemon's end of a conversation.
+type channel struct{ *net.UnixConn }
+
+// ReadWith implements entry.Channel.
+func (c channel) ReadWith(b, oob []byte) (n, oobn int, err error) {
+	if err := c.SetReadDeadline(time.Now().Add(askPatience)); err != nil {
+		return 0, 0, err
+	}
+	n, oobn, _, _, err = c.ReadMsgUnix(b, oob)
+	return n, oobn, err
+}
+
+// WriteWith implements entry.Channel.
+func (c channel) WriteWith(b, oob []byte) error {
+	if err := c.SetWriteDeadline(time.Now().Add(askPatience)); err != nil {
+		return err
+	}
+	for len(b) > 0 {
+		n, _, err := c.WriteMsgUnix(b, oob, nil)
+		if err != nil {
+			return err
+		}
+		b, oob = b[n:], nil
+	}
+	return nil
+}

@@ -1,0 +1,27 @@
+package daemon
+
+import (
+	"context"
+	"log/slog"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"tenure/internal/api"
+	"tenure/internal/entry"
+)
+
+// serveEntry lets people run apps. All else works without.
+func (p *parts) serveEntry(ctx context.Context, group *errgroup.Group) {
+	helper := p.paths.Helper()
+	warning, err := entry.Install(filepath.Join(filepath.Dir(p.cfg.Self), "tenure-run"), helper)
+	if err != nil {
+		p.cfg.Logger.Error("apps cannot be run", slog.Any("error", err))
+		return
+	}
+	if warning != "" {
+		p.cfg.Logger.Warn("only root can run apps", slog.String("helper", helper), slog.String("reason", warning))
+	}
+	cfg := api.Config{Manager: p.manager, Logger: p.cfg.Logger}
+	group.Go(func() error { return api.ServeEntry(ctx, cfg, p.paths.EntrySocket(), helper) })
+}
