@@ -1,6 +1,6 @@
 // Command tenure-run becomes an app of a snap. It is installed by tenured with the
 // capabilities that entering a mount namespace needs, and does nothing else
-// (docs/adr/0014-apps.md).
+// (docs/adr/0015-apps.md).
 //
 //	#!…/tenure-run --command=SNAP.APP         an entry of snap/bin
 //	tenure-run app|shell SNAP[.APP] [ARGUMENT...]

@@ -14,7 +14,7 @@ import (
 
 // Install puts the helper of this version into the root, with the rights that it
 // needs: as capabilities of the file, and as a set-uid bit where the file system has none
-// (docs/adr/0014-apps.md). The warning says what it cannot do there.
+// (docs/adr/0015-apps.md). The warning says what it cannot do there.
 func Install(program, helper string) (warning string, err error) {
 	text, err := os.ReadFile(program)
 	if err != nil {
