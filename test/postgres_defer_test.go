@@ -7,8 +7,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"tenure/client"
 	"tenure/test/rig"
@@ -69,6 +71,8 @@ func TestPostgresIsNotInterruptedInATransaction(t *testing.T) {
 	if now := i.Tenure("logs", "-n", "all", server); now != words {
 		t.Errorf("the server has noticed something:\n%s", strings.TrimPrefix(now, words))
 	}
+	untouched(t, i)
+	closed := time.Now()
 	query(t, second, "insert into t values (3); commit")
 	if status := endOf(t, i, id); status != "Done" {
 		t.Fatalf("the change is %s", status)
@@ -76,6 +80,7 @@ func TestPostgresIsNotInterruptedInATransaction(t *testing.T) {
 	if unit := i.Units()[server]; unit.Revision != "x2" {
 		t.Errorf("after the transactions: %+v", unit)
 	}
+	toldAfter(t, i, id, closed)
 
 	last := openSession(t, dir)
 	query(t, last, "begin; insert into t values (4)")
@@ -99,6 +104,32 @@ func TestPostgresIsNotInterruptedInATransaction(t *testing.T) {
 		if strings.Contains(log, bad) {
 			t.Errorf("the server wrote %q", bad)
 		}
+	}
+}
+
+// untouched checks that nothing of PostgreSQL has been sent a signal, ever.
+func untouched(t *testing.T, i *rig.Instance) {
+	t.Helper()
+	units, _ := historyOf(t, i, "postgres")
+	if bars := bars(units[server]); len(bars) != 1 || bars[0] != "x1 lives" {
+		t.Errorf("bars of the server: %v", bars)
+	}
+	for name, unit := range units {
+		if sent := signals(unit); len(sent) > 0 {
+			t.Errorf("%s was sent %v, though a transaction was open", name, sent)
+		}
+	}
+}
+
+// toldAfter checks that the first signal to the server is that of a change, and that it
+// was not sent before a time.
+func toldAfter(t *testing.T, i *rig.Instance, change string, after time.Time) {
+	t.Helper()
+	units, _ := historyOf(t, i, "postgres")
+	events := units[server].Events
+	first := slices.IndexFunc(events, func(e client.TimelineEvent) bool { return e.Kind == "signal" })
+	if first < 0 || events[first].Change != change || events[first].Time.Before(after) {
+		t.Errorf("the last transaction was closed after %s, and change %s told the server: %+v", after, change, events)
 	}
 }
 

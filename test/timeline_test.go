@@ -30,8 +30,13 @@ import (
 // history is what tenure timeline says of the snap probe.
 func history(t *testing.T, i *rig.Instance) (units map[string]client.TimelineUnit, changes map[string]client.TimelineChange) {
 	t.Helper()
+	return historyOf(t, i, "probe")
+}
+
+func historyOf(t *testing.T, i *rig.Instance, snap string) (units map[string]client.TimelineUnit, changes map[string]client.TimelineChange) {
+	t.Helper()
 	var timeline client.Timeline
-	if err := json.Unmarshal([]byte(i.Tenure("timeline", "--json", "probe")), &timeline); err != nil {
+	if err := json.Unmarshal([]byte(i.Tenure("timeline", "--json", snap)), &timeline); err != nil {
 		t.Fatal(err)
 	}
 	units, changes = map[string]client.TimelineUnit{}, map[string]client.TimelineChange{}
