@@ -38,7 +38,7 @@ func patient(t *testing.T, i *rig.Instance, version string) string {
 	if err := os.WriteFile(yaml, patient, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	i.Tenure("pack", dir, dir+".snap")
+	i.Tenure("pack", "--compression=lz4", dir, dir+".snap")
 	return dir + ".snap"
 }
 
