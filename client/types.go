@@ -243,6 +243,7 @@ type Action struct {
 	Classic       bool     `json:"classic,omitempty"`
 	IgnoreRunning bool     `json:"ignore-running,omitempty"`
 	Purge         bool     `json:"purge,omitempty"`
+	Terminate     bool     `json:"terminate,omitempty"`
 	Kill          bool     `json:"kill,omitempty"`
 	Force         bool     `json:"force,omitempty"`
 	Now           bool     `json:"now,omitempty"`

@@ -183,6 +183,9 @@ func contradicting(action *client.Action, verb refresh.Action, files []refresh.F
 	if action.Enable && verb != refresh.ActionStart || action.Disable && verb != refresh.ActionStop {
 		return bad("--enable goes with start, --disable with stop")
 	}
+	if action.Terminate && verb != refresh.ActionRemove {
+		return bad("terminate goes with remove, which ends what runs in any case")
+	}
 	if action.Channel+action.Source != "" && len(files) > 0 {
 		return bad("a file comes from no channel and no source: give the name of a snap, or leave those out")
 	}

@@ -3,7 +3,6 @@ package cli
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -206,37 +205,6 @@ reverts go further back; tenure list --all shows what there is.`,
 	}
 	c.Flags().StringVar(&action.Revision, "revision", "", "go back to this revision")
 	overrides(c, &action, overrideIgnore, overrideForce, overrideNow, overrideKill)
-	return a.waiting(c)
-}
-
-func (a *app) remove() *cobra.Command {
-	action := client.Action{Action: "remove"}
-	c := &cobra.Command{
-		Use: "remove SNAP...", Short: "Remove snaps, and end all that runs of them", Args: takes(1, -1, "snap"),
-		Long: `remove ends all that runs of the snaps, each by its stop protocol, and removes their
-revisions and data. tenure plan remove says beforehand what would be ended. With
---revision only that revision goes, which nothing may be using.`,
-		Example: `  tenure plan remove virt
-  tenure remove virt
-  tenure remove --revision x1 virt`,
-		ValidArgsFunction: a.complete(a.snapNames, -1),
-		RunE: func(c *cobra.Command, args []string) error {
-			if action.Revision != "" && len(args) > 1 {
-				return misused(c, "--revision goes with a single snap")
-			}
-			action.Snaps = args
-			err := a.act(c.Context(), action, "removed")
-			// As with snap: what is not there need not be removed.
-			if failed, ok := errors.AsType[*client.Error](err); ok && failed.Kind == "snap-not-installed" && len(args) == 1 {
-				a.warnf("snap %q is not installed", args[0])
-				return nil
-			}
-			return err
-		},
-	}
-	c.Flags().StringVar(&action.Revision, "revision", "", "remove only this revision")
-	c.Flags().BoolVar(&action.Purge, "purge", false, "keep no copy of the data, as remove never does")
-	overrides(c, &action, overrideForce, overrideNow, overrideLeave, overrideKill)
 	return a.waiting(c)
 }
 
