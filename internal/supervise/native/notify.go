@@ -318,6 +318,7 @@ func (u *unit) notified(ctx context.Context, heard datagram) {
 	if heard.pid != u.rec.Main.PID && !u.owns(heard.pid) {
 		if n.MainPID != 0 && u.reloadedBy(heard.pid) {
 			u.changeMain(n.MainPID)
+			u.forward(datagram{notification: notification{MainPID: u.rec.Main.PID}})
 		}
 		return
 	}
