@@ -34,8 +34,9 @@ deps: ## Install the Debian packages that building and testing need.
 	@./scripts/deps
 
 .PHONY: examples
-examples: deps build ## Build the example snaps into .cache/examples/.
+examples: deps build ## Build the example snaps into .cache/examples/, and fetch what else tests need into .cache/.
 	@$(MAKE) --no-print-directory -C examples
+	@./scripts/stock-snap >/dev/null
 
 .PHONY: demo
 demo: examples ## Show the main job: a VM and a database live through refreshes.

@@ -1,16 +1,55 @@
 package test
 
 import (
+	"bytes"
+	"context"
+	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
 	"testing"
 
+	"tenure/examples/clients/snaps"
 	"tenure/test/nspawn"
 )
 
 // TestMain runs the tests here, or below a systemd of their own.
 func TestMain(m *testing.M) {
-	if os.Getenv("TENURE_SUPERVISOR") == "systemd" {
-		os.Exit(nspawn.Main(m))
+	if os.Getenv("TENURE_SUPERVISOR") != "systemd" {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	if os.Getenv(nspawn.Inside) == "" {
+		if err := fetched(context.Background()); err != nil {
+			fmt.Fprintln(os.Stderr, "tests in a machine:", err)
+			os.Exit(1)
+		}
+	}
+	os.Exit(nspawn.Main(m))
+}
+
+// fetched returns when there is all that tests use and that has to be downloaded: the
+// machine has no network.
+func fetched(ctx context.Context) error {
+	if err := snaps.All(ctx); err != nil {
+		return err
+	}
+	_, err := stockProgram(ctx)
+	return err
+}
+
+// stockProgram is the path of Debian's snap program.
+func stockProgram(ctx context.Context) (string, error) {
+	root, err := snaps.Checkout()
+	if err != nil {
+		return "", err
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join(root, "scripts", "stock-snap"))
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		return "", fmt.Errorf("get Debian's snap program: %w\n%s", err, stderr.String())
+	}
+	return strings.TrimSpace(string(out)), nil
 }

@@ -1,7 +1,6 @@
 package test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"tenure/examples/clients/snaps"
 	"tenure/test/rig"
 )
 
@@ -33,7 +31,10 @@ func TestTheStockSnapCommand(t *testing.T) {
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no sessions: %v", err)
 	}
-	program := stockSnap(t)
+	program, err := stockProgram(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
 	vars := map[string]string{
 		"TZ": "UTC", "HELLO1": snap(t, "hello", "1"), "HELLO2": snap(t, "hello", "2"), "BASE": snap(t, "debian12", "1"),
 		"LIFE1": packedSnap(t, "stock/life", "1"), "LIFE2": packedSnap(t, "stock/life", "2"), "LIFE": unpacked(t, "stock/life", "3"),
@@ -62,23 +63,6 @@ func TestTheStockSnapCommand(t *testing.T) {
 			})
 		})
 	}
-}
-
-// stockSnap is the path of Debian's snap program.
-func stockSnap(t *testing.T) string {
-	t.Helper()
-	root, err := snaps.Checkout()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), filepath.Join(root, "scripts", "stock-snap"))
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("get Debian's snap program: %v\n%s", err, stderr.String())
-	}
-	return strings.TrimSpace(string(out))
 }
 
 // transcript is the file that a session is written to.

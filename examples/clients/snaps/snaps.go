@@ -24,6 +24,16 @@ func Build(ctx context.Context, name, version string) (string, error) {
 	return target(ctx, name+"_"+version+".snap")
 }
 
+// All builds every example package in the versions that the demo and the tests use, so
+// that the others can be built without a network.
+func All(ctx context.Context) error {
+	root, err := Checkout()
+	if err != nil {
+		return err
+	}
+	return run(ctx, root, "all")
+}
+
 // Tree is the directory with the files that all versions of a package share,
 // which must not be written to.
 func Tree(ctx context.Context, name string) (string, error) {
@@ -36,14 +46,22 @@ func target(ctx context.Context, file string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, "make", "--no-print-directory", "-C", filepath.Join(root, "examples"), filepath.Join("../.cache/examples", file)) //nolint:gosec // A name that make does not know is its error.
+	if err := run(ctx, root, filepath.Join("../.cache/examples", file)); err != nil {
+		return "", err
+	}
+	return filepath.Join(root, ".cache", "examples", file), nil
+}
+
+// run makes a target of the examples.
+func run(ctx context.Context, root, target string) error {
+	cmd := exec.CommandContext(ctx, "make", "--no-print-directory", "-C", filepath.Join(root, "examples"), target) //nolint:gosec // A name that make does not know is its error.
 	cmd.Env = withoutMake(os.Environ())
 	var output bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &output, &output
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("build %s: %w: %s", file, err, bytes.TrimSpace(output.Bytes()))
+		return fmt.Errorf("build %s: %w: %s", filepath.Base(target), err, bytes.TrimSpace(output.Bytes()))
 	}
-	return filepath.Join(root, ".cache", "examples", file), nil
+	return nil
 }
 
 // withoutMake drops what a make around the test would tell the one inside.
