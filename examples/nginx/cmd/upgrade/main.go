@@ -8,6 +8,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -41,7 +42,7 @@ func upgrade(ctx context.Context, pidFile string) error {
 	if err != nil {
 		return fmt.Errorf("MAINPID: %w", err)
 	}
-	if err := awaitEarlier(ctx, pidFile+".oldbin"); err != nil {
+	if err := awaitEarlier(ctx, old); err != nil {
 		return err
 	}
 	watcher, err := fsnotify.NewWatcher()
@@ -68,18 +69,15 @@ func upgrade(ctx context.Context, pidFile string) error {
 	return nil
 }
 
-// awaitEarlier waits for the server before this one, if that is still finishing
-// after an earlier upgrade: until it has gone nginx refuses another.
-func awaitEarlier(ctx context.Context, pidFile string) error {
-	text, err := os.ReadFile(pidFile)
+// awaitEarlier waits for the server before this one, if that is still finishing after an
+// earlier upgrade: it is the parent, and until it has gone nginx refuses another, without
+// a word. Its pid file says less: it goes a moment before the process does.
+func awaitEarlier(ctx context.Context, pid int) error {
+	parent, err := parentOf(pid)
 	if err != nil {
-		return nil // There is none.
+		return err
 	}
-	pid, err := strconv.Atoi(strings.TrimSpace(string(text)))
-	if err != nil {
-		return nil // It has just gone.
-	}
-	earlier, err := process.Open(pid)
+	earlier, err := process.Open(parent)
 	if errors.Is(err, process.ErrGone) {
 		return nil
 	}
@@ -87,7 +85,40 @@ func awaitEarlier(ctx context.Context, pidFile string) error {
 		return err
 	}
 	defer earlier.Close() //nolint:errcheck // Nothing was written.
+	name, nameErr := nameOf(parent)
+	own, err := nameOf(pid)
+	if err != nil {
+		return err
+	}
+	// Another process may have had the pid when it was opened.
+	if still, err := parentOf(pid); err != nil || still != parent || nameErr != nil || name != own {
+		return err
+	}
 	return earlier.Wait(ctx)
+}
+
+// parentOf is the parent of a process, nameOf its name (proc(5)).
+func parentOf(pid int) (int, error) {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return 0, fmt.Errorf("find the parent of the server: %w", err)
+	}
+	// The name may contain what it likes.
+	_, fields, _ := strings.Cut(string(text[bytes.LastIndexByte(text, ')')+1:]), " ")
+	var state string
+	var parent int
+	if _, err := fmt.Sscan(fields, &state, &parent); err != nil {
+		return 0, fmt.Errorf("find the parent of the server: %w", err)
+	}
+	return parent, nil
+}
+
+func nameOf(pid int) (string, error) {
+	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "comm"))
+	if err != nil {
+		return "", fmt.Errorf("find the name of process %d: %w", pid, err)
+	}
+	return string(text), nil
 }
 
 // await is the pid of the next server, as soon as it serves.
