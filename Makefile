@@ -52,7 +52,6 @@ crash: examples ## Kill the daemon at 200 moments of refreshes, and print where.
 
 .PHONY: soak-web
 soak-web: examples ## Refresh web servers 50 times each under full load, and count what fails.
-	@command -v wrk >/dev/null || apt-get install -y -qq --no-install-recommends wrk >/dev/null
 	go test ./test -tags soak -run '^TestSoak' -count=1 -timeout 15m -v
 
 .PHONY: lint
