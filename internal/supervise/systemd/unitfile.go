@@ -24,6 +24,14 @@ const (
 	stopNet  = 5 * time.Second
 )
 
+// More lines than a unit can write in so short a time is no limit: the journal would leave out
+// what goes beyond its own without a word to who reads. systemd takes 0, which would say it,
+// for "not set".
+const (
+	logInterval = time.Microsecond
+	logBurst    = 1_000_000
+)
+
 // maxStored is how many descriptors systemd keeps for a service that it has started by itself.
 const maxStored = 128
 
@@ -70,6 +78,8 @@ func (h *host) serviceFile(name string, spec *supervise.Spec) string {
 		{"SyslogIdentifier", spec.Unit.String()},
 		{"LogExtraFields", unitField + "=" + spec.Unit.String()},
 		{"LogExtraFields", rootField + "=" + h.names.prefix},
+		{"LogRateLimitIntervalSec", span(logInterval, 0)},
+		{"LogRateLimitBurst", strconv.Itoa(logBurst)},
 	}
 	if spec.Type == supervise.DBus {
 		settings = append(settings, setting{"BusName", spec.BusName})
@@ -198,6 +208,8 @@ func (h *host) transient(name string, p *place) []sd.Property {
 		property("OOMPolicy", "continue"),
 		property("SyslogIdentifier", p.Unit.String()),
 		h.logFields(p.Unit),
+		property("LogRateLimitIntervalUSec", uint64(logInterval/time.Microsecond)),
+		property("LogRateLimitBurst", uint32(logBurst)),
 	)
 	return properties
 }
