@@ -194,7 +194,8 @@ type Process struct {
 	Start   uint64    `json:"start"`
 	Main    bool      `json:"main,omitempty"`
 	Started time.Time `json:"started,omitzero"`
-	Command string    `json:"command"`
+	// Command is the command line; empty where that is not for whoever asks.
+	Command string `json:"command"`
 }
 
 // Pin is one reason to keep a revision.

@@ -2,9 +2,9 @@
 // socket, with the paths and shapes of snapd's REST API v2 and our additions.
 //
 // Who may do what is decided from the credentials that the kernel gives for
-// the peer, never from what the request says: everybody may read lists, versions
-// and the status of changes; all else is for root and the members of the group
-// "tenure" (DESIGN.md section 9, 17). Nothing that a client sends is held in
+// the peer, never from what the request says: everybody may read lists, versions,
+// the status of changes and which units run, with the command lines of their own processes;
+// all else is for root and the members of the group "tenure" (DESIGN.md section 9, 17). Nothing that a client sends is held in
 // memory beyond a bound.
 //
 // Any number of requests are served at the same time.
@@ -168,7 +168,7 @@ func (s *server) handler() http.Handler {
 	admin("GET /v2/snaps/{name}/conf", s.conf)
 	admin("PUT /v2/snaps/{name}/conf", s.setConf)
 	admin("POST /v2/plan", s.plan)
-	admin("GET /v2/units", s.units)
+	open("GET /v2/units", s.inTurn(s.units))
 	admin("GET /v2/pins", s.pins)
 	admin("GET /v2/policy", s.policy)
 	admin("POST /v2/policy/check", s.checkPolicy)

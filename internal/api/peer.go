@@ -75,6 +75,15 @@ func (s *server) admin(r *http.Request) bool {
 	return p.uid == 0 || s.admins >= 0 && (int(p.gid) == s.admins || slices.Contains(p.groups, strconv.Itoa(s.admins)))
 }
 
+// userOf is the user of the peer of r; -1 where that is not known.
+func userOf(r *http.Request) int {
+	p, ok := r.Context().Value(peerKey{}).(peer)
+	if !ok {
+		return -1
+	}
+	return int(p.uid)
+}
+
 // cString is b up to its first NUL.
 func cString(b []byte) string {
 	text, _, _ := bytes.Cut(b, []byte{0})

@@ -21,6 +21,7 @@ import (
 	"tenure"
 	"tenure/client"
 	"tenure/internal/change"
+	"tenure/internal/proc"
 	"tenure/internal/refresh"
 	"tenure/internal/revision"
 	"tenure/internal/supervise"
@@ -294,6 +295,8 @@ func (s *server) changeOf(r *http.Request, c change.Change) client.Change {
 	return result
 }
 
+// units are those that run, as this peer may see them: what they say of themselves, and the
+// command lines of what others run, are for administrators.
 func (s *server) units(r *http.Request) (*reply, error) {
 	found, err := s.cfg.Manager.Units(r.Context())
 	if err != nil {
@@ -302,8 +305,21 @@ func (s *server) units(r *http.Request) (*reply, error) {
 	units := []client.Unit{}
 	for i := range found {
 		units = append(units, unitOf(&found[i]))
+		if !s.admin(r) {
+			discreet(&units[i], found[i].Processes, userOf(r))
+		}
 	}
 	return &reply{result: units}, nil
+}
+
+// discreet takes out of a unit what is not for one user.
+func discreet(unit *client.Unit, processes []proc.Info, uid int) {
+	unit.Text = ""
+	for i := range processes {
+		if int(processes[i].UID) != uid {
+			unit.Processes[i].Command = ""
+		}
+	}
 }
 
 func unitOf(found *refresh.UnitInfo) client.Unit {

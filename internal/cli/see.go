@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strconv"
@@ -78,7 +79,10 @@ func (a *app) ps() *cobra.Command {
 		Long: `ps shows every unit (service, workload, run of an app or hook) that is alive, with the
 revision that it runs from, its age and its processes; * marks the main process. A
 unit is stale when its revision is not the current one; where lifecycle.max-endure is
-set, or a rule of the administrator says it, ps says until when it may be.`,
+set, or a rule of the administrator says it, ps says until when it may be.
+
+Everybody sees that; command lines only of their own processes, unless they are root or in
+the group tenure.`,
 		Example:           "  tenure ps\n  tenure ps virt",
 		ValidArgsFunction: a.complete(a.snapNames, -1),
 		RunE: func(c *cobra.Command, args []string) error {
@@ -154,7 +158,7 @@ func psRows(u *client.Unit, row func(string)) {
 		if p.Main {
 			mark = " *"
 		}
-		row(strings.Join([]string{"    " + strconv.Itoa(p.PID) + mark, "", "", "", age(p.Started), cut(p.Command, 60)}, "\t"))
+		row(strings.Join([]string{"    " + strconv.Itoa(p.PID) + mark, "", "", "", age(p.Started), cmp.Or(cut(p.Command, 60), "-")}, "\t"))
 	}
 }
 
