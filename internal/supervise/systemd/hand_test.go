@@ -229,9 +229,10 @@ func TestHandOverMovesTheAlias(t *testing.T) {
 	}
 	// The old one is ended by hand, by its own name and settings.
 	sc.systemctl("stop", old)
-	if _, known := sc.s.status(sc.ctx, draining); known {
-		t.Errorf("%s is still known", draining)
-	}
+	sc.await("nobody knows the old generation any more", func() bool {
+		_, known := sc.s.status(sc.ctx, draining)
+		return !known
+	})
 	if status := sc.status(unitOf("web")); status.State != supervise.Running || status.Revision != tenure.LocalRevision(2) {
 		t.Errorf("the service is %+v", status)
 	}

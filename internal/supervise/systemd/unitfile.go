@@ -90,7 +90,7 @@ func (h *host) serviceFile(name string, spec *supervise.Spec) string {
 	if clean := cleanExits(spec.Restart); clean != "" {
 		settings = append(settings, setting{"SuccessExitStatus", clean})
 	}
-	unit := []setting{{"Description", describe(spec)}, {"StartLimitIntervalSec", "0"}}
+	unit := []setting{{"Description", describe(spec)}, {"StartLimitIntervalSec", "0"}, {"Before", endOfMachine}}
 	if spec.Profile.Root == sandbox.RootBase {
 		// At boot it may be asked for before its snaps are mounted. It is started again then.
 		unit = append(unit, setting{"ConditionPathIsMountPoint", strings.ReplaceAll(spec.Profile.Base, "%", "%%")})
@@ -101,6 +101,10 @@ func (h *host) serviceFile(name string, spec *supervise.Spec) string {
 		section{"Install", []setting{{"WantedBy", bootTarget}}},
 	)
 }
+
+// endOfMachine ends all units by their protocols when the machine ends. systemd ends what
+// is before it only when it has done so.
+const endOfMachine = "tenured-shutdown.service"
 
 // describe is what systemctl(1) says that a unit is.
 func describe(spec *supervise.Spec) string {
@@ -226,6 +230,7 @@ func (h *host) common(p *place) []sd.Property {
 		property("Delegate", true),
 		property("CollectMode", "inactive-or-failed"),
 		property("DefaultDependencies", true),
+		property("Before", []string{endOfMachine}),
 		property("SendSIGKILL", p.Spec.Stop.Kill != supervise.KillNever),
 	}
 	if timeout := stopTime(p.Spec.Stop); timeout > 0 {
