@@ -20,7 +20,7 @@ const (
 	// suspending is how long one machine takes, and suspendingGrace how long its manager
 	// has for all of them.
 	suspending      = 600 * time.Millisecond
-	suspendingGrace = 5 * time.Second
+	suspendingGrace = 4 * time.Second
 )
 
 // suspender packs a manager that cannot reattach to its machines: on a refresh its stop command
