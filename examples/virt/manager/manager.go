@@ -117,8 +117,8 @@ func (m *Manager) Run(ctx context.Context, ready func(context.Context) error) er
 	ctx, cancel := context.WithCancel(ctx)
 	defer m.serving.Wait()
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { listener.Close() }) //nolint:errcheck // The accept loop ends with it.
-	defer stop()
+	// It is not taken back: whoever has seen that ctx is done would keep it from happening.
+	context.AfterFunc(ctx, func() { listener.Close() }) //nolint:errcheck // The accept loop ends with it.
 	m.serving.Go(func() { m.accept(ctx, listener) })
 	if err := ready(ctx); err != nil {
 		return err
