@@ -70,7 +70,7 @@ func (s *session) run(t *testing.T, file string, vars map[string]string, more ma
 		"release": releaseFile,
 	}
 	maps.Copy(commands, more)
-	testscript.Run(t, testscript.Params{
+	testscript.RunT(inTurn{t}, testscript.Params{
 		Files:               []string{file},
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
@@ -84,6 +84,17 @@ func (s *session) run(t *testing.T, file string, vars map[string]string, more ma
 		},
 		Cmds: commands,
 	})
+}
+
+// inTurn is a test whose turn it is already. testscript has scripts wait for another, and
+// all of them would wait with a daemon of their own that runs.
+type inTurn struct{ *testing.T }
+
+func (t inTurn) Parallel()     {}
+func (t inTurn) Verbose() bool { return testing.Verbose() }
+
+func (t inTurn) Run(name string, script func(testscript.T)) {
+	t.T.Run(name, func(t *testing.T) { script(inTurn{t}) })
 }
 
 // talkerSnap is the file of the package in scripts/talker in a version.

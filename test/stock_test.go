@@ -43,7 +43,7 @@ func TestTheStockSnapCommand(t *testing.T) {
 		t.Run(strings.TrimSuffix(filepath.Base(file), ".txtar"), func(t *testing.T) {
 			t.Parallel()
 			s := &session{Instance: rig.New(t, rig.Config{Snapd: true, Observe: true})}
-			testscript.Run(t, testscript.Params{
+			testscript.RunT(inTurn{t}, testscript.Params{
 				Files: []string{file}, RequireExplicitExec: true, RequireUniqueNames: true, UpdateScripts: os.Getenv("TENURE_UPDATE") != "",
 				Setup: func(env *testscript.Env) error {
 					for name, value := range vars {
