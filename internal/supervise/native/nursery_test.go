@@ -178,9 +178,10 @@ func TestGroupMadeForAWorkload(t *testing.T) {
 	if err := group.Move(infos[1].PID); err != nil {
 		t.Fatal(err)
 	}
-	forkInto(t, group, supervisetest.Program{Name: "shell", Exits: true}) // As a container begins its life.
 	for !slices.Contains(names(t, s, vm), "guest") && time.Since(begun) < 20*time.Second {
-		<-time.After(time.Millisecond) // Nobody tells what joins a unit.
+		// As a container begins its life. While one lives, the group is not the machine's alone.
+		forkInto(t, group, supervisetest.Program{Name: "shell", Exits: true})
+		<-time.After(20 * time.Millisecond) // Nobody tells what joins a unit.
 	}
 	if got := names(t, s, vm); !slices.Equal(got, []string{"machine", "guest"}) {
 		t.Errorf("%s has %v, want the machine and its guest", vm, got)
