@@ -132,10 +132,16 @@ func crashUnanswered(l *law) {
 		if _, err := l.Supervisor.Stop(ctx, supervise.StopRequest{Units: []tenure.UnitID{unit("other")}}); err != nil {
 			return supervise.Terms{}, err
 		}
-		return supervise.Terms{}, <-answer
+		select {
+		case err := <-answer:
+			return supervise.Terms{}, err
+		case <-ctx.Done():
+			return supervise.Terms{}, context.Cause(ctx)
+		}
 	})
-	l.start(l.spec("other", Program{Notify: true, IgnoreTerm: true}, func(s *supervise.Spec) { s.Stop.Timeout = 2 * short }),
-		l.orphaning("unanswered", short, supervise.KillAfterTimeout))
+	// It is ready before there is anybody to be asked about, and so is stopped when it runs.
+	l.start(l.spec("other", Program{Notify: true, IgnoreTerm: true}, func(s *supervise.Spec) { s.Stop.Timeout = 2 * short }))
+	l.start(l.orphaning("unanswered", short, supervise.KillAfterTimeout))
 	l.becomes(unit("other"), supervise.Inactive)
 	l.inState(id, supervise.Stopping)
 	answer <- errors.New("nobody knows")
@@ -145,9 +151,12 @@ func crashUnanswered(l *law) {
 // crashStopped is a request while the answer is waited for: it is not needed any more.
 func crashStopped(l *law) {
 	id, asked, answer := unit("stopped"), make(chan struct{}), make(chan struct{})
-	l.heed(func(context.Context, tenure.UnitID) (supervise.Terms, error) {
+	l.heed(func(ctx context.Context, _ tenure.UnitID) (supervise.Terms, error) {
 		close(asked)
-		<-answer
+		select {
+		case <-answer:
+		case <-ctx.Done():
+		}
 		return supervise.Terms{Kill: supervise.KillNever}, nil
 	})
 	l.start(l.orphaning("stopped", short, supervise.KillAfterTimeout))
