@@ -235,6 +235,13 @@ store:
 	trace.expect("store", kept)
 	second := strconv.Itoa(i.Main("probe.store").PID)
 	trace.expect("store", "up")
+	// What it said before READY=1 has been taken in then; what a daemon has read when it is
+	// killed, and has not handed to the holder, is lost.
+	for i.Units()["probe.store"].State != "running" {
+		if err := t.Context().Err(); err != nil {
+			t.Fatal(err)
+		}
+	}
 	i.Kill()
 	i.Start()
 	i.Tenure("restart", "probe.store")
