@@ -39,8 +39,8 @@ func (r *root) process(t *testing.T) *process {
 	if err := os.WriteFile(r.path("hierarchy"), []byte(name), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(executable(t), "daemon", r.dir)
-	cmd.Stderr = testWriter{t}
+	cmd := exec.Command(supervisetest.Executable(t), "daemon", r.dir)
+	cmd.Stderr = supervisetest.LogWriter(t)
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -95,7 +95,7 @@ func service(t *testing.T, name string, p supervisetest.Program, change ...func(
 	p.Name = name
 	spec := supervise.Spec{
 		Unit: tenure.ServiceUnit("native", tenure.App(name)), Revision: tenure.LocalRevision(3), Type: supervise.Simple,
-		Command: p.Command(executable(t)),
+		Command: p.Command(supervisetest.Executable(t)),
 		Stop:    supervise.StopProtocol{Target: supervise.TargetGroup, Timeout: 20 * time.Second, Kill: supervise.KillAfterTimeout},
 		Restart: supervise.RestartPolicy{Condition: supervise.RestartNever},
 	}
@@ -236,7 +236,7 @@ func TestAdoptAStop(t *testing.T) {
 func TestAdoptAStopCommand(t *testing.T) {
 	t.Parallel()
 	r := newRoot(t)
-	command := supervisetest.Program{Name: "stopper", IgnoreTerm: true}.Command(executable(t))
+	command := supervisetest.Program{Name: "stopper", IgnoreTerm: true}.Command(supervisetest.Executable(t))
 	spec := service(t, "commanded", supervisetest.Program{Notify: true}, func(s *supervise.Spec) { s.Stop.Command, s.Stop.Timeout = &command, time.Second })
 	s, end := r.run(t)
 	if err := s.Start(t.Context(), spec); err != nil {

@@ -59,7 +59,7 @@ func stopForker(t *testing.T, s *Supervisor, target supervise.Target, after time
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	spec := service(t, "forker", supervisetest.Program{}, func(spec *supervise.Spec) {
-		spec.Command.Argv = []string{executable(t), "forker"}
+		spec.Command.Argv = []string{supervisetest.Executable(t), "forker"}
 		spec.Stop.Target = target
 		spec.Workloads = []supervise.Workload{{Name: "vm", Match: "name=machine .*\"name\":\"machine\"}$", Stop: supervise.StopProtocol{
 			Target: supervise.TargetGroup, Timeout: 20 * time.Second, Kill: supervise.KillAfterTimeout,

@@ -2,20 +2,16 @@ package native
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
@@ -58,18 +54,8 @@ type root struct {
 	record supervisetest.Record
 	// witness, if set, sees what is recorded while it is.
 	witness supervise.Recorder
-	// arbiter, if set, says on which terms units end.
-	arbiter atomic.Pointer[supervise.Arbiter]
-}
-
-// heed has an arbiter asked from now on.
-func (r *root) heed(arbiter supervise.Arbiter) { r.arbiter.Store(&arbiter) }
-
-func (r *root) terms(ctx context.Context, unit tenure.UnitID) (supervise.Terms, error) {
-	if arbiter := r.arbiter.Load(); arbiter != nil {
-		return (*arbiter)(ctx, unit)
-	}
-	return supervise.Terms{}, nil
+	// arbiter says on which terms units end.
+	arbiter supervisetest.Arbiter
 }
 
 var hierarchies atomic.Int64
@@ -81,53 +67,15 @@ func newRoot(t *testing.T) *root {
 	if os.Geteuid() != 0 {
 		t.Fatal("these tests need root, for control groups")
 	}
-	dir, err := os.MkdirTemp("", "native-") //nolint:usetesting // Sockets need a short path.
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := supervisetest.ShortDir(t)
 	h, err := proc.OpenHierarchy(fmt.Sprintf("tenure-native-%d-%d", os.Getpid(), hierarchies.Add(1)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &root{dir: dir, hierarchy: h, settle: time.Hour}
 	t.Cleanup(func() { r.sweep(t) })
-	r.serve(t)
+	r.holder = supervisetest.Hold(t, dir)
 	return r
-}
-
-// serve runs a holder in this process.
-func (r *root) serve(t *testing.T) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // It outlives the test's own context.
-	done := make(chan struct{})
-	spawn := func(context.Context) error {
-		read, write, err := os.Pipe()
-		if err != nil {
-			return err
-		}
-		go func() {
-			defer close(done)
-			_ = fdstore.Serve(ctx, fdstore.ServeConfig{Socket: r.path("holder"), Logs: r.path("logs"), Ready: write})
-			_ = write.Close()
-		}()
-		defer read.Close()
-		line, err := bufio.NewReader(read).ReadString('\n')
-		if line != "ready\n" {
-			return errors.Join(err, errors.New(line))
-		}
-		return nil
-	}
-	client, err := fdstore.New(ctx, fdstore.Config{Socket: r.path("holder"), Spawn: spawn})
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.holder = client
-	t.Cleanup(func() {
-		_ = client.Close()
-		cancel()
-		<-done
-	})
 }
 
 func (r *root) path(name string) string { return filepath.Join(r.dir, name) }
@@ -164,22 +112,14 @@ func (r *root) config(t *testing.T) Config {
 	t.Helper()
 	return Config{
 		StateDir: r.path("units"), RuntimeDir: r.path("u"), Hierarchy: r.hierarchy, Holder: r.holder,
-		Settle: r.settle, Terms: r.terms, Record: func(e supervise.Event) {
+		Settle: r.settle, Terms: r.arbiter.Terms, Record: func(e supervise.Event) {
 			r.record.Add(e)
 			if r.witness != nil {
 				r.witness(e)
 			}
 		},
-		Logs: logfile.NewReader(r.path("logs")), Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
+		Logs: logfile.NewReader(r.path("logs")), Logger: slog.New(slog.NewTextHandler(supervisetest.LogWriter(t), nil)),
 	}
-}
-
-// testWriter puts what the supervisor logs where the test's output is.
-type testWriter struct{ t *testing.T }
-
-func (w testWriter) Write(p []byte) (int, error) {
-	w.t.Log(string(bytes.TrimSpace(p)))
-	return len(p), nil
 }
 
 // run starts a supervisor, and gives what ends it and waits for it.
@@ -189,21 +129,7 @@ func (r *root) run(t *testing.T) (s *Supervisor, end func()) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background()) //nolint:usetesting // Ended by the caller.
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx) }()
-	select {
-	case <-s.Ready():
-	case err := <-done:
-		cancel()
-		t.Fatalf("run: %v", err)
-	}
-	return s, func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("run: %v", err)
-		}
-	}
+	return s, supervisetest.Begin(t, s)
 }
 
 // supervisor is one that ends with the test, after it has ended and forgotten all units.
@@ -223,25 +149,9 @@ func (r *root) supervisor(t *testing.T) *Supervisor {
 // clear ends everything.
 func (r *root) clear(t *testing.T, s *Supervisor) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second) //nolint:usetesting // Runs after the test's own context.
+	ctx, cancel := context.WithTimeout(context.Background(), supervisetest.ClearBound) //nolint:usetesting // Runs after the test's own context.
 	defer cancel()
-	for range 3 { // What a stop leaves is stopped by the next.
-		units, err := s.Units(ctx)
-		if err != nil {
-			t.Error(err)
-			return
-		}
-		req := supervise.StopRequest{Kill: true}
-		for _, u := range units {
-			req.Units = append(req.Units, u.Unit)
-		}
-		if _, err := s.Stop(ctx, req); err != nil {
-			t.Error(err)
-		}
-		if err := s.Forget(ctx, req.Units...); err != nil {
-			t.Error(err)
-		}
-	}
+	supervisetest.Clear(ctx, t, s)
 	groups, err := r.hierarchy.Groups()
 	for _, group := range groups {
 		// The background is behind by a moment.
@@ -255,86 +165,20 @@ func (r *root) clear(t *testing.T, s *Supervisor) {
 	}
 }
 
-func executable(t *testing.T) string {
-	t.Helper()
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return exe
-}
-
 func newHarness(t *testing.T) supervisetest.Harness {
 	t.Helper()
 	r := newRoot(t)
 	return supervisetest.Harness{
 		Supervisor: r.supervisor(t),
-		Exe:        executable(t),
+		Exe:        supervisetest.Executable(t),
 		Recorded:   r.record.All,
-		Heed:       r.heed,
-		Spawn:      spawnOutside,
-		Connect:    connect,
+		Heed:       r.arbiter.Heed,
+		Spawn:      supervisetest.SpawnOutside,
+		Connect:    supervisetest.Connect,
 		Socket: func(_ *testing.T, name string) supervise.Socket {
 			return supervise.Socket{Name: name, Network: "unix", Address: r.path(name + ".sock")}
 		},
 	}
-}
-
-// spawnOutside starts a program that nobody supervises, and returns when it is ready.
-func spawnOutside(t *testing.T, p supervisetest.Program) tenure.Process {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "native-") //nolint:usetesting // Sockets need a short path.
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	ready, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "n"), Net: "unixgram"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ready.Close()
-	argv := p.Command(executable(t)).Argv
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = []string{"NOTIFY_SOCKET=" + filepath.Join(dir, "n")}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	reaped := make(chan struct{})
-	go func() {
-		defer close(reaped)
-		_ = cmd.Wait()
-	}()
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-reaped
-	})
-	if _, err := ready.Read(make([]byte, 64)); err != nil {
-		t.Fatal(err)
-	}
-	info, err := proc.Read(cmd.Process.Pid)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return info.Process
-}
-
-// connect opens a connection and gives what is answered.
-func connect(_ *testing.T, socket supervise.Socket) <-chan string {
-	answer := make(chan string, 1)
-	conn, err := net.Dial("unix", socket.Address)
-	if err != nil {
-		close(answer)
-		return answer
-	}
-	go func() {
-		defer close(answer)
-		defer conn.Close()
-		if line, err := bufio.NewReader(conn).ReadString('\n'); err == nil {
-			answer <- strings.TrimSpace(line)
-		}
-	}()
-	return answer
 }
 
 func TestLaw(t *testing.T) {

@@ -39,7 +39,7 @@ func forkInto(t *testing.T, where proc.Group, p supervisetest.Program) {
 	}
 	defer group.Close()
 	// A shell is its parent: whom this process has forked, the supervisor in it reaps.
-	cmd := exec.Command("/bin/sh", append([]string{"-c", `"$@"; exit $?`, "sh"}, p.Command(executable(t)).Argv...)...)
+	cmd := exec.Command("/bin/sh", append([]string{"-c", `"$@"; exit $?`, "sh"}, p.Command(supervisetest.Executable(t)).Argv...)...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(group.Fd()), Setsid: true} //nolint:gosec // A descriptor is no number to overflow.
 	if err := cmd.Run(); err != nil {
 		t.Fatal(err)

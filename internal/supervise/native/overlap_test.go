@@ -221,7 +221,7 @@ func TestSocketsOfASuccessor(t *testing.T) {
 	}
 	stopAll(t, s, draining)
 	for _, socket := range next.Sockets {
-		if answer := <-connect(t, socket); answer == "" {
+		if answer := <-supervisetest.Connect(t, socket); answer == "" {
 			t.Errorf("no answer on %s", socket.Name)
 		}
 	}

@@ -34,7 +34,7 @@ func TestSignalsAreRecordedFirst(t *testing.T) {
 		}
 	}
 	s := r.supervisor(t)
-	exe := executable(t)
+	exe := supervisetest.Executable(t)
 	spec := func(app tenure.App, target supervise.Target, p supervisetest.Program) supervise.Spec {
 		p.Notify = true
 		return supervise.Spec{

@@ -45,7 +45,7 @@ func (r *root) commands(id tenure.UnitID) (sent []string) {
 func leaving(t *testing.T) *supervise.Command {
 	t.Helper()
 	child := supervisetest.Program{Name: "remnant", IgnoreTerm: true}
-	command := supervisetest.Program{Name: "command", Exits: true, Children: []supervisetest.Program{child}}.Command(executable(t))
+	command := supervisetest.Program{Name: "command", Exits: true, Children: []supervisetest.Program{child}}.Command(supervisetest.Executable(t))
 	return &command
 }
 
@@ -82,7 +82,7 @@ func TestCommandsAreDroppedOnTerms(t *testing.T) {
 	r := newRoot(t)
 	s := r.supervisor(t)
 	for name, kill := range map[string]supervise.Kill{"never": supervise.KillNever, "after": supervise.KillAfterTimeout} {
-		r.heed(given(supervise.Terms{Kill: kill, Timeout: 30 * time.Millisecond}, atOnce()))
+		r.arbiter.Heed(given(supervise.Terms{Kill: kill, Timeout: 30 * time.Millisecond}, atOnce()))
 		spec := service(t, name, supervisetest.Program{Notify: true}, func(s *supervise.Spec) { s.Reload = leaving(t) })
 		if kill == supervise.KillAfterTimeout {
 			spec.Stop.Kill = supervise.KillNever
@@ -131,7 +131,7 @@ func TestCommandsOfTheForgotten(t *testing.T) {
 	r := newRoot(t)
 	s := r.supervisor(t)
 	when := make(chan struct{})
-	r.heed(given(supervise.Terms{}, when))
+	r.arbiter.Heed(given(supervise.Terms{}, when))
 	spec := service(t, "forgotten", supervisetest.Program{Exits: true}, func(s *supervise.Spec) { s.PostStop = leaving(t) })
 	if err := s.Start(t.Context(), spec); err != nil {
 		t.Fatal(err)
@@ -162,7 +162,7 @@ func TestTermsAreAskedAgain(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRoot(t)
-			r.heed(given(supervise.Terms{}, nil))
+			r.arbiter.Heed(given(supervise.Terms{}, nil))
 			s, end := r.run(t)
 			backend := supervisetest.Program{Name: "backend", IgnoreTerm: true}
 			spec := service(t, name, supervisetest.Program{Notify: true, Exits: true, Code: 1, Children: []supervisetest.Program{backend}},
@@ -173,7 +173,7 @@ func TestTermsAreAskedAgain(t *testing.T) {
 			until(t, s, spec.Unit, func(s supervise.Status) bool { return s.State == supervise.Stopping })
 			graceOver(t, s, spec.Unit)
 			end()
-			r.heed(given(supervise.Terms{Kill: kill}, atOnce()))
+			r.arbiter.Heed(given(supervise.Terms{Kill: kill}, atOnce()))
 			s = r.supervisor(t)
 			until(t, s, spec.Unit, func(s supervise.Status) bool { return s.State == supervise.Failed })
 			killed := slices.ContainsFunc(r.record.All(), func(e supervise.Event) bool { return e.Signal == "SIGKILL" })

@@ -207,7 +207,7 @@ func TestTimerOverTheDaemon(t *testing.T) {
 func TestTrackTheWrongProcess(t *testing.T) {
 	t.Parallel()
 	s := newRoot(t).supervisor(t)
-	process := spawnOutside(t, supervisetest.Program{Notify: true})
+	process := supervisetest.SpawnOutside(t, supervisetest.Program{Notify: true})
 	process.Start++
 	id := tenure.UnitID{Snap: "native", Kind: tenure.AppRun, App: "app", Serial: process.PID}
 	if err := s.Track(t.Context(), supervise.Spec{Unit: id}, process); err == nil {
@@ -231,12 +231,12 @@ func TestHeldSocketOverTheDaemon(t *testing.T) {
 	if info, err := os.Stat(socket.Address); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %v, %v, want 0600", info.Mode(), err)
 	}
-	<-connect(t, socket)
+	<-supervisetest.Connect(t, socket)
 	if _, err := s.Stop(t.Context(), supervise.StopRequest{Units: []tenure.UnitID{spec.Unit}, HoldSockets: true}); err != nil {
 		t.Fatal(err)
 	}
 	end()
-	waiting := connect(t, socket)
+	waiting := supervisetest.Connect(t, socket)
 	s = r.supervisor(t)
 	if err := s.Start(t.Context(), spec); err != nil {
 		t.Fatal(err)

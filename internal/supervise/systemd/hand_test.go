@@ -63,7 +63,7 @@ func (sc *scene) spec(name string, p supervisetest.Program, change ...func(*supe
 	sc.t.Helper()
 	p.Name = name
 	spec := supervise.Spec{
-		Unit: unitOf(name), Revision: tenure.LocalRevision(1), Type: supervise.Notify, Command: p.Command(executable(sc.t)),
+		Unit: unitOf(name), Revision: tenure.LocalRevision(1), Type: supervise.Notify, Command: p.Command(supervisetest.Executable(sc.t)),
 		Stop:    supervise.StopProtocol{Target: supervise.TargetGroup, Timeout: patience, Kill: supervise.KillAfterTimeout},
 		Restart: supervise.RestartPolicy{Condition: supervise.RestartAlways},
 	}
