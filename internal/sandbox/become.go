@@ -22,22 +22,34 @@ func Enter(p Profile, e Exec) error {
 	if len(e.Files) > 0 || e.Group != nil || e.Umask != 0 {
 		return fmt.Errorf("start %s: %w: files, group and umask are the caller's own", e.Argv[0], ErrProfile)
 	}
-	runtime.LockOSThread()
-	here, err := os.Getwd()
-	if err != nil {
-		here = "/"
-	}
-	for _, step := range []func() error{
+	here := workingDir()
+	return become(
+		e,
 		func() error { return enter(p) },
 		func() error { return changeDir(e.Dir, here) },
 		func() error { return p.dropRights(unix.CAP_SETUID, unix.CAP_SETGID) },
 		p.becomeUser,
-	} {
+	)
+}
+
+// become takes the steps on one thread, and makes the calling process the program.
+func become(e Exec, steps ...func() error) error {
+	runtime.LockOSThread()
+	for _, step := range steps {
 		if err := step(); err != nil {
 			return fmt.Errorf("start %s: %w", e.Argv[0], err)
 		}
 	}
 	return execError(e, syscall.Exec(e.Argv[0], e.Argv, e.Env))
+}
+
+// workingDir is that of the calling process, or "/" where it is not known.
+func workingDir() string {
+	here, err := os.Getwd()
+	if err != nil {
+		return "/"
+	}
+	return here
 }
 
 // changeDir changes to dir, or, when none is asked for, to here if there is

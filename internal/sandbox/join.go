@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"runtime"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -84,26 +82,21 @@ func Join(namespace *os.File, p Profile, e Exec) error {
 	if len(e.Files) > 0 || e.Group != nil || e.Umask != 0 || e.Dir != "" {
 		return fmt.Errorf("start %s: %w: files, group, umask and directory are the caller's own", e.Argv[0], ErrProfile)
 	}
-	runtime.LockOSThread()
-	here, err := os.Getwd()
-	if err != nil {
-		here = "/"
-	}
-	for _, step := range []func() error{
+	here := workingDir()
+	return become(
+		e,
 		raiseRights,
 		func() error { return join(namespace) },
 		func() error { return p.dropRights(unix.CAP_SETUID, unix.CAP_SETGID) },
 		p.becomeUser,
-	} {
-		if err := step(); err != nil {
-			return fmt.Errorf("start %s: %w", e.Argv[0], err)
-		}
-	}
-	// As the user, who may have come from where the user could not go.
-	if namespace != nil {
-		_ = unix.Chdir(here)
-	}
-	return execError(e, syscall.Exec(e.Argv[0], e.Argv, e.Env))
+		func() error {
+			// As the user, who may have come from where the user could not go.
+			if namespace != nil {
+				_ = unix.Chdir(here)
+			}
+			return nil
+		},
+	)
 }
 
 // raiseRights makes what the calling thread is permitted effective: a program with
