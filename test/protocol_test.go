@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tenure"
+	"tenure/client"
 	"tenure/internal/proc"
 	"tenure/test/rig"
 )
@@ -237,11 +238,7 @@ store:
 	trace.expect("store", "up")
 	// What it said before READY=1 has been taken in then; what a daemon has read when it is
 	// killed, and has not handed to the holder, is lost.
-	for i.Units()["probe.store"].State != "running" {
-		if err := t.Context().Err(); err != nil {
-			t.Fatal(err)
-		}
-	}
+	i.Await("probe.store", "is running", func(u client.Unit) bool { return u.State == "running" })
 	i.Kill()
 	i.Start()
 	i.Tenure("restart", "probe.store")

@@ -274,27 +274,34 @@ func (i *Instance) Units() map[string]client.Unit {
 	return units
 }
 
-// glance is how often Main looks again: of a launch that is not known yet nobody tells.
+// glance is how often Await looks again: of what a unit is nobody tells at once.
 const glance = 10 * time.Millisecond
 
-// Main is the main process of a unit that is alive, as soon as that is known.
-func (i *Instance) Main(unit string) tenure.Process {
+// Await waits until a unit is as wanted, which the words say.
+func (i *Instance) Await(unit, words string, wanted func(client.Unit) bool) client.Unit {
 	i.t.Helper()
 	lost := time.After(Patience)
 	again := time.NewTicker(glance)
 	defer again.Stop()
 	for {
-		for _, p := range i.Units()[unit].Processes {
-			if p.Main {
-				return tenure.Process{PID: p.PID, Start: p.Start}
-			}
+		if found := i.Units()[unit]; wanted(found) {
+			return found
 		}
 		select {
 		case <-again.C:
 		case <-lost:
-			i.t.Fatalf("%s has no main process", unit)
+			i.t.Fatalf("it never came that %s %s", unit, words)
 		}
 	}
+}
+
+// Main is the main process of a unit that is alive, as soon as that is known.
+func (i *Instance) Main(unit string) tenure.Process {
+	i.t.Helper()
+	isMain := func(p client.Process) bool { return p.Main }
+	found := i.Await(unit, "has a main process", func(u client.Unit) bool { return slices.ContainsFunc(u.Processes, isMain) })
+	p := found.Processes[slices.IndexFunc(found.Processes, isMain)]
+	return tenure.Process{PID: p.PID, Start: p.Start}
 }
 
 // server is a tenured that was started, and what it says.
