@@ -363,14 +363,7 @@ func (m *Manager) makeAlias(alias Alias, apps []tenure.App) error {
 	if target, err := os.Readlink(path); err == nil && target == alias.Command() {
 		return nil
 	}
-	next := path + nextSuffix
-	if err := removeExisting(next); err != nil {
-		return fmt.Errorf("make alias: %w", err)
-	}
-	if err := os.Symlink(alias.Command(), next); err != nil {
-		return fmt.Errorf("make alias: %w", err)
-	}
-	if err := os.Rename(next, path); err != nil {
+	if err := pointAt(path, alias.Command()); err != nil {
 		return fmt.Errorf("make alias: %w", err)
 	}
 	return nil

@@ -73,18 +73,11 @@ func (m *Manager) Schedule() (Schedule, error) {
 	hold, held := m.holdOfAll(now)
 	if s.Held, s.Hold = held, hold.Until; held && !hold.Until.IsZero() {
 		s.Next, _ = timer.Window(hold.Until.In(now.Location()), seed)
-		s.Next = laterOf(s.Next, hold.Until)
+		s.Next = later(s.Next, hold.Until)
 	} else if held {
 		s.Next = time.Time{}
 	}
 	return s, nil
-}
-
-func laterOf(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // signal wakes a loop.

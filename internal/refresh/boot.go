@@ -326,15 +326,7 @@ func (m *Manager) endOnce(ctx context.Context) (ended int, err error) {
 // offerSnapctl makes snapctl be where classic services and hooks look for programs,
 // wherever this Tenure is installed.
 func (m *Manager) offerSnapctl() error {
-	path := filepath.Join(m.cfg.Paths.Programs(), "snapctl")
-	next := path + nextSuffix
-	if err := os.Remove(next); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("offer snapctl: %w", err)
-	}
-	if err := os.Symlink(m.launch.snapctl, next); err != nil {
-		return fmt.Errorf("offer snapctl: %w", err)
-	}
-	if err := os.Rename(next, path); err != nil {
+	if err := pointAt(filepath.Join(m.cfg.Paths.Programs(), "snapctl"), m.launch.snapctl); err != nil {
 		return fmt.Errorf("offer snapctl: %w", err)
 	}
 	return nil

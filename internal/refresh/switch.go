@@ -320,11 +320,16 @@ func pointLink(link string, rev tenure.Revision) error {
 	if rev.IsZero() {
 		return removeExisting(link)
 	}
+	return pointAt(link, rev.String())
+}
+
+// pointAt makes link point at target, in one instant.
+func pointAt(link, target string) error {
 	next := link + nextSuffix
 	if err := removeExisting(next); err != nil {
 		return err
 	}
-	if err := os.Symlink(rev.String(), next); err != nil {
+	if err := os.Symlink(target, next); err != nil {
 		return err
 	}
 	return os.Rename(next, link)

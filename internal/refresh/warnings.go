@@ -78,7 +78,7 @@ func (m *Manager) News(ctx context.Context) (count int, last time.Time) {
 	}
 	for i := range found {
 		if found[i].Pending(now) {
-			count, last = count+1, laterOf(last, found[i].Added)
+			count, last = count+1, later(last, found[i].Added)
 		}
 	}
 	return count, last
