@@ -42,6 +42,7 @@ func (r *run) file(ctx context.Context, f file) error {
 		return nil
 	}
 	r.stats.Copied++
+	r.touched++
 	if exists && f.kind() == unix.S_IFREG && isRegular(&old) && f.st.Nlink == 1 && old.Nlink == 1 {
 		return r.rewrite(ctx, f)
 	}
@@ -78,6 +79,7 @@ func (r *run) relink(ctx context.Context, f file, l link, old unix.Stat_t, exist
 			return false, err
 		}
 	}
+	r.touched++
 	return r.linkTo(l, f.dst, f.name)
 }
 
@@ -136,7 +138,7 @@ func (r *run) createRegular(ctx context.Context, f file) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(dst) //nolint:errcheck // Durability is the matter of Sync.
+	defer unix.Close(dst) //nolint:errcheck // Durability is the matter of Sync, and of unsynced.
 	var made unix.Stat_t
 	if err := unix.Fstat(dst, &made); err != nil {
 		return err
@@ -145,7 +147,7 @@ func (r *run) createRegular(ctx context.Context, f file) error {
 		return err
 	}
 	r.remember(f, inodeOf(&made))
-	return copyAttributes(f.src, dst, f.st)
+	return r.finish(f, dst)
 }
 
 // rewrite makes a copy right that has one name, like its original.
@@ -154,11 +156,19 @@ func (r *run) rewrite(ctx context.Context, f file) error {
 	if err != nil {
 		return err
 	}
-	defer unix.Close(dst) //nolint:errcheck // Durability is the matter of Sync.
+	defer unix.Close(dst) //nolint:errcheck // Durability is the matter of Sync, and of unsynced.
 	if err := r.contents(ctx, f, dst, r.data.update); err != nil {
 		return err
 	}
-	return copyAttributes(f.src, dst, f.st)
+	return r.finish(f, dst)
+}
+
+// finish gives a copy, which has its contents, the attributes of the original.
+func (r *run) finish(f file, dst int) error {
+	if err := copyAttributes(f.src, dst, f.st); err != nil {
+		return err
+	}
+	return r.touch(dst)
 }
 
 // contents has how fill dst from the source.

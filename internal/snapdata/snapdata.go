@@ -24,6 +24,7 @@ import (
 	"hash/fnv"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"sort"
 	"time"
@@ -110,8 +111,9 @@ func First(ctx context.Context, src, dst string, opts Options) (*Pass, error) {
 // ended anywhere.
 func Resume(src, dst string) *Pass { return &Pass{Src: src, Dst: dst} }
 
-// Second makes the copy equal to the source. It can be repeated, also after it
-// was interrupted. Unless something still writes to the source it leaves no
+// Second makes the copy equal to the source, and what it changes in it durable: who is
+// started on the copy builds on all of it from the first moment on. It can be repeated, also
+// after it was interrupted. Unless something still writes to the source it leaves no
 // difference.
 func (p *Pass) Second(ctx context.Context, opts Options) (Stats, error) {
 	stats, err := p.second(ctx, opts)
@@ -164,8 +166,9 @@ func (p *Pass) second(ctx context.Context, opts Options) (Stats, error) {
 		return Stats{}, err
 	}
 	defer src.close()
-	if err := os.Mkdir(p.Dst, 0o700); err != nil && !os.IsExist(err) {
-		return Stats{}, err
+	made := os.Mkdir(p.Dst, 0o700)
+	if made != nil && !os.IsExist(made) {
+		return Stats{}, made
 	}
 	dst, err := openRoot(p.Dst)
 	if err != nil {
@@ -173,13 +176,24 @@ func (p *Pass) second(ctx context.Context, opts Options) (Stats, error) {
 	}
 	defer dst.close()
 	r := newRun(opts, dst.fd)
-	r.update = true
-	r.known, err = p.knowledge(src, dst)
-	if err != nil {
-		return Stats{}, err
+	defer r.unsynced.forget()
+	err = p.update(ctx, r, src, dst)
+	if err == nil {
+		err = r.unsynced.sync(dst.fd)
 	}
-	err = r.tree(ctx, src, dst)
+	if err == nil && made == nil {
+		err = syncDir(filepath.Dir(p.Dst))
+	}
 	return r.stats, err
+}
+
+// update is the second pass without its wait for the disk.
+func (p *Pass) update(ctx context.Context, r *run, src, dst *root) (err error) {
+	r.update = true
+	if r.known, err = p.knowledge(src, dst); err != nil {
+		return err
+	}
+	return r.tree(ctx, src, dst)
 }
 
 // knowledge is a Pass as the second pass uses it: there may be a hundred thousand

@@ -12,9 +12,9 @@ import (
 // smallCopy is how many files and directories of a copy are waited for one by one.
 const smallCopy = 64
 
-// Sync makes copies survive a power failure. A small one is waited for by itself; for
-// another the whole file system is, with all that others have written there. Both
-// belong outside of the gap.
+// Sync makes copies survive a power failure after their first pass. A small one is waited for
+// by itself; for another the whole file system is, with all that others have written
+// there. Both belong outside of the gap; what the second pass changes, it waits for itself.
 func Sync(ctx context.Context, passes ...*Pass) error {
 	done := map[uint64]bool{}
 	for _, p := range passes {
@@ -129,4 +129,52 @@ func (v *visitor) entry(ctx context.Context, top int, name string) error {
 		return v.file(opened)
 	}
 	return nil
+}
+
+// unsynced are the files and directories of a copy that have been changed, and that no disk may
+// have yet. Many of them are not kept: the whole file system is waited for then.
+type unsynced struct {
+	fds  []int
+	many bool
+}
+
+// touch notes that what fd is open at was changed in the second pass, and sends it on its way to
+// the disk, so that the waits for all are one.
+func (r *run) touch(fd int) error {
+	if !r.update || r.unsynced.many {
+		return nil
+	}
+	if len(r.unsynced.fds) == smallCopy {
+		r.unsynced.forget()
+		r.unsynced.many = true
+		return nil
+	}
+	kept, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("keep what was changed: %w", err)
+	}
+	r.unsynced.fds = append(r.unsynced.fds, kept)
+	// A directory, and a file system that cannot do it, are waited for at the end.
+	_ = unix.SyncFileRange(fd, 0, 0, unix.SYNC_FILE_RANGE_WRITE)
+	return nil
+}
+
+// sync waits until everything is on the disk that top is on.
+func (u *unsynced) sync(top int) error {
+	if u.many {
+		return unix.Syncfs(top)
+	}
+	for _, fd := range u.fds {
+		if err := unix.Fsync(fd); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (u *unsynced) forget() {
+	for _, fd := range u.fds {
+		_ = unix.Close(fd) // What was written is waited for by sync.
+	}
+	u.fds = nil
 }

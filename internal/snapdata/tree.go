@@ -30,6 +30,9 @@ type run struct {
 	// in the copy.
 	links map[Inode]link
 	data  copier
+	// unsynced is what the second pass has changed; touched counts it.
+	unsynced unsynced
+	touched  int
 }
 
 // link is a file in the copy that may get further names.
@@ -72,6 +75,7 @@ func (r *run) dir(ctx context.Context, d pair, st *unix.Stat_t) error {
 		r.dirs[dirKey(st, d.path)] = true
 	}
 	d.inPlace = r.known.inPlace(st, d.path)
+	before := r.touched
 	err := eachName(d.src, func(name string) error {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -90,6 +94,9 @@ func (r *run) dir(ctx context.Context, d pair, st *unix.Stat_t) error {
 	}
 	if err := copyAttributes(d.src, d.dst, st); err != nil {
 		return fmt.Errorf("copy attributes of directory %q: %w", d.path, err)
+	}
+	if r.touched != before {
+		return r.touch(d.dst)
 	}
 	return nil
 }
@@ -166,6 +173,7 @@ func (r *run) makeDir(ctx context.Context, d pair, name string) (int, error) {
 	if err := unix.Mkdirat(d.dst, name, 0o700); err != nil {
 		return -1, err
 	}
+	r.touched++
 	return openAt(d.dst, name, flags, 0)
 }
 
@@ -182,6 +190,7 @@ func (r *run) mountPoint(ctx context.Context, d pair, name string) error {
 		}
 	}
 	var err error
+	r.touched++
 	if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 		r.stats.Dirs++
 		err = unix.Mkdirat(d.dst, name, st.Mode&0o7777)
@@ -213,6 +222,7 @@ func (r *run) prune(ctx context.Context, d pair) error {
 
 // clear removes a name from the copy, with all that is below.
 func (r *run) clear(ctx context.Context, d pair, name string) error {
+	r.touched++
 	w := wrecker{top: d.dst}
 	if err := w.remove(ctx, d.dst, name, 0); err != nil {
 		return fmt.Errorf("remove %q from the copy: %w", filepath.Join(d.path, name), err)
