@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 
-	"tenure/internal/sandbox"
 	"tenure/internal/supervise"
 )
 
@@ -23,13 +22,7 @@ func becomeAlone(path string) error {
 	if err != nil {
 		return fmt.Errorf("there is no supervisor to ask, and nothing is written down: %w", err)
 	}
-	profile, socket := spec.Profile, notifySocket
-	if root := profile.Root; root != sandbox.RootHost && root != "" {
-		socket = aloneSocket
-		profile.Mounts = append(slices.Clip(profile.Mounts), sandbox.Mount{
-			Kind: sandbox.Bind, Source: notifySocket, Target: aloneSocket, File: true,
-		})
-	}
+	profile, socket := notifying(spec.Profile)
 	env := spec.Command.Env
 	if spec.Type == supervise.Notify || spec.Watchdog > 0 {
 		env = append(slices.Clip(env), "NOTIFY_SOCKET="+socket)
@@ -41,26 +34,26 @@ func becomeAlone(path string) error {
 			return err
 		}
 	}
-	return enter(profile, spec.Command, passedOn(env))
+	return enter(profile, spec.Command, passedOn(env, "LISTEN_"))
 }
 
-// passedOn adds what systemd says of the descriptors that it passes: those that the service has
-// stored before it crashed.
-func passedOn(env []string) []string {
+// passedOn adds what systemd says of the service to an environment, as far as it begins with a prefix: of
+// the descriptors that it passes, which are those that were stored before a crash, or of the main process.
+func passedOn(env []string, prefix string) []string {
 	for _, entry := range os.Environ() {
-		if strings.HasPrefix(entry, "LISTEN_") {
+		if strings.HasPrefix(entry, prefix) {
 			env = append(slices.Clip(env), entry)
 		}
 	}
 	return env
 }
 
-// askStop has the supervisor end a unit before systemd does. Where there is none systemd ends
-// the main process by the settings of the unit.
-func askStop(socket, unit string) error {
-	conn, err := ask(socket, question{Verb: "stop", Unit: unit})
+// askStop has the supervisor end a unit before systemd does. Where there is none this becomes the
+// stop command, and systemd ends the main process by the settings of the unit.
+func askStop(socket, path, unit string) error {
+	conn, err := ask(socket, question{Verb: verbStop, Unit: unit})
 	if err != nil {
-		return nil //nolint:nilerr // There is none.
+		return stopAlone(path, unit)
 	}
 	o, _, err := conn.answer()
 	if err != nil {

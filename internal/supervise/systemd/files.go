@@ -161,7 +161,11 @@ func (f *files) clean(n names, known func(string) bool) error {
 
 // remove removes the files of a unit.
 func (f *files) remove(name string) error {
-	return errors.Join(removeFile(filepath.Join(f.units, name)), removeFile(f.specPath(name)), f.touch())
+	var added error
+	if alias, ok := aliasOf(name); ok {
+		added = dropAdded(alias, name)
+	}
+	return errors.Join(added, removeFile(filepath.Join(f.units, name)), removeFile(f.specPath(name)), f.touch())
 }
 
 func removeFile(path string) error {

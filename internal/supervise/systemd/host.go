@@ -270,6 +270,7 @@ func (h *host) begin(ctx context.Context, pl *place) (*job, error) {
 	}
 	spec := *pl.Spec
 	spec.Unit = pl.Service
+	h.carry(pl)
 	if _, err := h.files.write(pl.name, h.serviceFile(pl.name, &spec), &spec); err != nil {
 		return nil, err
 	}
@@ -286,6 +287,19 @@ func (h *host) begin(ctx context.Context, pl *place) (*job, error) {
 		return nil, errors.Join(err, reloadErr)
 	}
 	return h.bus.start(ctx, pl.name)
+}
+
+// carry has what an administrator added to the service added to a generation that is new.
+func (h *host) carry(pl *place) {
+	h.mu.Lock()
+	before := h.serving[pl.Service].name
+	h.mu.Unlock()
+	if before == pl.name {
+		return
+	}
+	if err := h.files.carry(h.names.alias(pl.Service), before, pl.name); err != nil {
+		h.logger.Warn("what was added to a service is not complete", slog.String("unit", pl.name), slog.Any("error", err))
+	}
 }
 
 // nameFirst gives a service its alias before it is started for the first time: systemd finds that

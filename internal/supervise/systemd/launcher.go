@@ -23,6 +23,7 @@ import (
 //
 //	launch SOCKET SPEC   become the unit that SPEC is of
 //	stop SOCKET SPEC     have the unit ended
+//	reload SOCKET SPEC   have the unit reload
 func Main(args []string) error {
 	if len(args) != 3 {
 		return errors.New("this command is for systemd's own use")
@@ -30,17 +31,19 @@ func Main(args []string) error {
 	verb, socket, path := args[0], args[1], args[2]
 	unit, _ := strings.CutSuffix(filepath.Base(path), specSuffix)
 	switch verb {
-	case "launch":
+	case verbLaunch:
 		return become(socket, path, unit)
-	case "stop":
-		return askStop(socket, unit)
+	case verbStop:
+		return askStop(socket, path, unit)
+	case verbReload:
+		return askReload(socket, path, unit)
 	}
 	return fmt.Errorf("there is no command %q", verb)
 }
 
 // become becomes the program of a unit.
 func become(socket, path, unit string) error {
-	conn, err := ask(socket, question{Verb: "launch", Unit: unit})
+	conn, err := ask(socket, question{Verb: verbLaunch, Unit: unit})
 	if err != nil {
 		return becomeAlone(path)
 	}

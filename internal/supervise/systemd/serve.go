@@ -26,9 +26,16 @@ import (
 // JSON; what it gets is an answer behind its length, with descriptors. Then it becomes the
 // program, which closes the connection, or says why it cannot.
 
+// The verbs, in questions and in the command lines that systemd runs.
+const (
+	verbLaunch = "launch"
+	verbStop   = "stop"
+	verbReload = "reload"
+)
+
 // question is what systemd has started this program for.
 type question struct {
-	// Verb is "launch" or "stop".
+	// Verb is one of the verbs.
 	Verb string `json:"verb"`
 	// Unit is systemd's name of the unit.
 	Unit string `json:"unit"`
@@ -167,10 +174,12 @@ func (s *Supervisor) answer(ctx context.Context, c *caller) {
 		return
 	}
 	switch c.Verb {
-	case "launch":
+	case verbLaunch:
 		s.launched(ctx, c)
-	case "stop":
+	case verbStop:
 		c.refuse(s.stopByHand(ctx, c, group))
+	case verbReload:
+		c.refuse(s.reloadByHand(ctx, group))
 	default:
 		c.refuse(fmt.Errorf("%s %s: %w", c.Verb, c.Unit, errors.ErrUnsupported))
 	}

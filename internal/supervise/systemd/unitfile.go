@@ -62,8 +62,8 @@ func (h *host) serviceFile(name string, spec *supervise.Spec) string {
 	settings := []setting{
 		{"Slice", h.names.slice(spec.Unit.Snap)},
 		{"Type", string(typeOf(spec))},
-		{"ExecStart", quoteCommand(h.command("launch", name))},
-		{"ExecStop", quoteCommand(h.command("stop", name))},
+		{"ExecStart", quoteCommand(h.command(verbLaunch, name))},
+		{"ExecStop", quoteCommand(h.command(verbStop, name))},
 		{"KillMode", "process"},
 		{"KillSignal", signalOf(spec.Stop)},
 		{"TimeoutStartSec", span(spec.StartTimeout, startNet)},
@@ -80,6 +80,9 @@ func (h *host) serviceFile(name string, spec *supervise.Spec) string {
 		{"LogExtraFields", rootField + "=" + h.names.prefix},
 		{"LogRateLimitIntervalSec", span(logInterval, 0)},
 		{"LogRateLimitBurst", strconv.Itoa(logBurst)},
+	}
+	if spec.Reload != nil {
+		settings = append(settings, setting{"ExecReload", quoteCommand(h.command(verbReload, name))})
 	}
 	if spec.Type == supervise.DBus {
 		settings = append(settings, setting{"BusName", spec.BusName})
@@ -204,7 +207,7 @@ func property(name string, value any) sd.Property {
 // transient are the properties of a service that is started once.
 func (h *host) transient(name string, p *place) []sd.Property {
 	properties := append(h.common(p),
-		sd.PropExecStart(h.command("launch", name), false),
+		sd.PropExecStart(h.command(verbLaunch, name), false),
 		property("Type", "exec"),
 		property("KillMode", "process"),
 		property("NotifyAccess", "all"),
