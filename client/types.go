@@ -58,6 +58,14 @@ type Snap struct {
 	Source string `json:"source,omitempty"`
 	// Hold is until when the administrator holds refreshes of it: a time, or "forever".
 	Hold string `json:"hold,omitempty"`
+	// RefreshInhibit is that a refresh waits for apps of it that run.
+	RefreshInhibit *RefreshInhibit `json:"refresh-inhibit,omitempty"`
+}
+
+// RefreshInhibit is that a refresh waits for apps that run, and until when; zero is without
+// a limit.
+type RefreshInhibit struct {
+	ProceedTime time.Time `json:"proceed-time,omitzero"`
 }
 
 // Health is what a snap says of itself: okay, waiting, blocked or error, and why.

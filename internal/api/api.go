@@ -151,22 +151,40 @@ func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
 	open := func(pattern string, handle handler) { mux.Handle(pattern, s.answer(handle, false)) }
 	admin := func(pattern string, handle handler) { mux.Handle(pattern, s.answer(handle, true)) }
+	s.handleOwn(open, admin)
 	open("GET /v2/system-info", s.systemInfo)
 	open("GET /v2/snaps", s.snaps)
 	open("GET /v2/snaps/{name}", s.snap)
 	open("GET /v2/apps", s.apps)
 	open("GET /v2/find", s.inTurn(s.find))
-	open("GET /v2/sources", s.inTurn(s.sources))
-	admin("POST /v2/sources", s.sourcesAction)
 	open("GET /v2/changes", s.changes)
 	open("GET /v2/changes/{id}", s.change)
-	open("GET /v2/changes/{id}/watch", s.watch)
 	admin("POST /v2/changes/{id}", s.changeAction)
 	admin("POST /v2/snaps", s.snapsAction)
 	admin("POST /v2/snaps/{name}", s.snapAction)
 	admin("POST /v2/apps", s.appsAction)
 	admin("GET /v2/snaps/{name}/conf", s.conf)
 	admin("PUT /v2/snaps/{name}/conf", s.setConf)
+	admin("GET /v2/warnings", s.warnings)
+	admin("POST /v2/warnings", s.okay)
+	open("GET /v2/aliases", s.aliases)
+	admin("POST /v2/aliases", s.changeAliases)
+	open("GET /v2/notices", s.notices)
+	open("POST /v2/notices", s.addNotice)
+	open("GET /v2/notices/{id}", s.notice)
+	mux.Handle("GET /v2/logs", s.stream(s.logs))
+	for _, a := range absences() {
+		open(a.pattern, absent(a.sentence))
+	}
+	mux.Handle("/", s.elsewhere(mux))
+	return s.caught(mux)
+}
+
+// handleOwn adds what snapd's API does not have, for everybody or for administrators.
+func (s *server) handleOwn(open, admin func(string, handler)) {
+	open("GET /v2/sources", s.inTurn(s.sources))
+	admin("POST /v2/sources", s.sourcesAction)
+	open("GET /v2/changes/{id}/watch", s.watch)
 	admin("POST /v2/plan", s.plan)
 	open("GET /v2/units", s.inTurn(s.units))
 	admin("GET /v2/pins", s.pins)
@@ -176,16 +194,6 @@ func (s *server) handler() http.Handler {
 	admin("GET /v2/timeline", s.timeline)
 	admin("GET /v2/allowances", s.allowances)
 	admin("POST /v2/allowances", s.changeAllowance)
-	admin("GET /v2/warnings", s.warnings)
-	admin("POST /v2/warnings", s.okay)
-	open("GET /v2/aliases", s.aliases)
-	admin("POST /v2/aliases", s.changeAliases)
-	mux.Handle("GET /v2/logs", s.stream(s.logs))
-	for _, a := range absences() {
-		open(a.pattern, absent(a.sentence))
-	}
-	mux.Handle("/", s.elsewhere(mux))
-	return mux
 }
 
 // elsewhere answers what no pattern of mux matches: what is there with other

@@ -61,17 +61,28 @@ func osRelease() map[string]string {
 }
 
 func (s *server) snaps(r *http.Request) (*reply, error) {
-	all := r.FormValue("select") == "all"
-	found, err := s.cfg.Manager.Snaps(r.Context(), all)
+	selected := r.FormValue("select")
+	found, err := s.cfg.Manager.Snaps(r.Context(), selected == "all")
 	if err != nil {
 		return nil, err
 	}
-	wanted := splitList(r.FormValue("snaps"))
+	inhibited, err := s.cfg.Manager.Inhibited()
+	if err != nil {
+		return nil, err
+	}
+	wanted, only := splitList(r.FormValue("snaps")), selected == "refresh-inhibited"
 	snaps := []client.Snap{}
 	for i := range found {
-		if len(wanted) == 0 || slices.Contains(wanted, string(found[i].Ref.Snap)) {
-			snaps = append(snaps, snapFor(r, &found[i]))
+		name := found[i].Ref.Snap
+		until, waits := inhibited[name]
+		if only && !waits || len(wanted) > 0 && !slices.Contains(wanted, string(name)) {
+			continue
 		}
+		snap := snapFor(r, &found[i])
+		if waits && snap.Current {
+			snap.RefreshInhibit = &client.RefreshInhibit{ProceedTime: until}
+		}
+		snaps = append(snaps, snap)
 	}
 	return &reply{result: snaps}, nil
 }

@@ -274,6 +274,7 @@ func (p *parts) serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return p.manager.Attend(ctx) })
 	group.Go(func() error { return p.manager.Converge(ctx) })
+	group.Go(func() error { return p.manager.Announce(ctx) })
 	group.Go(func() error { return p.manager.AutoRefresh(ctx) })
 	ready := make(chan struct{})
 	p.serveEntry(ctx, group)

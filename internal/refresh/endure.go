@@ -234,6 +234,7 @@ func (e *endurances) warn(ctx context.Context, u *UnitInfo) {
 		return
 	}
 	e.told[key] = true
+	e.m.troubled.raise()
 	e.m.cfg.Logger.WarnContext(ctx, "a unit endures on an old revision for longer than it may", slog.String("unit", u.Unit.String()),
 		slog.String("revision", u.Revision.String()), slog.Time("stale_since", u.StaleSince), slog.String("because", u.Endurance.Because()))
 }

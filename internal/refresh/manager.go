@@ -17,6 +17,7 @@ import (
 	"tenure/internal/clock"
 	"tenure/internal/journal"
 	"tenure/internal/mount"
+	"tenure/internal/notice"
 	"tenure/internal/rules/rulefile"
 	"tenure/internal/squash"
 	"tenure/internal/supervise"
@@ -67,9 +68,12 @@ type Manager struct {
 	// looks wakes the automatic refreshes.
 	looks signal
 	// dates wakes what sees to it that nothing endures for too long.
-	dates  signal
-	launch launcher
-	claims claims
+	dates signal
+	// troubled wakes what announces warnings.
+	troubled signal
+	notices  *notice.Book
+	launch   launcher
+	claims   claims
 	// instances are those of service templates.
 	instances instances
 	// allowances are what snaps may start of others.
@@ -101,8 +105,11 @@ func New(cfg Config) *Manager {
 	if cfg.Wait == nil {
 		cfg.Wait = clock.Wait
 	}
+	troubled := make(signal, 1)
 	return &Manager{
 		cfg:        cfg,
+		notices:    notice.New(cfg.Now),
+		troubled:   troubled,
 		snaps:      newStates(cfg.Journal),
 		settings:   journal.NewCollection[json.RawMessage](cfg.Journal, journal.Settings),
 		waits:      journal.NewCollection[wait](cfg.Journal, "waits"),
@@ -115,7 +122,7 @@ func New(cfg Config) *Manager {
 		collect:    make(chan struct{}, 1),
 		sources:    newSources(cfg.Journal, cfg.Sources),
 		holds:      newHolds(cfg.Journal),
-		failures:   newFailures(cfg.Journal),
+		failures:   newFailures(cfg.Journal, troubled),
 		estimates:  newEstimates(cfg.Journal),
 		autos:      journal.NewCollection[autoState](cfg.Journal, "auto-refresh"),
 		looks:      make(signal, 1),

@@ -24,10 +24,12 @@ import (
 type failures struct {
 	db   *journal.DB
 	docs *journal.Collection[revision.Failures]
+	// changed is raised when they are others.
+	changed signal
 }
 
-func newFailures(db *journal.DB) failures {
-	return failures{db, journal.NewCollection[revision.Failures](db, "refresh-failures")}
+func newFailures(db *journal.DB, changed signal) failures {
+	return failures{db, journal.NewCollection[revision.Failures](db, "refresh-failures"), changed}
 }
 
 // of are the failures of one snap.
@@ -55,6 +57,7 @@ func (f *failures) update(snap tenure.Instance, next func(revision.Failures) rev
 	if err != nil {
 		return fmt.Errorf("remember which revisions of %s have failed: %w", snap, err)
 	}
+	f.changed.raise()
 	return nil
 }
 

@@ -25,6 +25,7 @@ func (m *Manager) RulesChanged(ctx context.Context) {
 	}
 	m.look()
 	m.dates.raise()
+	m.troubled.raise()
 	m.Wake()
 }
 

@@ -14,6 +14,7 @@ import (
 	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/hook"
+	"tenure/internal/notice"
 	"tenure/internal/sandbox"
 	"tenure/internal/snapfile"
 	"tenure/internal/supervise"
@@ -61,8 +62,14 @@ func (m *Manager) Run(ctx context.Context, req RunRequest) (RunReply, error) {
 	}
 	var own ownDir
 	defer func() { own.close() }()
+	say := func(text string) {
+		m.notices.Record(notice.Occasion{Type: notice.SnapRunInhibit, Key: string(snap), User: &req.UID})
+		if req.Say != nil {
+			req.Say(text)
+		}
+	}
 	for {
-		release, err := m.claimSettled(ctx, snap, req.Say)
+		release, err := m.claimSettled(ctx, snap, say)
 		if err != nil {
 			return RunReply{}, err
 		}
@@ -130,7 +137,7 @@ func (m *Manager) claimSettled(ctx context.Context, snap tenure.Instance, say fu
 			return release, nil
 		}
 		release()
-		if !said && say != nil {
+		if !said {
 			say(fmt.Sprintf("snap %q is being changed (change %s); waiting", snap, changes[at].ID))
 		}
 		if _, err := m.engine.Watch(ctx, changes[at].ID, changes[at].Rev); err != nil && !errors.Is(err, change.ErrNotFound) {
