@@ -17,6 +17,8 @@ import (
 type machine struct {
 	*nspawn.Machine
 	t *testing.T
+	// snap is where Debian's own client of snapd is.
+	snap string
 }
 
 // install boots a machine with the programs and units that "make install" installs, and
@@ -31,8 +33,12 @@ func install(t *testing.T) machine {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return machine{t: t, Machine: nspawn.New(t, nspawn.Config{
-		Binds: map[string]string{"/mnt": filepath.Dir(file)},
+	snap, err := exec.CommandContext(t.Context(), filepath.Join(checkout, "scripts/stock-snap")).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return machine{t: t, snap: filepath.Join("/opt", filepath.Base(strings.TrimSpace(string(snap)))), Machine: nspawn.New(t, nspawn.Config{
+		Binds: map[string]string{"/mnt": filepath.Dir(file), "/opt": filepath.Dir(string(snap))},
 		Prepare: func(root string) error {
 			dropIn := filepath.Join(root, "etc/systemd/system/tenured.service.d")
 			for _, argv := range [][]string{
@@ -147,10 +153,18 @@ func TestTenuredAsAUnit(t *testing.T) {
 		t.Errorf("the daemon complains:\n%s", got.Stdout)
 	}
 
+	m.run("systemctl", "stop", "tenured.service")
+	m.run("systemctl", "enable", "--now", "tenured-snapd.socket")
+	if list := m.run(m.snap, "list", "hello"); !strings.Contains(list, "x1") {
+		t.Errorf("snap list says:\n%s", list)
+	}
+	m.expectSame("after a call of snap", before)
+
 	if err := m.Reboot(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	m.expect("after a reboot", "ActiveState", "active")
+	m.run(m.snap, "list", "hello")
 	if events := m.run("tenure", "timeline", "hello"); !strings.Contains(events, "shutdown") {
 		t.Errorf("the service was not shut down: %s", events)
 	}

@@ -132,10 +132,10 @@ func dispatch(command string, cfg daemon.Config, verbose bool) error {
 	defer stop()
 	switch command {
 	case "":
-		if err := alone(ctx, cfg.Root); err != nil {
+		if err := inherit(&cfg); err != nil {
 			return err
 		}
-		if err := inherit(&cfg); err != nil {
+		if err := alone(ctx, cfg); err != nil {
 			return err
 		}
 		cfg.Ready = func() { cfg.Logger.Info("ready", slog.String("root", cfg.Root)) }
@@ -155,7 +155,7 @@ func inherit(cfg *daemon.Config) error {
 	if err != nil {
 		return err
 	}
-	for name, target := range map[string]**net.UnixListener{"tenured": &cfg.API, "snapctl": &cfg.Snapctl} {
+	for name, target := range map[string]**net.UnixListener{"tenured": &cfg.API, "snapctl": &cfg.Snapctl, "snapd": &cfg.Snapd} {
 		if listener, ok := passed.Listeners[name].(*net.UnixListener); ok {
 			*target = listener
 			delete(passed.Listeners, name)
@@ -184,9 +184,12 @@ func watchdog(getenv func(string) string, pid int) time.Duration {
 }
 
 // alone refuses what cannot work: the machine's own root beside snapd.
-func alone(ctx context.Context, root string) error {
+func alone(ctx context.Context, cfg daemon.Config) error {
 	const socket = "/run/snapd.socket"
-	if err := api.Deserted(ctx, socket); err != nil && root == "/" {
+	if cfg.Root != "/" || cfg.Snapd != nil {
+		return nil
+	}
+	if err := api.Deserted(ctx, socket); err != nil {
 		return fmt.Errorf("snapd is running on this machine (%s: %w); use --root DIR for an instance of Tenure beside it", socket, err)
 	}
 	return nil

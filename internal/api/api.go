@@ -35,9 +35,11 @@ type Config struct {
 	Listener *net.UnixListener
 	// SnapdSocket, if set, is another one, for programs that were made for snapd.
 	SnapdSocket string
-	Manager     *refresh.Manager
-	Logs        supervise.LogReader
-	Version     string
+	// SnapdListener, if set, listens for those already.
+	SnapdListener *net.UnixListener
+	Manager       *refresh.Manager
+	Logs          supervise.LogReader
+	Version       string
 	// Group is the group whose members may do what root may, by default "tenure".
 	Group  string
 	Logger *slog.Logger
@@ -110,14 +112,17 @@ func (cfg *Config) listen(ctx context.Context) ([]net.Listener, error) {
 		}
 	}
 	listeners := []net.Listener{&fair{UnixListener: own, of: map[uint32]int{}}}
-	if cfg.SnapdSocket == "" {
-		return listeners, nil
+	snapd := cfg.SnapdListener
+	if snapd == nil && cfg.SnapdSocket != "" {
+		var err error
+		if snapd, err = listen(ctx, cfg.SnapdSocket); err != nil {
+			return nil, errors.Join(err, own.Close())
+		}
 	}
-	snapd, err := listen(ctx, cfg.SnapdSocket)
-	if err != nil {
-		return nil, errors.Join(err, own.Close())
+	if snapd != nil {
+		listeners = append(listeners, &fair{UnixListener: snapd, of: map[uint32]int{}, snapd: true})
 	}
-	return append(listeners, &fair{UnixListener: snapd, of: map[uint32]int{}, snapd: true}), nil
+	return listeners, nil
 }
 
 // listen makes a socket, in place of one that nobody listens at any more.

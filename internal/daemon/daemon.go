@@ -54,8 +54,9 @@ type Config struct {
 	Logger     *slog.Logger
 	// Ready, if set, is called when requests are answered.
 	Ready func()
-	// API and Snapctl, if set, are sockets that listen already for the root.
-	API, Snapctl *net.UnixListener
+	// API, Snapctl and Snapd, if set, are sockets that listen already for the root; the last
+	// one is in place of SnapdSocket.
+	API, Snapctl, Snapd *net.UnixListener
 	// Manager is who manages the daemon's process.
 	Manager Manager
 }
@@ -280,7 +281,7 @@ func (p *parts) serve(ctx context.Context) error {
 	p.serveEntry(ctx, group)
 	group.Go(func() error {
 		return api.Serve(ctx, api.Config{
-			Socket: filepath.Join(p.paths.Run(), "tenured.sock"), Listener: p.cfg.API, SnapdSocket: p.cfg.SnapdSocket,
+			Socket: filepath.Join(p.paths.Run(), "tenured.sock"), Listener: p.cfg.API, SnapdSocket: p.cfg.SnapdSocket, SnapdListener: p.cfg.Snapd,
 			Manager: p.manager, Logs: p.supervisor, Version: Version, Logger: p.cfg.Logger,
 			Ready: func() { close(ready) },
 		})
