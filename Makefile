@@ -37,6 +37,7 @@ deps: ## Install the Debian packages that building and testing need.
 examples: deps build ## Build the example snaps into .cache/examples/, and fetch what else tests need into .cache/.
 	@$(MAKE) --no-print-directory -C examples
 	@./scripts/stock-snap >/dev/null
+	@./scripts/public-client >/dev/null
 
 .PHONY: demo
 demo: examples ## Show the main job: a VM and a database live through refreshes.

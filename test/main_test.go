@@ -3,6 +3,7 @@ package test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -35,21 +36,28 @@ func fetched(ctx context.Context) error {
 		return err
 	}
 	_, err := stockProgram(ctx)
-	return err
+	_, errOfClient := publicClient(ctx)
+	return errors.Join(err, errOfClient)
 }
 
 // stockProgram is the path of Debian's snap program.
-func stockProgram(ctx context.Context) (string, error) {
+func stockProgram(ctx context.Context) (string, error) { return got(ctx, "stock-snap") }
+
+// publicClient is the path of a program that uses snapd's client package (testdata/public).
+func publicClient(ctx context.Context) (string, error) { return got(ctx, "public-client") }
+
+// got is the path that a script prints of what it gets for tests.
+func got(ctx context.Context, script string) (string, error) {
 	root, err := snaps.Checkout()
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(root, "scripts", "stock-snap"))
+	cmd := exec.CommandContext(ctx, filepath.Join(root, "scripts", script))
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
-		return "", fmt.Errorf("get Debian's snap program: %w\n%s", err, stderr.String())
+		return "", fmt.Errorf("%s: %w\n%s", script, err, stderr.String())
 	}
 	return strings.TrimSpace(string(out)), nil
 }
