@@ -14,8 +14,8 @@ import (
 // against the targets.
 const fullRefreshes = 50
 
-// BenchmarkTenure measures everything once and prints one table. BENCH_N is the
-// number of refreshes; other numbers of samples follow it.
+// BenchmarkTenure measures everything once and prints one table; with TENURE_SUPERVISOR=systemd
+// what is different there. BENCH_N is the number of refreshes; other numbers of samples follow it.
 //
 // A run with fewer refreshes than fullRefreshes shows that the benchmark works,
 // and says nothing of the product: the machine may be busy with other things. In a
@@ -29,21 +29,16 @@ func BenchmarkTenure(b *testing.B) {
 		b.Fatalf("BENCH_N=%q: want a number of refreshes, such as %d", os.Getenv("BENCH_N"), fullRefreshes)
 	}
 	t := &table{}
+	if bySystemd() {
+		b.Run("systemd", func(b *testing.B) { benchBelowSystemd(b, t, n) })
+		t.end(b, n)
+		return
+	}
 	b.Run("refresh", func(b *testing.B) { benchRefresh(b, t, n) })
 	b.Run("install", func(b *testing.B) { benchInstall(b, t, max(3, n/5)) })
 	b.Run("run", func(b *testing.B) { benchRun(b, t, 4*n) })
 	b.Run("many", func(b *testing.B) { benchMany(b, t, max(3, n/5)) })
-	if b.Failed() {
-		return
-	}
-	if err := t.print(os.Stdout); err != nil {
-		b.Error(err)
-	}
-	for _, far := range t.farMissed() {
-		if n >= fullRefreshes {
-			b.Error(far)
-		}
-	}
+	t.end(b, n)
 }
 
 // snap is the file of hello in a version.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tenure/examples/clients/hello"
+	"tenure/test/rig"
 )
 
 // pollInterval is the pause between two questions.
@@ -72,13 +73,13 @@ func (p *poller) run() {
 }
 
 // next waits until another process answers.
-func (p *poller) next(b *testing.B, patience time.Duration) handover {
+func (p *poller) next(b *testing.B) handover {
 	b.Helper()
 	select {
 	case h := <-p.seen:
 		return h
-	case <-time.After(patience):
-		b.Fatalf("nobody new answers at %s within %s", p.path, patience)
+	case <-time.After(rig.Patience):
+		b.Fatalf("nobody new answers at %s within %s", p.path, rig.Patience)
 		return handover{}
 	}
 }

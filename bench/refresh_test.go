@@ -19,36 +19,47 @@ const (
 // benchRefresh is the gap of a refresh of hello: from the last answer of the old
 // process to the first of the new, against the same by hand, in turns.
 func benchRefresh(b *testing.B, t *table, n int) {
-	i := rig.New(b, rig.Config{Disk: true})
 	files := []string{snap(b, 1), snap(b, 2)}
-	i.Tenure("install", "--dangerous", files[0])
+	i := newHello(b, files[0])
 	served := poll(b, i.Path("var/snap/hello/common/hello.sock"))
-	served.next(b, rig.Patience)
+	served.next(b)
 
 	hand := newByHand(b, b.TempDir(), files[0])
 	hand.start(b)
 	floor := poll(b, hand.socket)
-	floor.next(b, rig.Patience)
+	floor.next(b)
 
 	var floors, gaps, starts, stops, commands series
 	for k := range n {
 		ending, began := hand.restart(b)
-		h := floor.next(b, rig.Patience)
+		h := floor.next(b)
 		floors.add(h.gap())
 		stops.add(ending)
 		starts.add(h.first.Sub(began))
 
 		commands.add(timed(i, "refresh", "--dangerous", files[(k+1)%len(files)]))
-		gaps.add(served.next(b, rig.Patience).gap())
+		gaps.add(served.next(b).gap())
 	}
 	t.row("hello alone: SIGTERM to its end", stops)
 	t.row("hello alone: exec to its first answer", starts)
 	t.row("floor of the gap, by hand", floors)
 	t.row("gap of a refresh", gaps)
 	t.row("refresh hello, whole command", commands)
-	target := time.Duration(gapFactor*float64(floors.median())) + gapMargin
 	t.holdTime("hello stops, median", stops.median(), lifeTarget)
 	t.holdTime("hello starts, median", starts.median(), lifeTarget)
-	t.holdTime("gap of a refresh, median, against 1.5 x floor + 5 ms", gaps.median(), target)
+	t.holdTime("gap of a refresh, median, against 1.5 x floor + 5 ms", gaps.median(), gapTarget(floors))
 	t.holdTime("gap of a refresh, median, against 1.1 x floor + 2 ms (to come)", gaps.median(), time.Duration(1.1*float64(floors.median()))+2*time.Millisecond)
+}
+
+// newHello is an instance on the disk with hello in it.
+func newHello(b *testing.B, file string) *rig.Instance {
+	b.Helper()
+	i := rig.New(b, rig.Config{Disk: true})
+	i.Tenure("install", "--dangerous", file)
+	return i
+}
+
+// gapTarget is what a gap may be, given the floors of the same run.
+func gapTarget(floors series) time.Duration {
+	return time.Duration(gapFactor*float64(floors.median())) + gapMargin
 }

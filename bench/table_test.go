@@ -4,8 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
+	"testing"
 	"text/tabwriter"
 	"time"
 )
@@ -78,10 +80,10 @@ func (t *table) holdSize(what string, found, target int) {
 }
 
 func (t *table) print(w io.Writer) error {
-	err := errors.Join(
-		printRows(w, []string{"milliseconds", "n", "min", "p50", "p90", "p99", "max"}, t.rows),
-		printRows(w, []string{"MiB resident", "all", "own", "peak"}, t.sizes),
-	)
+	err := printRows(w, []string{"milliseconds", "n", "min", "p50", "p90", "p99", "max"}, t.rows)
+	if len(t.sizes) > 0 {
+		err = errors.Join(err, printRows(w, []string{"MiB resident", "all", "own", "peak"}, t.sizes))
+	}
 	if err != nil {
 		return fmt.Errorf("print: %w", err)
 	}
@@ -100,6 +102,22 @@ func printRows(w io.Writer, head []string, rows [][]string) error {
 	}
 	fmt.Fprintln(columns) //nolint:errcheck // Flush tells.
 	return columns.Flush()
+}
+
+// end prints the table, and fails a full run, of n refreshes, over what is missed by far.
+func (t *table) end(b *testing.B, n int) {
+	b.Helper()
+	if b.Failed() {
+		return
+	}
+	if err := t.print(os.Stdout); err != nil {
+		b.Error(err)
+	}
+	for _, far := range t.farMissed() {
+		if n >= fullRefreshes {
+			b.Error(far)
+		}
+	}
 }
 
 // farMissed are the verdicts that cannot be the machine's fault.

@@ -19,16 +19,51 @@ func Enter(p Profile, e Exec) error {
 	if err := errors.Join(p.Check(), e.check()); err != nil {
 		return err
 	}
+	in, err := EnterAhead(p)
+	if err != nil {
+		return fmt.Errorf("start %s: %w", e.Argv[0], err)
+	}
+	return in.Become(e)
+}
+
+// Entered is the calling goroutine in a profile, with all the rights that it came with.
+type Entered struct {
+	profile Profile
+	// here is the working directory that it came from.
+	here string
+}
+
+// EnterAhead enters a profile before it is known what the calling process is to become
+// there, and reads programs as Prepare does. The calling goroutine is in it, and cannot leave; other
+// threads are not. When it fails the process is good for nothing but to say so.
+func EnterAhead(p Profile, programs ...string) (Entered, error) {
+	if err := p.Check(); err != nil {
+		return Entered{}, err
+	}
+	here := workingDir()
+	runtime.LockOSThread()
+	if err := enter(p); err != nil {
+		return Entered{}, err
+	}
+	for _, program := range programs {
+		readAhead(program)
+	}
+	return Entered{p, here}, nil
+}
+
+// Become is Enter where the profile has been entered.
+func (in Entered) Become(e Exec) error {
+	if err := e.check(); err != nil {
+		return err
+	}
 	if len(e.Files) > 0 || e.Group != nil || e.Umask != 0 {
 		return fmt.Errorf("start %s: %w: files, group and umask are the caller's own", e.Argv[0], ErrProfile)
 	}
-	here := workingDir()
 	return become(
 		e,
-		func() error { return enter(p) },
-		func() error { return changeDir(e.Dir, here) },
-		func() error { return p.dropRights(unix.CAP_SETUID, unix.CAP_SETGID) },
-		p.becomeUser,
+		func() error { return changeDir(e.Dir, in.here) },
+		func() error { return in.profile.dropRights(unix.CAP_SETUID, unix.CAP_SETGID) },
+		in.profile.becomeUser,
 	)
 }
 

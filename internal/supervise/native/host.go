@@ -62,6 +62,15 @@ type Steward interface {
 	Running(ctx context.Context) ([]Running, error)
 }
 
+// Forerunner is the ability of a Host to start a service before it is to run: as far as its
+// namespace, in the group that it will run in. A Launch in that group is the rest.
+type Forerunner interface {
+	// Ahead returns when a process waits for its program, of which programs are read already.
+	Ahead(ctx context.Context, p Place, profile sandbox.Profile, programs []string) (proc.Group, error)
+	// Abandon ends who waits in a group, which is gone then.
+	Abandon(group proc.Group)
+}
+
 // Running is a service that a Host has started.
 type Running struct {
 	Spec  *supervise.Spec
@@ -240,12 +249,15 @@ func (s *Supervisor) startedByHost(ctx context.Context, recs []*record) ([]*reco
 		if err != nil || info.Process != r.Main {
 			continue // It has ended meanwhile.
 		}
+		if slices.ContainsFunc(recs, func(rec *record) bool { return rec.Main == r.Main }) {
+			continue // Nobody has started it meanwhile, also where the host has another name for it.
+		}
 		at := slices.IndexFunc(recs, func(rec *record) bool { return rec.Spec.Unit == r.Spec.Unit })
 		if at < 0 {
 			recs, at = append(recs, &record{Boot: s.boot, Stored: true}), len(recs)
 		}
 		rec := recs[at]
-		if rec.Main == r.Main || rec.Launching {
+		if rec.Launching {
 			continue
 		}
 		rec.Spec, rec.Group, rec.Main, rec.Started = r.Spec, r.Group.Path(), r.Main, info.Started

@@ -79,13 +79,14 @@ type Config struct {
 // Supervisor is the native one.
 type Supervisor struct {
 	cfg Config
-	// prepares is set when sandbox launches.
-	prepares bool
-	records  records
-	bus      *bus
-	boot     string
-	watcher  *proc.Watcher
-	nursery  nursery
+	// prepares is set when sandbox launches. forerunner is the Host, if it prepares starts.
+	prepares   bool
+	forerunner Forerunner
+	records    records
+	bus        *bus
+	boot       string
+	watcher    *proc.Watcher
+	nursery    nursery
 	// life is the context of Run: that of everything that lasts.
 	life context.Context //nolint:containedctx // Set once, before anything else runs.
 	// ready is closed when everything is adopted, ended when Run has returned.
@@ -148,6 +149,7 @@ func New(cfg Config) (*Supervisor, error) {
 		units: make(map[tenure.UnitID]*unit),
 	}
 	s.nursery.s = s
+	s.forerunner, _ = cfg.Host.(Forerunner)
 	return s, nil
 }
 

@@ -16,9 +16,11 @@ import (
 
 // prepared is what was made ahead of a launch: its namespace, with the program
 // in memory, its stream to the log, and its control group. It is lost with the supervisor,
-// which costs the time that it saves; the next one removes the empty group.
+// which costs the time that it saves; the next one removes the empty group. Of a host it
+// is the group alone, in which somebody waits.
 type prepared struct {
 	spec *supervise.Spec
+	host Forerunner
 	in   *sandbox.Prepared
 	log  *os.File
 	// group is that of generation; the zero group when it could not be made.
@@ -27,13 +29,19 @@ type prepared struct {
 }
 
 func (p *prepared) drop() {
-	p.in.Close()
-	_ = p.log.Close() // Nothing was written to it.
+	if p.in != nil {
+		p.in.Close()
+		_ = p.log.Close() // Nothing was written to it.
+	}
 	p.dropGroup()
 }
 
 func (p *prepared) dropGroup() {
-	if !p.group.IsZero() && p.group.Remove() == nil {
+	switch {
+	case p.group.IsZero():
+	case p.host != nil:
+		p.host.Abandon(p.group)
+	case p.group.Remove() == nil:
 		_ = os.Remove(filepath.Dir(p.group.Path())) // It is in use when this fails.
 	}
 	p.group = proc.Group{}
@@ -55,7 +63,7 @@ func (s *Supervisor) Prepare(ctx context.Context, specs ...supervise.Spec) error
 
 func (s *Supervisor) prepare(ctx context.Context, spec *supervise.Spec) error {
 	u, known := s.find(spec.Unit)
-	if !known || !s.prepares {
+	if !known || !s.prepares && s.forerunner == nil {
 		return nil
 	}
 	if err := check(spec); err != nil {
@@ -64,15 +72,10 @@ func (s *Supervisor) prepare(ctx context.Context, spec *supervise.Spec) error {
 	if err := os.MkdirAll(u.dir(), 0o755); err != nil {
 		return err
 	}
-	log, err := s.cfg.Holder.Log(ctx, spec.Unit)
-	if err != nil {
+	p, err := s.ahead(ctx, u, spec)
+	if err != nil || p == nil {
 		return err
 	}
-	in, err := sandbox.Prepare(ctx, u.profile(spec), programs(spec.Command.Argv)...)
-	if err != nil {
-		return errors.Join(err, log.Close())
-	}
-	p := &prepared{spec: spec, in: in, log: log}
 	if err := s.hand(ctx, spec.Unit, p); err != nil {
 		p.drop()
 		return err
@@ -80,11 +83,41 @@ func (s *Supervisor) prepare(ctx context.Context, spec *supervise.Spec) error {
 	return nil
 }
 
+// ahead makes what can be made ahead; nil is nothing.
+func (s *Supervisor) ahead(ctx context.Context, u *unit, spec *supervise.Spec) (*prepared, error) {
+	profile, programs := u.profile(spec), programs(spec.Command.Argv)
+	if s.forerunner != nil {
+		return s.aheadByHost(ctx, spec, profile, programs)
+	}
+	log, err := s.cfg.Holder.Log(ctx, spec.Unit)
+	if err != nil {
+		return nil, err
+	}
+	in, err := sandbox.Prepare(ctx, profile, programs...)
+	if err != nil {
+		return nil, errors.Join(err, log.Close())
+	}
+	return &prepared{spec: spec, in: in, log: log}, nil
+}
+
+// aheadByHost has the host start a service that is to run at once when it is started.
+func (s *Supervisor) aheadByHost(ctx context.Context, spec *supervise.Spec, profile sandbox.Profile, programs []string) (*prepared, error) {
+	if spec.Unit.Kind != tenure.Service || spec.Timer != "" || len(spec.Sockets) > 0 {
+		return nil, nil //nolint:nilnil // It waits for somebody else.
+	}
+	place := Place{Unit: spec.Unit, Service: spec.Unit, Spec: spec}
+	group, err := s.forerunner.Ahead(ctx, place, profile, programs)
+	if err != nil {
+		return nil, err
+	}
+	return &prepared{spec: spec, host: s.forerunner, group: group}, nil
+}
+
 // hand gives the actor what was prepared; nil drops what it has.
 func (s *Supervisor) hand(ctx context.Context, id tenure.UnitID, p *prepared) error {
 	_, known, err := request(ctx, s, id, func(u *unit, _ context.Context, reply chan<- struct{}) {
 		u.unprepare()
-		if u.prepared = p; p != nil {
+		if u.prepared = p; p != nil && p.host == nil {
 			u.makeGroupAhead()
 		}
 		reply <- struct{}{}
@@ -141,12 +174,12 @@ func (u *unit) groupAhead() (group proc.Group, ok bool) {
 	if p == nil || p.group.IsZero() {
 		return proc.Group{}, false
 	}
-	if p.generation != u.rec.Generation+1 {
+	if p.host == nil && p.generation != u.rec.Generation+1 {
 		p.dropGroup()
 		return proc.Group{}, false
 	}
 	group, p.group = p.group, proc.Group{}
-	u.rec.Generation = p.generation
+	u.rec.Generation++
 	return group, true
 }
 

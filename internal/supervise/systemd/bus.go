@@ -130,6 +130,18 @@ func (b *bus) stop(ctx context.Context, unit string) error {
 	return j.wait(ctx)
 }
 
+// cancel stops a unit whatever else has been asked for.
+func (b *bus) cancel(ctx context.Context, unit string) error {
+	j, err := b.begin(unit, func(conn *sd.Conn, done chan<- string) error {
+		_, err := conn.StopUnitContext(ctx, unit, "replace", done)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return j.wait(ctx)
+}
+
 func (b *bus) startTransient(ctx context.Context, unit string, properties []sd.Property) (*job, error) {
 	return b.begin(unit, func(conn *sd.Conn, done chan<- string) error {
 		_, err := conn.StartTransientUnitContext(ctx, unit, "fail", properties, done)

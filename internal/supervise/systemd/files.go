@@ -142,21 +142,22 @@ func (f *files) unwant(alias string) error {
 	return removeFile(filepath.Join(f.units, bootTarget+".wants", alias))
 }
 
-// clean removes the files of units that nobody knows.
-func (f *files) clean(n names, known func(string) bool) error {
+// clean removes the files of units that nobody knows, and returns their names.
+func (f *files) clean(n names, known func(string) bool) (removed []string, err error) {
 	entries, err := os.ReadDir(f.specs)
 	if err != nil {
-		return fmt.Errorf("read units: %w", err)
+		return nil, fmt.Errorf("read units: %w", err)
 	}
 	for _, entry := range entries {
 		name, ok := strings.CutSuffix(entry.Name(), specSuffix)
 		if _, _, ours := n.parse(name); ok && ours && !known(name) {
 			if err := f.remove(name); err != nil {
-				return err
+				return removed, err
 			}
+			removed = append(removed, name)
 		}
 	}
-	return nil
+	return removed, nil
 }
 
 // remove removes the files of a unit.

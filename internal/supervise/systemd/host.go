@@ -61,12 +61,14 @@ type place struct {
 	group proc.Group
 	// kept is that the unit has a file: it is there when it does not run.
 	kept bool
-	// released is closed when systemd has come to know that the unit has ended; nil when
-	// nobody waits for that. launches counts what was launched in it.
-	released chan struct{}
+	// release is under way when the unit has ended and systemd is to know; nil before.
+	release *release
+	// launches counts what was launched in it.
 	launches int
 	// ended is that no process of the unit is left, launching that the next one is not there yet.
 	ended, launching bool
+	// waiting is who was started ahead; nil for nobody.
+	waiting *caller
 }
 
 // Fresh implements native.Host.
@@ -156,40 +158,46 @@ func (h *host) Launch(ctx context.Context, group proc.Group, p native.Program) (
 	}
 	ctx, cancel := context.WithTimeout(ctx, launchPatience)
 	defer cancel()
-	if err := h.settle(ctx, pl); err != nil {
-		return nil, err
-	}
-	c, err := h.call(ctx, pl)
-	h.mu.Lock()
-	pl.launching = false
-	h.mu.Unlock()
-	if err != nil {
-		return nil, err
+	o := order{Command: p.Command, Names: p.Names}
+	c := h.takeWaiting(pl)
+	if c == nil {
+		o.Profile = p.Profile
+		if c, err = h.fetch(ctx, pl); err != nil {
+			return nil, err
+		}
 	}
 	defer c.close()
-	handle, err := c.become(ctx, order{Profile: p.Profile, Command: p.Command, Names: p.Names}, p.Files)
+	handle, err := c.become(ctx, o, p.Files)
 	if err != nil {
 		return nil, fmt.Errorf("execute %s: %w", p.Command.Argv[0], err)
 	}
 	return handle, nil
 }
 
+// fetch has the unit started, and returns who asks what to become.
+func (h *host) fetch(ctx context.Context, pl *place) (*caller, error) {
+	err := h.settle(ctx, pl)
+	if err != nil {
+		return nil, err
+	}
+	c, err := h.call(ctx, pl)
+	h.mu.Lock()
+	pl.launching = false
+	h.mu.Unlock()
+	return c, err
+}
+
 // settle waits until systemd knows of the end of the launch before.
 func (h *host) settle(ctx context.Context, pl *place) error {
 	h.mu.Lock()
-	released := pl.released
+	before := pl.release
 	pl.launches++
 	pl.ended, pl.launching = false, true
 	h.mu.Unlock()
-	if released == nil {
+	if before == nil {
 		return nil
 	}
-	select {
-	case <-released:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return before.wait(ctx)
 }
 
 // between reports whether a unit has ended, and its next process is not there.
@@ -369,12 +377,10 @@ func (h *host) Release(group proc.Group, asked bool) (wait func(context.Context)
 			return err
 		}
 	}
-	released := h.settleLater(pl, asked)
+	r := h.settleLater(pl, asked)
 	return func(ctx context.Context) error {
-		select {
-		case <-released:
-		case <-ctx.Done():
-			return context.Cause(ctx)
+		if err := r.wait(ctx); err != nil {
+			return err
 		}
 		if h.launchedSince(pl, launches) {
 			return nil
@@ -385,21 +391,49 @@ func (h *host) Release(group proc.Group, asked bool) (wait func(context.Context)
 	}
 }
 
-// settleLater has systemd settle what has ended, in the background; the caller has the lock.
-func (h *host) settleLater(pl *place, asked bool) (released chan struct{}) {
-	before := pl.released
-	released = make(chan struct{})
-	pl.released = released
+// release is that systemd comes to know of the end of a unit.
+type release struct {
+	wanted, done chan struct{}
+	want         sync.Once
+}
+
+// wait has it done now, and returns when it is.
+func (r *release) wait(ctx context.Context) error {
+	r.want.Do(func() { close(r.wanted) })
+	select {
+	case <-r.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// settlePatience is how long a gap may take for systemd to be told only afterwards: long
+// before it would restart what has ended.
+const settlePatience = restartNet / 60
+
+// settleLater has systemd settle what has ended, in the background; the caller has the lock. In
+// a gap, whose next start systemd would be kept from, it does so afterwards, unless somebody waits.
+func (h *host) settleLater(pl *place, asked bool) *release {
+	before, over := pl.release, h.gap.over()
+	r := &release{wanted: make(chan struct{}), done: make(chan struct{})}
+	pl.release = r
 	go func() {
-		defer close(released)
-		if before != nil {
-			<-before
+		defer close(r.done)
+		select {
+		case <-over:
+		case <-r.wanted:
+		case <-time.After(settlePatience):
+		case <-h.life.Done():
+		}
+		if before != nil && before.wait(h.life) != nil {
+			return
 		}
 		if asked {
 			h.end(pl)
 		}
 	}()
-	return released
+	return r
 }
 
 func (h *host) launchedSince(pl *place, launches int) bool {

@@ -19,7 +19,8 @@ import (
 	"tenure/internal/supervise"
 )
 
-// Main is what Config.Program runs: it takes the arguments that follow the configured ones.
+// Main is what Config.Program runs: it takes the arguments that follow the configured ones. The
+// program exits with the ExitStatus of the error.
 //
 //	launch SOCKET SPEC   become the unit that SPEC is of
 //	stop SOCKET SPEC     have the unit ended
@@ -41,6 +42,14 @@ func Main(args []string) error {
 	return fmt.Errorf("there is no command %q", verb)
 }
 
+// ExitStatus is how a program ends whose Main has failed.
+func ExitStatus(err error) int {
+	if errors.Is(err, errAbandoned) {
+		return abandoned
+	}
+	return 1
+}
+
 // become becomes the program of a unit.
 func become(socket, path, unit string) error {
 	conn, err := ask(socket, question{Verb: verbLaunch, Unit: unit})
@@ -57,27 +66,71 @@ func become(socket, path, unit string) error {
 		return errors.New(o.Error)
 	}
 	if err == nil {
-		conn, err = arrange(fds, conn)
+		conn, err = obey(conn, o, fds)
 	}
-	if err == nil {
-		env := o.Command.Env
-		if len(fds) > 0 {
-			env = append(slices.Clip(env), "LISTEN_FDS="+strconv.Itoa(len(fds)),
-				"LISTEN_FDNAMES="+strings.Join(o.Names, ":"), "LISTEN_PID="+strconv.Itoa(os.Getpid()))
-		}
-		err = enter(o.Profile, o.Command, env)
+	if errors.Is(err, errAbandoned) {
+		return err
 	}
 	_, writeErr := unix.Write(int(conn), []byte(err.Error()))
 	return errors.Join(err, writeErr)
 }
 
+// obey becomes what it is ordered to, at once or on the next order. It returns the
+// connection, which may have moved, with the error.
+func obey(conn connection, o order, fds []int) (connection, error) {
+	wait, err := o.Wait, error(nil)
+	if wait {
+		err = relay(os.Getpid(), longer)
+	}
+	if err != nil {
+		return conn, err
+	}
+	in, err := sandbox.EnterAhead(o.Profile, o.Ahead...)
+	if err != nil {
+		return conn, err
+	}
+	if wait {
+		if o, fds, err = conn.await(); err != nil {
+			return conn, err
+		}
+	}
+	if conn, err = arrange(fds, conn); err != nil {
+		return conn, err
+	}
+	env := o.Command.Env
+	if len(fds) > 0 {
+		env = append(slices.Clip(env), "LISTEN_FDS="+strconv.Itoa(len(fds)),
+			"LISTEN_FDNAMES="+strings.Join(o.Names, ":"), "LISTEN_PID="+strconv.Itoa(os.Getpid()))
+	}
+	return conn, in.Become(execOf(o.Command, env))
+}
+
+// errAbandoned is that what was started ahead is not to become anything.
+var errAbandoned = errors.New("what this was to become is not started")
+
+// await says that the process is ready to become something, and waits to be told what.
+func (c connection) await() (o order, fds []int, err error) {
+	if err := writeAll(int(c), []byte{isReady}); err != nil {
+		return o, nil, errAbandoned
+	}
+	o, fds, err = c.answer()
+	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
+		err = errAbandoned
+	}
+	return o, fds, err
+}
+
 func enter(profile sandbox.Profile, command supervise.Command, env []string) error {
+	return sandbox.Enter(profile, execOf(command, env))
+}
+
+func execOf(command supervise.Command, env []string) sandbox.Exec {
 	dir := command.Dir
 	if dir == "" {
 		dir = "/"
 	}
 	unix.Umask(0o022)
-	return sandbox.Enter(profile, sandbox.Exec{Argv: command.Argv, Env: env, Dir: dir})
+	return sandbox.Exec{Argv: command.Argv, Env: env, Dir: dir}
 }
 
 // connection is a socket that the runtime knows nothing of.

@@ -24,7 +24,7 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "unit" {
 		if err := Main(os.Args[2:]); err != nil {
 			fmt.Fprintln(os.Stderr, err)
-			os.Exit(1)
+			os.Exit(ExitStatus(err))
 		}
 		os.Exit(0)
 	}
@@ -130,7 +130,7 @@ func settle(t *testing.T, pattern string) {
 		t.Fatal(err)
 	}
 	for _, unit := range units {
-		if err := b.stop(ctx, unit.Name); err != nil {
+		if err := b.cancel(ctx, unit.Name); err != nil {
 			t.Error(err)
 		}
 	}

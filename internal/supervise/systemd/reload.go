@@ -40,9 +40,11 @@ func (h *host) quiet(ctx context.Context) bool {
 		case <-ctx.Done():
 			return false
 		}
-		over, open := h.gap.now()
-		if !open {
+		over := h.gap.over()
+		select {
+		case <-over:
 			return true
+		default:
 		}
 		select {
 		case <-over:
@@ -55,26 +57,32 @@ func (h *host) quiet(ctx context.Context) bool {
 // gap is the time in which services are down for a change.
 type gap struct {
 	mu sync.Mutex
-	// over is closed at its end; nil when there is none.
-	over chan struct{}
+	// end is closed at its end; nil when there is none.
+	end chan struct{}
 }
 
 func (g *gap) set(begins bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
-	case begins && g.over == nil:
-		g.over = make(chan struct{})
-	case !begins && g.over != nil:
-		close(g.over)
-		g.over = nil
+	case begins && g.end == nil:
+		g.end = make(chan struct{})
+	case !begins && g.end != nil:
+		close(g.end)
+		g.end = nil
 	}
 }
 
-func (g *gap) now() (over <-chan struct{}, open bool) {
+// over is closed when there is no gap, or at the end of the one that there is.
+func (g *gap) over() <-chan struct{} {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.over, g.over != nil
+	if g.end != nil {
+		return g.end
+	}
+	none := make(chan struct{})
+	close(none)
+	return none
 }
 
 // Gap is told when the first change enters a gap, and when the last has left it.

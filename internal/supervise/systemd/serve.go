@@ -24,7 +24,8 @@ import (
 
 // What this program says when systemd has started it for a unit is a question in a line of
 // JSON; what it gets is an answer behind its length, with descriptors. Then it becomes the
-// program, which closes the connection, or says why it cannot.
+// program, which closes the connection, or says why it cannot. Of a start ahead the first answer
+// says so; then it says that it is ready, with one byte, and gets a second one when it is time.
 
 // The verbs, in questions and in the command lines that systemd runs.
 const (
@@ -47,6 +48,10 @@ type order struct {
 	Command supervise.Command `json:"command"`
 	// Names are those of the descriptors that come with it (sd_listen_fds(3)).
 	Names []string `json:"names,omitempty"`
+	// Wait is that only the profile is to be entered yet, and the programs of Ahead
+	// are to be read: another order follows.
+	Wait  bool     `json:"wait,omitempty"`
+	Ahead []string `json:"ahead,omitempty"`
 	// Error is why there is nothing to become.
 	Error string `json:"error,omitempty"`
 }
@@ -128,6 +133,24 @@ func (c *caller) become(ctx context.Context, o order, files []*os.File) (*proc.H
 		return nil, err
 	}
 	return c.peer.Handle, nil
+}
+
+// isReady is the byte by which one says that it waits. No error begins with it.
+const isReady = 0
+
+// wait tells who asks to get ready, and returns when it is.
+func (c *caller) wait(ctx context.Context, o order) error {
+	stop := context.AfterFunc(ctx, func() { _ = c.conn.SetDeadline(time.Now()) })
+	defer stop()
+	if err := c.tell(o, nil); err != nil {
+		return err
+	}
+	var first [1]byte
+	if _, err := io.ReadFull(c.conn, first[:]); err != nil || first[0] == isReady {
+		return err
+	}
+	text, err := io.ReadAll(io.LimitReader(c.conn, maxQuestion))
+	return errors.Join(errors.New(string(first[:])+string(text)), err)
 }
 
 // tell sends an answer, with descriptors.

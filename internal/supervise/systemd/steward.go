@@ -64,13 +64,13 @@ func (h *host) Heard(group proc.Group, process tenure.Process, words string) {
 // Rest implements native.Host.
 func (h *host) Rest(service tenure.UnitID) {
 	h.mu.Lock()
-	var released chan struct{}
+	var r *release
 	if pl := h.placeOf(h.serving[service].name); pl != nil && pl.ended {
-		released = h.settleLater(pl, true)
+		r = h.settleLater(pl, true)
 	}
 	h.mu.Unlock()
-	if released != nil {
-		<-released
+	if r != nil {
+		_ = r.wait(h.life) // It ends when there is no supervisor any more.
 	}
 }
 
@@ -124,11 +124,11 @@ func (h *host) Running(ctx context.Context) ([]native.Running, error) {
 }
 
 // known takes back what an earlier supervisor has named: the services by their aliases, and
-// the groups by what is in them. What is the file of nothing is removed.
-func (h *host) known() error {
+// the groups by what is in them. The files of nothing are removed, and returned by their names.
+func (h *host) known() (removed []string, err error) {
 	groups, err := h.hierarchy.Groups()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -109,7 +109,8 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	if _, _, err := s.host.bus.get(); err != nil {
 		return fmt.Errorf("run supervisor: %w", err)
 	}
-	if err := s.host.known(); err != nil {
+	removed, err := s.host.known()
+	if err != nil {
 		return fmt.Errorf("run supervisor: %w", err)
 	}
 	listener, err := listen(s.socket)
@@ -124,6 +125,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		cancel()
 	})
 	wg.Go(func() { s.host.keepReloaded(ctx) })
+	wg.Go(func() { s.host.forgetFailures(ctx, removed) })
 	err = s.Supervisor.Run(ctx)
 	cancel()
 	return errors.Join(err, listener.Close(), <-served)

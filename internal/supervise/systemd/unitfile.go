@@ -70,6 +70,7 @@ func (h *host) serviceFile(name string, spec *supervise.Spec) string {
 		{"TimeoutStopSec", span(stopTime(spec.Stop), stopNet)},
 		{"Restart", string(restartOf(spec))},
 		{"RestartSec", span(max(restartNet, spec.Restart.Delay), 0)},
+		{"RestartPreventExitStatus", strconv.Itoa(abandoned)},
 		{"Delegate", "yes"},
 		{"NotifyAccess", "all"},
 		{"FileDescriptorStoreMax", strconv.Itoa(maxStored)},
