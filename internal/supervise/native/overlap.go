@@ -165,7 +165,12 @@ func (u *unit) ascend(ctx context.Context, reply chan<- error) {
 
 // openUnshared opens the sockets of a successor that its service has not.
 func (u *unit) openUnshared(ctx context.Context) error {
-	for _, socket := range u.rec.Spec.Sockets {
+	if keeper := u.doorkeeper(); keeper != nil && len(u.rec.Spec.Sockets) > 0 {
+		if err := keeper.Open(ctx, asService(u.rec.Spec)); err != nil {
+			return err
+		}
+	}
+	for _, socket := range u.held() {
 		if u.rec.Shared[socket.Name] != "" {
 			continue
 		}
@@ -181,12 +186,24 @@ func (u *unit) closeOwn(ctx context.Context) {
 	if u.rec.Draining {
 		return
 	}
+	u.closeUnshared()
 	if err := u.s.cfg.Holder.Remove(context.WithoutCancel(ctx), u.id, fdstore.Listen); err != nil {
 		u.warn("sockets cannot be closed", err)
 	}
 	for _, socket := range u.rec.Spec.Sockets {
 		if socket.Network == "unix" && u.rec.Shared[socket.Name] == "" {
 			removeSocketFile(socket.Address)
+		}
+	}
+}
+
+// closeUnshared has the host close what a successor has declared that its service has not.
+func (u *unit) closeUnshared() {
+	service, known := u.s.find(u.keeper())
+	if keeper := u.doorkeeper(); keeper != nil && known {
+		spec := service.status.Load().Spec
+		if own := withoutAlike(u.rec.Spec.Sockets, spec.Sockets); len(own) > 0 {
+			keeper.Close(spec, own, true)
 		}
 	}
 }
@@ -351,6 +368,7 @@ func (u *unit) becomeDraining(id tenure.UnitID, drain time.Duration) {
 	u.answerStart(&supervise.StartError{Unit: u.id, Err: fmt.Errorf("%w: its successor has taken over", supervise.ErrNotReady)})
 	u.unprepare()
 	u.clearAlarms(alarmTimer, alarmBackoff)
+	u.answerCallers()
 	spec := *u.rec.Spec
 	spec.Unit, spec.Timer, spec.After = id, "", nil
 	spec.Restart = supervise.RestartPolicy{Condition: supervise.RestartNever}
@@ -384,6 +402,14 @@ func (u *unit) inherit(ctx context.Context, sockets []supervise.Socket) {
 	}
 	u.relabel()
 	u.settle(ctx)
+	if keeper := u.doorkeeper(); keeper != nil {
+		if u.rec.Spec.Timer == "" {
+			keeper.Disarm(u.id)
+		}
+		if gone := withoutAlike(sockets, u.rec.Spec.Sockets); len(gone) > 0 {
+			keeper.Close(u.rec.Spec, gone, true)
+		}
+	}
 	for _, socket := range sockets {
 		if socket.Network == "unix" && len(shared(u.rec.Spec, &supervise.Spec{Sockets: []supervise.Socket{socket}})) == 0 {
 			removeSocketFile(socket.Address)
@@ -436,7 +462,7 @@ func (u *unit) moveKept(ctx context.Context) error {
 	}
 	defer closeKept(service)
 	wanted := make(map[string]bool)
-	for _, socket := range u.rec.Spec.Sockets {
+	for _, socket := range u.held() {
 		wanted[socket.Name] = true
 	}
 	var errs []error

@@ -22,6 +22,9 @@ import (
 // openSockets opens the declared sockets that are not open yet. Old is the Spec
 // before: a socket that it declares alike is the same socket, with what waits in it.
 func (u *unit) openSockets(ctx context.Context, old *supervise.Spec) error {
+	if err := u.openByHost(ctx, old); err != nil {
+		return err
+	}
 	if len(u.rec.Spec.Sockets) == 0 && len(old.Sockets) == 0 {
 		return nil
 	}
@@ -35,7 +38,7 @@ func (u *unit) openSockets(ctx context.Context, old *supervise.Spec) error {
 		_ = k.File.Close()
 	}
 	wanted := map[string]bool{}
-	for _, socket := range u.rec.Spec.Sockets {
+	for _, socket := range u.held() {
 		wanted[socket.Name] = true
 		if have[socket.Name] && declaredAlike(old, socket) {
 			continue
@@ -169,6 +172,7 @@ func (u *unit) closeSockets(ctx context.Context) {
 		return
 	}
 	u.rec.Holding = false
+	u.closeByHost()
 	ctx = context.WithoutCancel(ctx)
 	kinds := []fdstore.Kind{}
 	if len(u.rec.Spec.Sockets) > 0 {

@@ -176,8 +176,13 @@ func (u *unit) begin(ctx context.Context, spec supervise.Spec, reply chan<- erro
 
 // arm makes sockets and timers start the unit, if it has any.
 func (u *unit) arm(ctx context.Context) bool {
-	state := supervise.Inactive
-	if u.rec.Spec.Timer != "" {
+	state, timed := supervise.Inactive, false
+	if keeper := u.doorkeeper(); keeper != nil && (u.rec.Spec.Timer != "" || len(u.rec.Spec.Sockets) > 0) {
+		timed = keeper.Arm(u.rec.Spec)
+	}
+	if timed {
+		state = supervise.Waiting
+	} else if u.rec.Spec.Timer != "" {
 		next, err := nextRun(u.rec.Spec.Timer, time.Now())
 		if err == nil {
 			u.rec.Deadline[alarmTimer] = momentOf(next)
@@ -192,6 +197,9 @@ func (u *unit) arm(ctx context.Context) bool {
 		return false
 	}
 	u.state(state)
+	if state == supervise.Listening && len(u.callers) > 0 {
+		u.connected(ctx)
+	}
 	return true
 }
 

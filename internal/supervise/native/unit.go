@@ -65,6 +65,8 @@ type unit struct {
 	extra     []*proc.Watch
 	notify    *notifySocket
 	listening func()
+	// callers wait until those who have connected are served (Connected).
+	callers []chan<- struct{}
 	// awaiting ends the wait for a bus name; unready is why there will be none.
 	awaiting func()
 	unready  error
@@ -237,6 +239,9 @@ func (u *unit) turn(state supervise.State, know func()) {
 			e.Processes = []tenure.Process{u.rec.Main}
 		}
 		u.event(e)
+	}
+	if state == supervise.Running {
+		u.answerCallers()
 	}
 }
 

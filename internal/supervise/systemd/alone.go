@@ -34,7 +34,7 @@ func becomeAlone(path string) error {
 			return err
 		}
 	}
-	return enter(profile, spec.Command, passedOn(env, "LISTEN_"))
+	return enterGiven(spec, profile, env)
 }
 
 // passedOn adds what systemd says of the service to an environment, as far as it begins with a prefix: of

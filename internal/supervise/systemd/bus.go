@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"time"
 
 	sd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
@@ -25,6 +26,7 @@ type bus struct {
 
 	mu   sync.Mutex
 	conn *sd.Conn
+	raw  *dbus.Conn
 	lost <-chan struct{}
 }
 
@@ -56,7 +58,7 @@ func (b *bus) get() (*sd.Conn, <-chan struct{}, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("connect to systemd: %w", err)
 	}
-	b.conn, b.lost = conn, last.Context().Done()
+	b.conn, b.raw, b.lost = conn, last, last.Context().Done()
 	return b.conn, b.lost, nil
 }
 
@@ -118,22 +120,63 @@ func (b *bus) start(ctx context.Context, unit string) (*job, error) {
 	})
 }
 
-// stop does not undo what anybody else has asked for.
-func (b *bus) stop(ctx context.Context, unit string) error {
-	j, err := b.begin(unit, func(conn *sd.Conn, done chan<- string) error {
-		_, err := conn.StopUnitContext(ctx, unit, "fail", done)
-		return err
-	})
-	if err != nil {
+// startPlain starts a unit that may run already.
+func startPlain(ctx context.Context, unit string) func(*sd.Conn, chan<- string) error {
+	return func(conn *sd.Conn, done chan<- string) error {
+		_, err := conn.StartUnitContext(ctx, unit, "replace", done)
 		return err
 	}
-	return j.wait(ctx)
 }
+
+// downSince is when a unit was last seen to end.
+func (b *bus) downSince(ctx context.Context, unit string) (time.Time, error) {
+	conn, _, err := b.get()
+	if err != nil {
+		return time.Time{}, err
+	}
+	property, err := conn.GetUnitPropertyContext(ctx, unit, "InactiveEnterTimestamp")
+	var micros uint64
+	if err == nil {
+		err = property.Value.Store(&micros)
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("look at %s: %w", unit, err)
+	}
+	return time.UnixMicro(int64(micros)), nil //nolint:gosec // A time of this century.
+}
+
+// knows reports whether systemd has a unit of a name in mind. It is not made to read it.
+func (b *bus) knows(ctx context.Context, unit string) (bool, error) {
+	if _, _, err := b.get(); err != nil {
+		return false, err
+	}
+	b.mu.Lock()
+	manager := b.raw.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
+	b.mu.Unlock()
+	err := manager.CallWithContext(ctx, "org.freedesktop.systemd1.Manager.GetUnit", 0, unit).Err
+	if notLoaded(err) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// notLoaded reports whether an error is that systemd knows no such unit.
+func notLoaded(err error) bool {
+	refused, is := errors.AsType[dbus.Error](err)
+	return is && refused.Name == "org.freedesktop.systemd1.NoSuchUnit"
+}
+
+// stop does not undo what anybody else has asked for.
+func (b *bus) stop(ctx context.Context, unit string) error { return b.stopInMode(ctx, unit, "fail") }
 
 // cancel stops a unit whatever else has been asked for.
 func (b *bus) cancel(ctx context.Context, unit string) error {
+	return b.stopInMode(ctx, unit, "replace")
+}
+
+func (b *bus) stopInMode(ctx context.Context, unit, mode string) error {
 	j, err := b.begin(unit, func(conn *sd.Conn, done chan<- string) error {
-		_, err := conn.StopUnitContext(ctx, unit, "replace", done)
+		_, err := conn.StopUnitContext(ctx, unit, mode, done)
 		return err
 	})
 	if err != nil {

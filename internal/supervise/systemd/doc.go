@@ -9,6 +9,7 @@
 //	a workload    SNAP.NAME.APP:WORKLOAD.PID.1.scope
 //	an app run    SNAP.NAME.APP::PID.1.scope
 //	hooks, commands, workloads that a service starts by name: transient services
+//	declared sockets, timers: SNAP.NAME.APP.sHASH.socket, .tHASH.timer
 //	all of a snap SNAP-NAME.slice
 //
 // What always holds, beyond the contract of package supervise:

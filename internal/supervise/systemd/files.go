@@ -20,17 +20,27 @@ const bootTarget = "multi-user.target"
 // files are the unit files, and beside each what the unit is.
 type files struct {
 	units, specs string
+	// sockets is where systemd listens for socket files.
+	sockets string
 	// changed has an element when systemd does not know of the newest files.
 	changed chan struct{}
 }
 
 func newFiles(units, specs string) (*files, error) {
-	for _, dir := range []string{specs, filepath.Join(units, bootTarget+".wants")} {
+	sockets := filepath.Join(specs, "sockets")
+	dirs := []string{specs, sockets}
+	for _, target := range []string{bootTarget, socketsTarget, timersTarget} {
+		dirs = append(dirs, filepath.Join(units, target+".wants"))
+	}
+	for _, dir := range dirs {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return nil, fmt.Errorf("make directory of units: %w", err)
 		}
 	}
-	return &files{units: units, specs: specs, changed: make(chan struct{}, 1)}, nil
+	if err := os.Chmod(sockets, 0o700); err != nil {
+		return nil, fmt.Errorf("make directory of sockets: %w", err)
+	}
+	return &files{units: units, specs: specs, sockets: sockets, changed: make(chan struct{}, 1)}, nil
 }
 
 const specSuffix = ".json"
@@ -95,29 +105,41 @@ func readSpec(path string) (*supervise.Spec, error) {
 	return spec, nil
 }
 
-// point makes an alias that of a unit, now and at the next boot.
-func (f *files) point(alias, name string) (moved bool, err error) {
+// point makes an alias that of a unit, and has it started at the next boot, or not.
+func (f *files) point(alias, name string, atBoot bool) (moved bool, err error) {
 	for _, link := range f.links(alias) {
 		path, target := link[0], link[1]
 		if target == "" {
 			target = name
-		}
-		old, err := os.Readlink(path)
-		if err == nil && old == target {
+		} else if !atBoot {
+			if err := removeFile(path); err != nil {
+				return moved, err
+			}
 			continue
 		}
-		moved = moved || err == nil
-		if err := removeFile(path + ".new"); err != nil {
-			return moved, err
-		}
-		if err := os.Symlink(target, path+".new"); err != nil {
+		was, err := f.pointTo(path, target)
+		if err != nil {
 			return moved, fmt.Errorf("name %s: %w", alias, err)
 		}
-		if err := os.Rename(path+".new", path); err != nil {
-			return moved, fmt.Errorf("name %s: %w", alias, err)
-		}
+		moved = moved || was
 	}
 	return moved, f.touch()
+}
+
+// pointTo makes a link that points elsewhere, and reports whether there was one.
+func (f *files) pointTo(path, target string) (moved bool, err error) {
+	old, err := os.Readlink(path)
+	if err == nil && old == target {
+		return false, nil
+	}
+	moved = err == nil
+	if err := removeFile(path + ".new"); err != nil {
+		return moved, err
+	}
+	if err := os.Symlink(target, path+".new"); err != nil {
+		return moved, err
+	}
+	return moved, os.Rename(path+".new", path)
 }
 
 // links are the links of an alias, with what they point at; empty for the unit.

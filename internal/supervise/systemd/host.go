@@ -30,6 +30,7 @@ type host struct {
 	bus       *bus
 	program   []string
 	socket    string
+	state     string
 	logger    *slog.Logger
 	life      context.Context //nolint:containedctx // That of the supervisor.
 
@@ -45,6 +46,12 @@ type host struct {
 	// expected is where the first word of what is being started is waited for, by the
 	// names of units; come are those who have come by themselves.
 	expected, come map[string]chan *caller
+	// closing are closed when what services had declared is closed.
+	closing map[tenure.UnitID]chan struct{}
+
+	doorMu sync.Mutex
+	// within tells of directories whether socket files in them are for systemd to open.
+	within map[string]bool
 }
 
 // generation is a unit file.
@@ -158,7 +165,7 @@ func (h *host) Launch(ctx context.Context, group proc.Group, p native.Program) (
 	}
 	ctx, cancel := context.WithTimeout(ctx, launchPatience)
 	defer cancel()
-	o := order{Command: p.Command, Names: p.Names}
+	o := h.orderOf(pl, p)
 	c := h.takeWaiting(pl)
 	if c == nil {
 		o.Profile = p.Profile
@@ -322,7 +329,7 @@ func (h *host) nameFirst(pl *place, spec *supervise.Spec) error {
 	if known || pl.Unit != pl.Service {
 		return nil
 	}
-	_, err := h.files.point(h.names.alias(pl.Service), pl.name)
+	_, err := h.files.point(h.names.alias(pl.Service), pl.name, startsAtBoot(spec))
 	return err
 }
 

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -25,8 +24,15 @@ import (
 //	launch SOCKET SPEC   become the unit that SPEC is of
 //	stop SOCKET SPEC     have the unit ended
 //	reload SOCKET SPEC   have the unit reload
+//	connect, strike SOCKET ALIAS STATE   have a service started that somebody has connected to, or whose time has come
+//	place FROM TO        link a socket file
 func Main(args []string) error {
-	if len(args) != 3 {
+	switch {
+	case len(args) == 4 && (args[0] == verbConnect || args[0] == verbStrike):
+		return tell(args[0], args[1], args[2], args[3])
+	case len(args) == 3 && args[0] == verbPlace:
+		return placeSocket(args[1], args[2])
+	case len(args) != 3:
 		return errors.New("this command is for systemd's own use")
 	}
 	verb, socket, path := args[0], args[1], args[2]
@@ -94,15 +100,13 @@ func obey(conn connection, o order, fds []int) (connection, error) {
 			return conn, err
 		}
 	}
+	if fds, err = withGiven(fds, o); err != nil {
+		return conn, err
+	}
 	if conn, err = arrange(fds, conn); err != nil {
 		return conn, err
 	}
-	env := o.Command.Env
-	if len(fds) > 0 {
-		env = append(slices.Clip(env), "LISTEN_FDS="+strconv.Itoa(len(fds)),
-			"LISTEN_FDNAMES="+strings.Join(o.Names, ":"), "LISTEN_PID="+strconv.Itoa(os.Getpid()))
-	}
-	return conn, in.Become(execOf(o.Command, env))
+	return conn, in.Become(execOf(o.Command, append(slices.Clip(o.Command.Env), listening(o.Names)...)))
 }
 
 // errAbandoned is that what was started ahead is not to become anything.

@@ -32,6 +32,10 @@ const (
 	verbLaunch = "launch"
 	verbStop   = "stop"
 	verbReload = "reload"
+	// These are of the units that start services, and not of services.
+	verbConnect = "connect"
+	verbStrike  = "strike"
+	verbPlace   = "place"
 )
 
 // question is what systemd has started this program for.
@@ -46,8 +50,10 @@ type question struct {
 type order struct {
 	Profile sandbox.Profile   `json:"profile"`
 	Command supervise.Command `json:"command"`
-	// Names are those of the descriptors that come with it (sd_listen_fds(3)).
+	// Names are those of the descriptors (sd_listen_fds(3)). Of each, Given is by what name systemd
+	// has passed it; empty for those that come with the order.
 	Names []string `json:"names,omitempty"`
+	Given []string `json:"given,omitempty"`
 	// Wait is that only the profile is to be entered yet, and the programs of Ahead
 	// are to be read: another order follows.
 	Wait  bool     `json:"wait,omitempty"`
@@ -191,6 +197,14 @@ func (c *caller) refuse(err error) {
 
 // answer gives who asks to whoever waits for it.
 func (s *Supervisor) answer(ctx context.Context, c *caller) {
+	switch c.Verb {
+	case verbConnect:
+		c.refuse(s.told(ctx, c, s.Connected))
+		return
+	case verbStrike:
+		c.refuse(s.told(ctx, c, s.Struck))
+		return
+	}
 	group, err := s.host.groupOf(c)
 	if err != nil {
 		c.refuse(err)

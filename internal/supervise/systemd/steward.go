@@ -21,7 +21,7 @@ func (h *host) Serves(spec *supervise.Spec, group proc.Group) {
 	}
 	text := h.serviceFile(pl.name, spec)
 	changed, err := h.files.write(pl.name, text, spec)
-	moved, aliasErr := h.files.point(h.names.alias(spec.Unit), pl.name)
+	moved, aliasErr := h.files.point(h.names.alias(spec.Unit), pl.name, startsAtBoot(spec))
 	if err := errors.Join(err, aliasErr); err != nil {
 		h.logger.Warn("unit files are not up to date", slog.Any("error", err))
 	}
@@ -89,12 +89,13 @@ func (h *host) Forget(unit tenure.UnitID) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.serving, unit)
+	errs := h.forgetDoors(unit)
 	names := h.files.of(unit, h.names)
 	if len(names) == 0 {
-		return nil
+		return errors.Join(errs...)
 	}
 	h.files.stale()
-	errs := []error{h.files.unpoint(h.names.alias(unit))}
+	errs = append(errs, h.files.unpoint(h.names.alias(unit)))
 	for _, name := range names {
 		if pl := h.placeOf(name); pl == nil || pl.ended {
 			errs = append(errs, h.files.remove(name))

@@ -83,7 +83,8 @@ func New(cfg Config) (*Supervisor, error) {
 	journal := &journal{names: names, floors: floors{path: filepath.Join(cfg.SpecDir, "dropped")}}
 	h := &host{
 		names: names, hierarchy: hierarchy, files: files, program: cfg.Program, logger: cfg.Logger,
-		socket: filepath.Join(filepath.Dir(cfg.RuntimeDir), socketName),
+		socket: filepath.Join(filepath.Dir(cfg.RuntimeDir), socketName), state: cfg.StateDir,
+		closing: make(map[tenure.UnitID]chan struct{}), within: make(map[string]bool),
 		places: make(map[string]*place), serving: make(map[tenure.UnitID]generation), numbers: make(map[tenure.UnitID]int),
 		expected: make(map[string]chan *caller), come: make(map[string]chan *caller),
 	}

@@ -82,6 +82,9 @@ func (h *host) serviceFile(name string, spec *supervise.Spec) string {
 		{"LogRateLimitIntervalSec", span(logInterval, 0)},
 		{"LogRateLimitBurst", strconv.Itoa(logBurst)},
 	}
+	if doors := h.doorsOf(spec); doors != "" {
+		settings = append(settings, setting{"Sockets", doors})
+	}
 	if spec.Reload != nil {
 		settings = append(settings, setting{"ExecReload", quoteCommand(h.command(verbReload, name))})
 	}

@@ -1,0 +1,147 @@
+package native
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"tenure"
+	"tenure/internal/supervise"
+)
+
+// Doorkeeper is the ability of a Host to keep declared sockets open and to watch timers by
+// itself. What it keeps is not passed to Launch: the host has it.
+type Doorkeeper interface {
+	// Keeps reports whether a declared socket is for the host to keep. Others are kept by the holder.
+	Keeps(service *supervise.Spec, socket supervise.Socket) bool
+	// Open opens those that are for the host to keep and are not open.
+	Open(ctx context.Context, service *supervise.Spec) error
+	// Close closes sockets, which are gone when the service is next opened, or Closed
+	// returns. It is told whether they have been replaced by others, or are to be opened again.
+	Close(service *supervise.Spec, sockets []supervise.Socket, replaced bool)
+	Closed(ctx context.Context, service tenure.UnitID) error
+	// Arm is told that a service waits for a connection (Supervisor.Connected) or its timer
+	// (Supervisor.Struck), and what it is started from then. It reports whether it watches the timer.
+	Arm(service *supervise.Spec) (timed bool)
+	// Disarm is told that the timer of a service is not to be watched.
+	Disarm(service tenure.UnitID)
+}
+
+func (u *unit) doorkeeper() Doorkeeper {
+	keeper, _ := u.s.cfg.Host.(Doorkeeper)
+	return keeper
+}
+
+// held are the sockets that the holder keeps for the unit.
+func (u *unit) held() []supervise.Socket {
+	keeper, spec := u.doorkeeper(), asService(u.rec.Spec)
+	if keeper == nil {
+		return spec.Sockets
+	}
+	return slices.DeleteFunc(slices.Clone(spec.Sockets), func(s supervise.Socket) bool { return keeper.Keeps(spec, s) })
+}
+
+// openByHost has the host open what it keeps, and close what old has declared.
+func (u *unit) openByHost(ctx context.Context, old *supervise.Spec) error {
+	keeper := u.doorkeeper()
+	if keeper == nil {
+		return nil
+	}
+	if u.rec.Spec.Timer == "" && old.Timer != "" {
+		keeper.Disarm(u.id)
+	}
+	gone := withoutAlike(old.Sockets, u.rec.Spec.Sockets)
+	if len(gone) > 0 {
+		keeper.Close(u.rec.Spec, gone, true)
+	}
+	if len(u.rec.Spec.Sockets) == 0 {
+		return nil
+	}
+	return keeper.Open(ctx, u.rec.Spec)
+}
+
+// withoutAlike are the sockets that are not among others, whatever they are called.
+func withoutAlike(sockets, others []supervise.Socket) (rest []supervise.Socket) {
+	for _, socket := range sockets {
+		if !slices.ContainsFunc(others, func(o supervise.Socket) bool {
+			o.Name = socket.Name
+			return o == socket
+		}) {
+			rest = append(rest, socket)
+		}
+	}
+	return rest
+}
+
+// closeByHost has the host close what it keeps for a unit that has no process and is to have none.
+func (u *unit) closeByHost() {
+	if keeper := u.doorkeeper(); keeper != nil {
+		if u.rec.Spec.Timer != "" {
+			keeper.Disarm(u.id)
+		}
+		if len(u.rec.Spec.Sockets) > 0 {
+			keeper.Close(u.rec.Spec, u.rec.Spec.Sockets, false)
+		}
+	}
+	u.answerCallers()
+}
+
+// Connected is told by the Host that somebody has connected to a service. It returns
+// when nobody need be told again: the service runs, or its sockets are closed. Within the gap of a
+// change that is after the gap.
+func (s *Supervisor) Connected(ctx context.Context, service tenure.UnitID) error {
+	if err := s.await(ctx); err != nil {
+		return fmt.Errorf("connect to %s: %w", service, err)
+	}
+	_, known, err := request(ctx, s, service, func(u *unit, ctx context.Context, reply chan<- struct{}) {
+		u.callers = append(u.callers, reply)
+		if u.rec.State == supervise.Listening {
+			u.connected(ctx)
+		}
+	})
+	if err == nil && !known {
+		err = supervise.ErrUnknown
+	}
+	if err != nil {
+		return fmt.Errorf("connect to %s: %w", service, err)
+	}
+	return nil
+}
+
+func (u *unit) answerCallers() {
+	for _, reply := range u.callers {
+		reply <- struct{}{}
+	}
+	u.callers = nil
+}
+
+// Struck is told by the Host that the time of a service has come. One that runs goes on.
+func (s *Supervisor) Struck(ctx context.Context, service tenure.UnitID) error {
+	err := s.await(ctx)
+	known := false
+	if err == nil {
+		_, known, err = request(ctx, s, service, func(u *unit, ctx context.Context, reply chan<- struct{}) {
+			if u.rec.State == supervise.Waiting || u.rec.State == supervise.Listening && u.rec.Spec.Timer != "" {
+				u.launchByItself(ctx)
+			}
+			reply <- struct{}{}
+		})
+	}
+	if err == nil && !known {
+		err = supervise.ErrUnknown
+	}
+	if err != nil {
+		return fmt.Errorf("timer of %s: %w", service, err)
+	}
+	return nil
+}
+
+// Held reports whether a service is down in the middle of a change, in the records of a supervisor of this
+// boot in a directory (Config.StateDir): it is not to be started then but by who goes on with the change.
+func Held(dir, boot string, service tenure.UnitID) bool {
+	rec, err := readRecord(records{dir}.path(service))
+	if err != nil || rec.Boot != boot {
+		return false
+	}
+	return rec.Holding || rec.Ending != nil && rec.Ending.Hold
+}
