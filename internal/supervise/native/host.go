@@ -235,7 +235,8 @@ func (u *unit) forgetByHost() error {
 }
 
 // startedByHost brings records up to date with what the host has started while no supervisor
-// ran: a service that it had records of or not.
+// ran: a service that it had records of or not. A process that is in a record was not: the
+// host may take it for the service although its successor is that since.
 func (s *Supervisor) startedByHost(ctx context.Context, recs []*record) ([]*record, error) {
 	if s.cfg.Host == nil {
 		return recs, nil
@@ -246,8 +247,8 @@ func (s *Supervisor) startedByHost(ctx context.Context, recs []*record) ([]*reco
 	}
 	for _, r := range running {
 		info, err := proc.Read(r.Main.PID)
-		if err != nil || info.Process != r.Main {
-			continue // It has ended meanwhile.
+		if err != nil || info.Process != r.Main || slices.ContainsFunc(recs, func(rec *record) bool { return rec.Main == r.Main }) {
+			continue // It has ended meanwhile, or is known.
 		}
 		if slices.ContainsFunc(recs, func(rec *record) bool { return rec.Main == r.Main }) {
 			continue // Nobody has started it meanwhile, also where the host has another name for it.

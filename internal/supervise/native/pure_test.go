@@ -1,7 +1,9 @@
 package native
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -293,5 +295,40 @@ func TestEventsOfASlowConsumer(t *testing.T) {
 	}
 	if len(b.subscribers) != 0 {
 		t.Error("who stopped listening is still served")
+	}
+}
+
+// runningHost is a Host that has started what it says.
+type runningHost struct {
+	Host
+
+	running []Running
+}
+
+func (h runningHost) Running(context.Context) ([]Running, error) { return h.running, nil }
+
+// A supervisor dies when it has written that a service drains, and before the host has heard
+// of its successor: that is the service, and what drains has not been started anew.
+func TestTheHostKnowsTheOldGeneration(t *testing.T) {
+	t.Parallel()
+	info, err := proc.Read(os.Getpid())
+	if err != nil {
+		t.Fatal(err)
+	}
+	service := tenure.ServiceUnit("web", "web")
+	running := Running{Spec: &supervise.Spec{Unit: service}, Group: proc.GroupAt("/groups/1"), Main: info.Process}
+	for name, c := range map[string]struct{ drains, want tenure.Process }{
+		"it drains":             {info.Process, tenure.Process{PID: 1, Start: 1}},
+		"it has been restarted": {tenure.Process{PID: 2, Start: 1}, info.Process},
+	} {
+		recs := []*record{
+			{Spec: &supervise.Spec{Unit: service}, State: supervise.Running, Main: tenure.Process{PID: 1, Start: 1}},
+			{Spec: &supervise.Spec{Unit: service.Workload(tenure.Draining, 1)}, State: supervise.Stopping, Main: c.drains, Draining: true},
+		}
+		s := &Supervisor{cfg: Config{Host: runningHost{running: []Running{running}}}}
+		recs, err := s.startedByHost(t.Context(), recs)
+		if err != nil || len(recs) != 2 || recs[0].Main != c.want {
+			t.Errorf("%s: the service is %v, %v, want %v", name, recs[0].Main, err, c.want)
+		}
 	}
 }
