@@ -78,7 +78,7 @@ func TestAUserRunsAnApp(t *testing.T) {
 			t.Errorf("%s is %q and not %q", name, got, value)
 		}
 	}
-	if !strings.Contains(app.Group, "/bare/") || strings.Contains(direct.Group, "/bare/") {
+	if !i.Runs("bare", app.Group) || i.Runs("bare", direct.Group) {
 		t.Errorf("groups: %s, %s directly", app.Group, direct.Group)
 	}
 

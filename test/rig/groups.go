@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"tenure/internal/daemon"
 	"tenure/internal/proc"
@@ -36,6 +37,17 @@ func (i *Instance) Hierarchy() string {
 func (i *Instance) Systemd() bool {
 	i.t.Helper()
 	return filepath.Ext(i.Hierarchy()) == ".slice"
+}
+
+// Runs reports whether a control group, as processes see theirs, is that of a unit of a
+// snap of the instance.
+func (i *Instance) Runs(snap, group string) bool {
+	i.t.Helper()
+	top := filepath.Base(i.Hierarchy())
+	if slice, ok := strings.CutSuffix(top, ".slice"); ok {
+		snap = slice + "-" + snap + ".slice"
+	}
+	return strings.Contains(group, "/"+top+"/"+snap+"/")
 }
 
 // Groups are the groups of units that there are, whoever knows of them, by path.
