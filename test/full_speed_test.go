@@ -192,12 +192,12 @@ const shortly = 4
 
 func TestHandOverAtFullSpeed(t *testing.T) {
 	t.Parallel()
-	handsOver(t, shortly)
+	handsOver(t, often(shortly, 3))
 }
 
 func TestReloadAtFullSpeed(t *testing.T) {
 	t.Parallel()
-	reloads(t, shortly)
+	reloads(t, often(shortly, 3))
 }
 
 // nginxOn is a version of the nginx example that listens at an address too, for clients

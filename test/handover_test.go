@@ -220,7 +220,7 @@ func TestHandOver(t *testing.T) {
 	if !strings.Contains(plan, "hand over") || !strings.Contains(plan, "drains for at most 30s") || strings.Contains(plan, "not carried over") {
 		t.Errorf("plan:\n%s", plan)
 	}
-	for n := range 10 {
+	for n := range often(10, 4) {
 		before, version := i.Main("web.web"), []string{"2", "3"}[n%2]
 		i.Tenure("refresh", "--dangerous", w.version(version))
 		after := i.Main("web.web")

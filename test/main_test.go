@@ -17,7 +17,7 @@ import (
 
 // TestMain runs the tests here, or below a systemd of their own.
 func TestMain(m *testing.M) {
-	if os.Getenv("TENURE_SUPERVISOR") != "systemd" {
+	if !underSystemd() {
 		os.Exit(m.Run())
 	}
 	if os.Getenv(nspawn.Inside) == "" {
@@ -27,6 +27,18 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(nspawn.Main(m))
+}
+
+// underSystemd reports whether systemd starts what the tests run.
+func underSystemd() bool { return os.Getenv("TENURE_SUPERVISOR") == "systemd" }
+
+// often is how often a test repeats what it does again and again for the rare case: under
+// systemd, where all tests run for the second time, less often than natively.
+func often(natively, again int) int {
+	if underSystemd() {
+		return again
+	}
+	return natively
 }
 
 // fetched returns when there is all that tests use and that has to be downloaded: the

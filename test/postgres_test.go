@@ -18,8 +18,6 @@ import (
 
 const (
 	server = "postgres.server"
-	// refreshes is how often the database changes its revision under load.
-	refreshes = 20
 	// between is how much each writer commits on each server, at least.
 	between = 5
 )
@@ -48,7 +46,7 @@ func TestPostgresLosesNothing(t *testing.T) {
 	load := startLoad(t, i.Common("postgres"))
 	servers := 1
 
-	for n := range refreshes {
+	for n := range often(20, 8) {
 		load.await(t, between)
 		old := hold(t, i.Main(server))
 		if n%4 == 3 {
