@@ -3,7 +3,9 @@
 SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
+# Programs, checks and tests are compiled alike, so that nothing is compiled twice.
 export CGO_ENABLED := 0
+export GOFLAGS ?= -trimpath
 # sudo forgets where Go usually is.
 export PATH := $(PATH):/usr/local/go/bin
 
@@ -44,7 +46,7 @@ demo: examples ## Show the main job: a VM and a database live through refreshes.
 	@./scripts/demo
 
 .PHONY: test
-test: examples ## Run all tests (with SUPERVISORS="native systemd" end-to-end ones with both), and check that nothing is left.
+test: examples ## Run all tests, end-to-end ones natively and under systemd (SUPERVISORS=native: only so), and check that nothing is left.
 	@./scripts/run-tests
 
 .PHONY: crash
