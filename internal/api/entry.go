@@ -28,7 +28,8 @@ func ServeEntry(ctx context.Context, cfg Config, socket, helper string) error {
 	if err != nil {
 		return err
 	}
-	e := &entries{cfg: cfg, helper: helper}
+	e := &entries{cfg: cfg, helper: helper, life: ctx}
+	defer e.running.Wait()
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
 	var asking sync.WaitGroup
@@ -49,6 +50,9 @@ func ServeEntry(ctx context.Context, cfg Config, socket, helper string) error {
 type entries struct {
 	cfg    Config
 	helper string
+	// life is that of the server, and running are the apps that have a namespace.
+	life    context.Context //nolint:containedctx // Set once.
+	running sync.WaitGroup
 }
 
 func (e *entries) serve(ctx context.Context, conn *counted) {
@@ -75,7 +79,12 @@ func (e *entries) answer(ctx context.Context, to channel, conn *net.UnixConn) er
 	if err != nil {
 		return err
 	}
-	defer peer.Handle.Close()
+	held := false
+	defer func() {
+		if !held {
+			peer.Handle.Close()
+		}
+	}()
 	process := peer.Handle.Process()
 	if err := e.checkHelper(process.PID); err != nil {
 		return err
@@ -105,11 +114,26 @@ func (e *entries) answer(ctx context.Context, to channel, conn *net.UnixConn) er
 	if err != nil {
 		return err
 	}
-	defer reply.Namespace.Close() //nolint:errcheck // The helper has it. There may be none.
-	return entry.Send(to, entry.Program{
+	err = entry.Send(to, entry.Program{
 		KeepCapabilities: reply.Profile.KeepCapabilities, AllCapabilities: reply.Profile.AllCapabilities,
 		NoNewPrivs: reply.Profile.NoNewPrivs, Argv: reply.Command.Argv, Env: reply.Command.Env,
 	}.Message(reply.Namespace))
+	if err != nil {
+		_ = reply.Namespace.Close() // Also of none.
+		return err
+	}
+	if held = reply.Namespace != nil; held {
+		e.running.Go(func() { outlive(e.life, peer.Handle, reply.Namespace) })
+	}
+	return nil
+}
+
+// outlive keeps the namespace of an app until its process has ended. To take it down is
+// otherwise part of the end, which the person waits for.
+func outlive(ctx context.Context, app *proc.Handle, namespace *os.File) {
+	_, _ = app.Wait(ctx) // How it ended is for others to see.
+	app.Close()
+	_ = namespace.Close() // The last who had it is gone.
 }
 
 // checkHelper refuses a process that runs another program.

@@ -113,11 +113,12 @@ func (m *Manager) runFrom(ctx context.Context, r *installed, app tenure.App, req
 			return RunReply{}, fmt.Errorf("run %s: %w", req.Name, err)
 		}
 	}
+	// Side by side, for both keep the caller waiting. A process that is tracked and gets no
+	// namespace ends, and with it its unit.
+	tracked := make(chan error, 1)
+	go func() { tracked <- tracker.Track(ctx, spec, req.Process) }()
 	namespace, err := sandbox.Namespace(ctx, spec.Profile, open)
-	if err != nil {
-		return RunReply{}, fmt.Errorf("run %s: %w", req.Name, err)
-	}
-	if err := tracker.Track(ctx, spec, req.Process); err != nil {
+	if err = errors.Join(err, <-tracked); err != nil {
 		_ = namespace.Close() // Also of none.
 		return RunReply{}, fmt.Errorf("run %s: %w", req.Name, err)
 	}
