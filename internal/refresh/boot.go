@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -161,9 +162,25 @@ func (m *Manager) Settle(ctx context.Context) error {
 	return nil
 }
 
+// BringUp runs when changes have been resumed, and returns when all is as it is to be after a start of the
+// machine: the services run, and what was staged is applied. Changes that wait for anything
+// else go on waiting.
+func (m *Manager) BringUp(ctx context.Context) error {
+	if err := m.Settle(ctx); err != nil {
+		return err
+	}
+	m.resumeWaits(ctx)
+	for _, c := range m.engine.List(change.Filter{Select: change.All}) {
+		if _, err := m.settled(ctx, c.ID); err != nil && ctx.Err() != nil {
+			return fmt.Errorf("wait for change %s: %w", c.ID, err)
+		}
+	}
+	return nil
+}
+
 // startMissing starts the services of one snap that should run and are not known,
-// unless a change works on it.
-func (m *Manager) startMissing(ctx context.Context, snap tenure.Instance) error {
+// unless a change works on it. Those of a revision that was undone count as not known.
+func (m *Manager) startMissing(ctx context.Context, snap tenure.Instance, undone []tenure.Ref) error {
 	release, err := m.claims.take(ctx, snap)
 	if err != nil {
 		return err
@@ -182,6 +199,9 @@ func (m *Manager) startMissing(ctx context.Context, snap tenure.Instance) error 
 	if err != nil {
 		return err
 	}
+	maps.DeleteFunc(known, func(unit tenure.UnitID, status supervise.Status) bool {
+		return !status.State.Alive() && slices.Contains(undone, tenure.Ref{Snap: unit.Snap, Revision: status.Revision})
+	})
 	return m.cfg.Supervisor.Start(ctx, m.missing(ctx, state, known)...)
 }
 

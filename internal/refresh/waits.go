@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"regexp"
 	"slices"
+	"sync"
 	"time"
 
 	"tenure"
@@ -184,8 +185,10 @@ func (m *Manager) lookAgain(ctx context.Context, look <-chan struct{}, next time
 }
 
 // resumeWaits lets every change that waits look again, and starts services of its
-// snap that should run and do not, if it still waits then.
+// snap that should run and do not, if it still waits then or was undone. It returns when all of them have.
 func (m *Manager) resumeWaits(ctx context.Context) {
+	var group sync.WaitGroup
+	defer group.Wait()
 	for _, c := range m.engine.List(change.Filter{Select: change.WaitingOnly}) {
 		if _, found, err := m.waits.Get(c.ID.String()); err != nil || !found {
 			continue
@@ -193,17 +196,29 @@ func (m *Manager) resumeWaits(ctx context.Context) {
 		if err := m.engine.Wake(ctx, c.ID); err != nil {
 			continue // It has ended.
 		}
-		go func() {
-			if _, err := m.settled(ctx, c.ID); err != nil {
+		group.Go(func() {
+			c, err := m.settled(ctx, c.ID)
+			if err != nil {
 				return
 			}
 			for _, snap := range c.Snaps {
-				if err := m.startMissing(ctx, snap); err != nil && ctx.Err() == nil {
+				if err := m.startMissing(ctx, snap, undone(&c)); err != nil && ctx.Err() == nil {
 					m.cfg.Logger.ErrorContext(ctx, "not every service could be started", slog.Any("error", err))
 				}
 			}
-		}()
+		})
 	}
+}
+
+// undone are the revisions that a change would have led to and does not.
+func undone(c *change.Change) (refs []tenure.Ref) {
+	if !c.Status.Ready() || c.Status == change.Done {
+		return nil
+	}
+	for _, plan := range plansOf(*c) {
+		refs = append(refs, tenure.Ref{Snap: plan.Change.Snap, Revision: plan.Change.To})
+	}
+	return refs
 }
 
 // settled waits until a change that was woken has ended or waits again.
