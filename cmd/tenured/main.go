@@ -1,6 +1,7 @@
 // Command tenured is the package daemon of Tenure.
 //
 //	tenured [--root DIR] [--snapd-socket PATH]  run the daemon
+//	tenured boot                                do what is to be done before services start with the machine
 //	tenured shutdown [--root DIR]               end the daemon, all that runs below the root, and its mounts
 //
 // The daemon ends with SIGTERM or SIGINT, and leaves all services running.
@@ -37,10 +38,11 @@ func main() {
 }
 
 const usage = `Usage: tenured [--root DIR] [--snapd-socket PATH] [--verbose]
-       tenured shutdown [--root DIR]
+       tenured boot | shutdown [--root DIR]
 
 tenured installs, runs and refreshes snaps. Its end leaves them running;
-"tenured shutdown" ends it and them, as the end of the machine does.
+"tenured shutdown" ends it and them, as the end of the machine does. "tenured boot"
+mounts snaps, applies what is staged, starts services and ends, without a daemon.
 
   --root DIR           run a private instance below DIR (or TENURE_ROOT)
   --snapd-socket PATH  listen at PATH too, for "snap" and other clients of snapd;
@@ -60,7 +62,7 @@ func run(args []string) error {
 	case "exec-listen":
 		return native.ExecListen(args)
 	case "unit":
-		return systemd.Main(args)
+		return unit(args)
 	}
 	flags := flag.NewFlagSet("tenured", flag.ContinueOnError)
 	flags.Usage = func() { fmt.Fprint(os.Stderr, usage) }
@@ -106,18 +108,24 @@ func run(args []string) error {
 // is collected: a daemon that mostly waits can spare the time, not the memory.
 const collectAt = 50
 
-func dispatch(command string, cfg daemon.Config, verbose bool) error {
+// configure adds to cfg what belongs to this process, and makes the process fit for it.
+func configure(cfg daemon.Config, level slog.Level) (daemon.Config, error) {
 	debug.SetGCPercent(collectAt)
 	self, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("find this program: %w", err)
+		return cfg, fmt.Errorf("find this program: %w", err)
 	}
+	cfg.Self, cfg.Logger = self, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	return cfg, sandbox.Disinherit()
+}
+
+func dispatch(command string, cfg daemon.Config, verbose bool) error {
 	level := slog.LevelInfo
 	if verbose {
 		level = slog.LevelDebug
 	}
-	cfg.Self, cfg.Logger = self, slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
-	if err := sandbox.Disinherit(); err != nil {
+	cfg, err := configure(cfg, level)
+	if err != nil {
 		return err
 	}
 	if command == "holder" {
@@ -140,11 +148,43 @@ func dispatch(command string, cfg daemon.Config, verbose bool) error {
 		}
 		cfg.Ready = func() { cfg.Logger.Info("ready", slog.String("root", cfg.Root)) }
 		return daemon.Run(ctx, cfg)
+	case "boot":
+		if err := inherit(&cfg); err != nil {
+			return err
+		}
+		return daemon.Boot(ctx, cfg)
 	case "shutdown":
 		return daemon.Shutdown(ctx, cfg)
 	default:
 		return fmt.Errorf("there is no command %q; see tenured --help", command)
 	}
+}
+
+// unit is what systemd runs for the unit of a service.
+func unit(args []string) error {
+	flags := flag.NewFlagSet("tenured unit", flag.ContinueOnError)
+	root := flags.String("root", "/", "")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	err := systemd.Main(flags.Args())
+	if !errors.Is(err, systemd.ErrNobody) {
+		return err
+	}
+	if os.Getenv("MAINPID") == "" {
+		return nil // It has ended by itself.
+	}
+	cfg, err := configure(daemon.Config{Root: *root, Supervisor: daemon.Systemd}, slog.LevelWarn)
+	if err != nil {
+		return err
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	if err := daemon.StopUnit(ctx, cfg, flags.Args()); err != nil {
+		cfg.Logger.Error("workloads are not set apart", slog.Any("error", err))
+		return systemd.StopAlone(flags.Args())
+	}
+	return nil
 }
 
 // inherit takes what the manager of this process has passed to it: sockets, by the

@@ -59,6 +59,11 @@ type Config struct {
 	API, Snapctl, Snapd *net.UnixListener
 	// Manager is who manages the daemon's process.
 	Manager Manager
+
+	// early is that this is done before services are started with the machine.
+	early bool
+	// ending is that this is the end of all that runs.
+	ending bool
 }
 
 // parts are the components of one daemon.
@@ -93,6 +98,7 @@ func Shutdown(ctx context.Context, cfg Config) error {
 	if err := endDaemon(ctx, refresh.Paths{Root: cfg.Root}); err != nil {
 		return err
 	}
+	cfg.ending = true
 	p, err := assemble(ctx, cfg)
 	if err != nil {
 		return err

@@ -126,7 +126,10 @@ func (p *parts) openSystemd() (err error) {
 		SpecDir:    filepath.Join(p.paths.State(), "units"),
 		StateDir:   filepath.Join(p.paths.Run(), "units"),
 		RuntimeDir: filepath.Join(p.paths.Run(), "u"),
-		Program:    []string{p.cfg.Self, "unit"},
+		Program:    []string{p.cfg.Self, "unit", "--root", p.cfg.Root},
+		Boot:       bootUnit(p.cfg.Root),
+		Early:      p.cfg.early,
+		Lasting:    p.cfg.ending && p.cfg.Root == "/",
 		Holder:     p.holder,
 		BusNames:   sysbus.Names{},
 		Record:     func(e supervise.Event) { p.manager.Record(e) },
@@ -134,6 +137,14 @@ func (p *parts) openSystemd() (err error) {
 		Logger:     p.cfg.Logger,
 	})
 	return err
+}
+
+// bootUnit is the unit that runs Boot. A private root has none: it does not outlive the machine's run.
+func bootUnit(root string) string {
+	if root == "/" {
+		return "tenured-boot.service"
+	}
+	return ""
 }
 
 // SliceName is what the names of the units of a root begin with where systemd has them, and, with

@@ -3,11 +3,17 @@ package systemd
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
+	"tenure/internal/mount"
+	"tenure/internal/sandbox"
 	"tenure/internal/supervise"
 )
 
@@ -21,6 +27,9 @@ func becomeAlone(path string) error {
 	spec, err := readSpec(path)
 	if err != nil {
 		return fmt.Errorf("there is no supervisor to ask, and nothing is written down: %w", err)
+	}
+	if err := filesOf(spec); err != nil {
+		return fmt.Errorf("%w; tenured-boot.service has them mounted when the machine boots, and tenured.service when it starts: see what became of them, and start one", err)
 	}
 	profile, socket := notifying(spec.Profile)
 	env := spec.Command.Env
@@ -37,6 +46,41 @@ func becomeAlone(path string) error {
 	return enterGiven(spec, profile, env)
 }
 
+// errNotThere is that files of a snap are not where a unit looks for them.
+var errNotThere = errors.New("the files of the snap are not there")
+
+// revisions is where units see the revisions of their snaps.
+const revisions = "/snap"
+
+// filesOf fails where nobody has mounted what a unit runs from.
+func filesOf(spec *supervise.Spec) error {
+	var dirs []string
+	switch spec.Profile.Root {
+	case sandbox.RootHost, "":
+		if _, err := os.Stat(spec.Command.Argv[0]); errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("%w: %w", errNotThere, err)
+		}
+	case sandbox.RootBase:
+		dirs = append(dirs, spec.Profile.Base)
+	case sandbox.RootEmpty:
+	}
+	for _, m := range spec.Profile.Mounts {
+		if filepath.Dir(m.Target) == revisions {
+			dirs = append(dirs, filepath.Join(m.Source, spec.Revision.String()))
+		}
+	}
+	for _, dir := range dirs {
+		_, mounted, err := mount.Mounted(dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if !mounted {
+			return fmt.Errorf("%w: nothing is mounted at %s", errNotThere, dir)
+		}
+	}
+	return nil
+}
+
 // passedOn adds what systemd says of the service to an environment, as far as it begins with a prefix: of
 // the descriptors that it passes, which are those that were stored before a crash, or of the main process.
 func passedOn(env []string, prefix string) []string {
@@ -48,16 +92,18 @@ func passedOn(env []string, prefix string) []string {
 	return env
 }
 
-// askStop has the supervisor end a unit before systemd does. Where there is none this becomes the
-// stop command, and systemd ends the main process by the settings of the unit.
-func askStop(socket, path, unit string) error {
+// ErrNobody is that there is no supervisor to end a unit, or none any more.
+var ErrNobody = errors.New("there is no supervisor")
+
+// askStop has the supervisor end a unit before systemd does.
+func askStop(socket, unit string) error {
 	conn, err := ask(socket, question{Verb: verbStop, Unit: unit})
 	if err != nil {
-		return stopAlone(path, unit)
+		return fmt.Errorf("stop %s: %w: %w", unit, ErrNobody, err)
 	}
 	o, _, err := conn.answer()
-	if err != nil {
-		return nil //nolint:nilerr // It has died.
+	if err = errors.Join(err, unix.Close(int(conn))); err != nil {
+		return fmt.Errorf("stop %s: %w any more: %w", unit, ErrNobody, err)
 	}
 	if o.Error != "" {
 		return errors.New(o.Error)

@@ -23,6 +23,8 @@ const private = "unix:path=/run/systemd/private"
 type bus struct {
 	// life bounds the connections.
 	life context.Context //nolint:containedctx // That of the supervisor.
+	// early is that units are started before what they wait for.
+	early bool
 
 	mu   sync.Mutex
 	conn *sd.Conn
@@ -111,11 +113,19 @@ func (j *job) outcome(result string) error {
 	return fmt.Errorf("%s: the job of systemd ended as %q", j.unit, result)
 }
 
+// beforeAll is the mode of a job that is carried out at once, whatever else is to be done before, or
+// instead.
+const beforeAll = "ignore-dependencies"
+
 // start starts a unit that does not run, also one that waits to be restarted: that is not started
 // before its time is over, but restarted at once.
 func (b *bus) start(ctx context.Context, unit string) (*job, error) {
+	mode := "replace"
+	if b.early {
+		mode = beforeAll
+	}
 	return b.begin(unit, func(conn *sd.Conn, done chan<- string) error {
-		_, err := conn.RestartUnitContext(ctx, unit, "replace", done)
+		_, err := conn.RestartUnitContext(ctx, unit, mode, done)
 		return err
 	})
 }
@@ -185,11 +195,23 @@ func (b *bus) stopInMode(ctx context.Context, unit, mode string) error {
 	return j.wait(ctx)
 }
 
+// destructive is the name of the error that what is asked for would undo what systemd is to do already.
+const destructive = "org.freedesktop.systemd1.TransactionIsDestructive"
+
+// startTransient starts a unit once. It is started also where its slice is to be stopped, as when the
+// machine ends: what ends a unit is not kept from running by that end.
 func (b *bus) startTransient(ctx context.Context, unit string, properties []sd.Property) (*job, error) {
-	return b.begin(unit, func(conn *sd.Conn, done chan<- string) error {
-		_, err := conn.StartTransientUnitContext(ctx, unit, "fail", properties, done)
-		return err
-	})
+	start := func(mode string) (*job, error) {
+		return b.begin(unit, func(conn *sd.Conn, done chan<- string) error {
+			_, err := conn.StartTransientUnitContext(ctx, unit, mode, properties, done)
+			return err
+		})
+	}
+	j, err := start("fail")
+	if refused, is := errors.AsType[dbus.Error](err); is && refused.Name == destructive {
+		return start(beforeAll)
+	}
+	return j, err
 }
 
 func (b *bus) attach(ctx context.Context, unit string, pids []uint32) error {

@@ -56,8 +56,10 @@ func reloadAlone(path, unit string) error {
 	return becomeCommand(unit, spec, *spec.Reload)
 }
 
-// stopAlone becomes the stop command of a unit, if it has one: systemd signals what is left after it.
-func stopAlone(path, unit string) error {
+// StopAlone becomes the stop command of the unit that arguments of Main are of, if it has one: systemd
+// signals what is left after it. It is for where Main has found nobody, and nothing better can be done.
+func StopAlone(args []string) error {
+	path, unit := args[len(args)-1], UnitOf(args)
 	spec, err := readSpec(path)
 	if err != nil || spec.Stop.Command == nil {
 		return nil //nolint:nilerr // Then systemd ends it, as it does what it knows nothing else of.

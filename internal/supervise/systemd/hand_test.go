@@ -2,8 +2,11 @@ package systemd
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +14,7 @@ import (
 
 	"tenure"
 	"tenure/internal/proc"
+	"tenure/internal/sandbox"
 	"tenure/internal/supervise"
 	"tenure/internal/supervise/supervisetest"
 )
@@ -279,5 +283,42 @@ func TestTheNextSupervisorAdopts(t *testing.T) {
 	sc.systemctl("stop", sc.alias("virtd"))
 	if status := sc.status(unitOf("virtd")); status.State != supervise.Inactive || len(sc.workloads()) != 2 {
 		t.Errorf("after a stop by hand the service is %s, the workloads %+v", status.State, sc.workloads())
+	}
+}
+
+// TestWithoutItsFiles is what a service says that is started before anybody has mounted its snap.
+func TestWithoutItsFiles(t *testing.T) {
+	t.Parallel()
+	sc := newScene(t)
+	sc.start(sc.spec("web", supervisetest.Program{Notify: true}))
+	unit := sc.show("web", "Id")
+	sc.end()
+	sc.systemctl("stop", sc.alias("web"))
+	path := filepath.Join(sc.path("specs"), unit+specSuffix)
+	written, err := readSpec(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := *written
+	spec.Profile = sandbox.Profile{Root: sandbox.RootBase, Base: sc.path("base")}
+	text, err := json.Marshal(spec)
+	if err == nil {
+		err = os.WriteFile(path, text, 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(sc.ctx, "systemctl", "start", sc.alias("web")).CombinedOutput(); err == nil {
+		t.Errorf("systemctl start has started it: %s", out)
+	}
+	sc.systemctl("stop", sc.alias("web")) // It is not started again.
+	said, err := exec.CommandContext(sc.ctx, "sh", "-c", `journalctl --sync && exec journalctl --quiet --unit="$0"`, unit).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, said)
+	}
+	for _, want := range []string{"nothing is mounted at " + sc.path("base"), "tenured-boot.service"} {
+		if !strings.Contains(string(said), want) {
+			t.Errorf("it does not say %q:\n%s", want, said)
+		}
 	}
 }

@@ -31,6 +31,9 @@ type host struct {
 	program   []string
 	socket    string
 	state     string
+	boot      string
+	early     bool
+	lasting   bool
 	logger    *slog.Logger
 	life      context.Context //nolint:containedctx // That of the supervisor.
 

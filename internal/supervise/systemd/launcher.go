@@ -22,7 +22,7 @@ import (
 // program exits with the ExitStatus of the error.
 //
 //	launch SOCKET SPEC   become the unit that SPEC is of
-//	stop SOCKET SPEC     have the unit ended
+//	stop SOCKET SPEC     have the unit ended; ErrNobody where there is no supervisor
 //	reload SOCKET SPEC   have the unit reload
 //	connect, strike SOCKET ALIAS STATE   have a service started that somebody has connected to, or whose time has come
 //	place FROM TO        link a socket file
@@ -35,13 +35,12 @@ func Main(args []string) error {
 	case len(args) != 3:
 		return errors.New("this command is for systemd's own use")
 	}
-	verb, socket, path := args[0], args[1], args[2]
-	unit, _ := strings.CutSuffix(filepath.Base(path), specSuffix)
+	verb, socket, path, unit := args[0], args[1], args[2], UnitOf(args)
 	switch verb {
 	case verbLaunch:
 		return become(socket, path, unit)
 	case verbStop:
-		return askStop(socket, path, unit)
+		return askStop(socket, unit)
 	case verbReload:
 		return askReload(socket, path, unit)
 	}
@@ -54,6 +53,11 @@ func ExitStatus(err error) int {
 		return abandoned
 	}
 	return 1
+}
+
+// UnitOf is systemd's name of the unit that arguments of Main are of.
+func UnitOf(args []string) string {
+	return strings.TrimSuffix(filepath.Base(args[len(args)-1]), specSuffix)
 }
 
 // become becomes the program of a unit.

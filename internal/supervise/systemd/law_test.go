@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -22,7 +23,11 @@ import (
 // systemd starts for their units. The tests themselves run in a machine that has booted with systemd.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == "unit" {
-		if err := Main(os.Args[2:]); err != nil {
+		err := Main(os.Args[2:])
+		if errors.Is(err, ErrNobody) {
+			err = StopAlone(os.Args[2:])
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(ExitStatus(err))
 		}

@@ -214,7 +214,7 @@ func (s *Supervisor) answer(ctx context.Context, c *caller) {
 	case verbLaunch:
 		s.launched(ctx, c)
 	case verbStop:
-		c.refuse(s.stopByHand(ctx, c, group))
+		c.refuse(s.stopByHand(ctx, c.Unit, group))
 	case verbReload:
 		c.refuse(s.reloadByHand(ctx, group))
 	default:
@@ -282,7 +282,7 @@ func (h *host) serves(name string) (tenure.UnitID, error) {
 
 // stopByHand ends a unit because systemd is asked to, and returns when it has ended, which for what
 // may not be killed can take as long as it will. One that is ending, or has ended, is only waited for.
-func (s *Supervisor) stopByHand(ctx context.Context, c *caller, group proc.Group) error {
+func (s *Supervisor) stopByHand(ctx context.Context, name string, group proc.Group) error {
 	unit, known := s.UnitOf(group.Path())
 	if !known || s.host.between(group) {
 		return nil
@@ -303,7 +303,7 @@ func (s *Supervisor) stopByHand(ctx context.Context, c *caller, group proc.Group
 		go func() {
 			_, err := s.Stop(ctx, supervise.StopRequest{Units: []tenure.UnitID{unit}, Reason: reason})
 			if err != nil && ctx.Err() == nil {
-				s.host.logger.Warn("unit is not stopped yet", slog.String("unit", c.Unit), slog.Any("error", err))
+				s.host.logger.Warn("unit is not stopped yet", slog.String("unit", name), slog.Any("error", err))
 			}
 		}()
 	}

@@ -88,6 +88,9 @@ func (h *host) Forget(unit tenure.UnitID) error {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if h.lasting {
+		return nil
+	}
 	delete(h.serving, unit)
 	errs := h.forgetDoors(unit)
 	names := h.files.of(unit, h.names)

@@ -29,7 +29,13 @@ type Config struct {
 	// StateDir and RuntimeDir are as in native.Config.
 	StateDir, RuntimeDir string
 	// Program is the command that runs Main, of a path that stays.
-	Program  []string
+	Program []string
+	// Boot is the unit that services wait for when the machine boots; empty is none. Early is that
+	// this supervisor is part of it, and runs before all that waits for it.
+	Boot  string
+	Early bool
+	// Lasting is that services which are forgotten stay known to systemd, for the next boot.
+	Lasting  bool
 	Holder   native.Holder
 	BusNames native.BusNames
 	Settle   time.Duration
@@ -85,6 +91,7 @@ func New(cfg Config) (*Supervisor, error) {
 		names: names, hierarchy: hierarchy, files: files, program: cfg.Program, logger: cfg.Logger,
 		socket: filepath.Join(filepath.Dir(cfg.RuntimeDir), socketName), state: cfg.StateDir,
 		closing: make(map[tenure.UnitID]chan struct{}), within: make(map[string]bool),
+		boot: cfg.Boot, early: cfg.Early, lasting: cfg.Lasting,
 		places: make(map[string]*place), serving: make(map[tenure.UnitID]generation), numbers: make(map[tenure.UnitID]int),
 		expected: make(map[string]chan *caller), come: make(map[string]chan *caller),
 	}
@@ -105,7 +112,7 @@ func (s *Supervisor) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.host.life = ctx
-	s.host.bus = &bus{life: ctx}
+	s.host.bus = &bus{life: ctx, early: s.host.early}
 	defer s.host.bus.close()
 	if _, _, err := s.host.bus.get(); err != nil {
 		return fmt.Errorf("run supervisor: %w", err)
@@ -125,7 +132,9 @@ func (s *Supervisor) Run(ctx context.Context) error {
 		served <- s.host.serve(listener, func(c *caller) { s.answer(ctx, c) })
 		cancel()
 	})
-	wg.Go(func() { s.host.keepReloaded(ctx) })
+	if !s.host.early {
+		wg.Go(func() { s.host.keepReloaded(ctx) })
+	}
 	wg.Go(func() { s.host.forgetFailures(ctx, removed) })
 	err = s.Supervisor.Run(ctx)
 	cancel()

@@ -10,7 +10,6 @@ import (
 	"github.com/godbus/dbus/v5"
 
 	"tenure"
-	"tenure/internal/sandbox"
 	"tenure/internal/supervise"
 )
 
@@ -98,9 +97,9 @@ func (h *host) serviceFile(name string, spec *supervise.Spec) string {
 		settings = append(settings, setting{"SuccessExitStatus", clean})
 	}
 	unit := []setting{{"Description", describe(spec)}, {"StartLimitIntervalSec", "0"}, {"Before", endOfMachine}}
-	if spec.Profile.Root == sandbox.RootBase {
-		// At boot it may be asked for before its snaps are mounted. It is started again then.
-		unit = append(unit, setting{"ConditionPathIsMountPoint", strings.ReplaceAll(spec.Profile.Base, "%", "%%")})
+	if h.boot != "" {
+		// Without it the service fails by itself, and says what it needs (becomeAlone).
+		unit = append(unit, setting{"After", h.boot})
 	}
 	return render(
 		section{"Unit", unit},
