@@ -43,11 +43,20 @@ func reap(fd int) (exit Exit, child bool, err error) {
 		return Exit{}, true, os.NewSyscallError("waitid", err)
 	case info.pid == 0:
 		return Exit{}, true, nil
-	case info.code == cldExited:
-		return Exit{Known: true, Code: int(info.status)}, true, nil
 	default:
-		signal := SignalName(syscall.Signal(info.status))
-		return Exit{Known: true, Signal: signal, CoreDumped: info.code == cldDumped}, true, nil
+		return ExitBy(info.code, info.status), true, nil
+	}
+}
+
+// ExitBy is what a code and a status of SIGCHLD say (sigaction(2)); nothing where there is no code.
+func ExitBy(code, status int32) Exit {
+	switch code {
+	case 0:
+		return Exit{}
+	case cldExited:
+		return Exit{Known: true, Code: int(status)}
+	default:
+		return Exit{Known: true, Signal: SignalName(syscall.Signal(status)), CoreDumped: code == cldDumped}
 	}
 }
 

@@ -227,7 +227,7 @@ func (u *unit) adopted(ctx context.Context) {
 		return
 	}
 	if u.rec.Main.PID != 0 {
-		u.adoptMain()
+		u.adoptMain(ctx)
 	}
 	u.adoptAux(ctx)
 	switch {
@@ -251,14 +251,15 @@ func (u *unit) adopted(ctx context.Context) {
 }
 
 // adoptMain waits for the main process again. One that ended while nobody
-// watched has an exit that nobody knows.
-func (u *unit) adoptMain() {
+// watched has an exit that nobody knows, but for a host.
+func (u *unit) adoptMain(ctx context.Context) {
 	handle, err := proc.Open(u.rec.Main)
 	if err == nil {
 		u.holdMain(handle)
 		return
 	}
-	u.rec.Main, u.rec.Exit, u.rec.LastExit = tenure.Process{}, &proc.Exit{}, &proc.Exit{}
+	exit := u.exitByHost(ctx, u.rec.Group, u.rec.Main)
+	u.rec.Main, u.rec.Exit, u.rec.LastExit = tenure.Process{}, &exit, &exit
 	if u.rec.Ending != nil {
 		u.rec.Ending.Exit = u.rec.Exit
 	}

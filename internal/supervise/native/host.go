@@ -71,6 +71,21 @@ type Forerunner interface {
 	Abandon(group proc.Group)
 }
 
+// Witness is the ability of a Host to say how a process in a group ended whose parent it was, where the
+// kernel does not: before Linux 6.15, and where nobody held the process when it ended. It may not know.
+type Witness interface {
+	Exit(ctx context.Context, group proc.Group, process tenure.Process) proc.Exit
+}
+
+// exitByHost is how a process has ended that the unit knows no more of.
+func (u *unit) exitByHost(ctx context.Context, group string, process tenure.Process) proc.Exit {
+	witness, ok := u.s.cfg.Host.(Witness)
+	if !ok || group == "" {
+		return proc.Exit{}
+	}
+	return witness.Exit(ctx, proc.GroupAt(group), process)
+}
+
 // Running is a service that a Host has started.
 type Running struct {
 	Spec  *supervise.Spec

@@ -342,6 +342,7 @@ func (u *unit) background(f func(context.Context)) {
 // before is still waited for: it may be a child that nobody else reaps.
 func (u *unit) holdMain(handle *proc.Handle) {
 	u.main, u.rec.Main = handle, handle.Process()
+	group := u.rec.Group
 	u.background(func(ctx context.Context) {
 		defer handle.Close()
 		exit, err := handle.Wait(ctx)
@@ -350,6 +351,9 @@ func (u *unit) holdMain(handle *proc.Handle) {
 		}
 		if err != nil {
 			exit = proc.Exit{}
+		}
+		if !exit.Known {
+			exit = u.exitByHost(ctx, group, handle.Process())
 		}
 		_ = u.tell(ctx, func(ctx context.Context) {
 			u.afterNotified(ctx, func(ctx context.Context) { u.mainExited(ctx, handle, exit) })
