@@ -160,12 +160,12 @@ func (u *unit) gather(ctx context.Context, group proc.Group, processes ...tenure
 	}
 	var errs []error
 	for _, process := range processes {
-		// Its pid is its own: it stands still or waits, and one that was killed is gone.
+		// It stands still or waits, and one that was killed is gone.
 		handle, err := proc.Open(process)
 		if err != nil {
 			continue
 		}
-		if err := group.Move(process.PID); err != nil && !errors.Is(err, proc.ErrGone) {
+		if err := u.s.cfg.Hierarchy.Take(group, handle); err != nil && !errors.Is(err, proc.ErrGone) {
 			errs = append(errs, err)
 		}
 		handle.Close()

@@ -350,7 +350,7 @@ func (h *host) Gather(ctx context.Context, group proc.Group, processes []tenure.
 		}
 	}()
 	for _, process := range processes {
-		// It stands still or waits: its pid is its own for as long as that.
+		// It stands still or waits.
 		if handle, err := proc.Open(process); err == nil {
 			handles, pids = append(handles, handle), append(pids, uint32(process.PID)) //nolint:gosec // A pid.
 		}
@@ -360,7 +360,22 @@ func (h *host) Gather(ctx context.Context, group proc.Group, processes []tenure.
 	}
 	ctx, cancel := context.WithTimeout(ctx, launchPatience)
 	defer cancel()
-	if populated, err := group.Populated(); err == nil && populated {
+	if err := h.move(ctx, pl, pids); err != nil {
+		return err
+	}
+	// systemd moves by pids, too.
+	var errs []error
+	for _, handle := range handles {
+		if err := h.hierarchy.PutBack(group, handle); err != nil && !errors.Is(err, proc.ErrGone) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// move has systemd move processes into a scope, which it makes for the first ones.
+func (h *host) move(ctx context.Context, pl *place, pids []uint32) error {
+	if populated, err := pl.group.Populated(); err == nil && populated {
 		return h.bus.attach(ctx, pl.name, pids)
 	}
 	j, err := h.bus.startTransient(ctx, pl.name, h.scopeOf(pl, pids))
