@@ -70,7 +70,7 @@ socket(S, AF_UNIX, SOCK_STREAM, 0) and bind(S, sockaddr_un($ARGV[0])) and listen
 		"no argument":                {[]string{helper}, "is for the commands in snap/bin"},
 		"another mode":               {[]string{helper, "root", "bare"}, "is for the commands in snap/bin"},
 		"a name that leads out":      {[]string{helper, "app", "../bare.bare"}, "invalid name"},
-		"a hook that leads out":      {[]string{helper, "hook", "../../bin/witness", "bare"}, "has no hook"},
+		"a hook that leads out":      {[]string{helper, "hook", "../../bin/witness", "bare"}, "hooks are for root to run"},
 		"a service of another's":     {[]string{helper, "app", "bare."}, "cannot run"},
 		"the name of nothing at all": {[]string{helper, "app", ""}, "cannot run"},
 	} {

@@ -117,7 +117,7 @@ func TestAUserSeesHowAnAppEnds(t *testing.T) {
 		{[]string{tenure, "--root", i.Root, "run", "bare.nosuch"}, 1, `cannot run bare.nosuch: snap "bare" has no app "nosuch"`},
 		{[]string{tenure, "--root", i.Root, "run", "../../x"}, 1, `cannot run ../../x`},
 		{[]string{tenure, "--root", i.Root, "run", "bare/../../../x"}, 1, `cannot run`},
-		{[]string{tenure, "--root", i.Root, "run", "--hook", "nosuch", "bare"}, 1, `snap "bare" has no hook "nosuch"`},
+		{[]string{tenure, "--root", i.Root, "run", "--hook", "nosuch", "bare"}, 1, `hooks are for root to run`},
 		{[]string{tenure, "--root", i.Root, "run", "--shell", "--hook", "configure", "bare"}, 64, `do not go together`},
 	} {
 		cmd := asUser(t, c.argv...)

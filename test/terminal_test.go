@@ -2,6 +2,7 @@ package test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
@@ -31,7 +33,7 @@ type terminal struct {
 // the foreground of, as a shell does.
 func onTerminal(t *testing.T, cmd *exec.Cmd) *terminal {
 	t.Helper()
-	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,6 +76,9 @@ func (s *terminal) until(pattern *regexp.Regexp) string {
 	s.t.Helper()
 	from := s.seen.Len()
 	buf := make([]byte, 4<<10)
+	if err := s.master.SetReadDeadline(time.Now().Add(rig.Patience)); err != nil {
+		s.t.Fatal(err)
+	}
 	for {
 		text := s.seen.String()[from:]
 		if pattern != nil && pattern.MatchString(text) {
@@ -84,7 +89,7 @@ func (s *terminal) until(pattern *regexp.Regexp) string {
 		if err == nil {
 			continue
 		}
-		if pattern == nil {
+		if pattern == nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return s.seen.String()[from:]
 		}
 		s.t.Fatalf("the terminal shows\n%q\nand then nothing that matches %s: %v", s.seen.String(), pattern, err)

@@ -5,6 +5,7 @@
 //	#!…/tenure-run --command=SNAP.APP         an entry of snap/bin
 //	tenure-run app|shell SNAP[.APP] [ARGUMENT...]
 //	tenure-run hook NAME SNAP [ARGUMENT...]
+//	tenure-run complete SNAP.APP PLACE... WORD...
 package main
 
 import (
@@ -43,7 +44,7 @@ func parse(args []string) (entry.Question, error) {
 	switch mode := entry.Mode(args[1]); {
 	case mode == entry.Hook && len(args) > 3:
 		return entry.Question{Mode: mode, Hook: args[2], Name: args[3], Args: args[4:]}, nil
-	case mode == entry.App, mode == entry.Shell:
+	case mode == entry.App, mode == entry.Shell, mode == entry.Complete:
 		return entry.Question{Mode: mode, Name: args[2], Args: args[3:]}, nil
 	}
 	return entry.Question{}, errUsage

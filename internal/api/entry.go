@@ -106,7 +106,7 @@ func (e *entries) answer(ctx context.Context, to channel, conn *net.UnixConn) er
 		return errors.Join(err, m.File.Close())
 	}
 	reply, err := e.cfg.Manager.Run(ctx, refresh.RunRequest{
-		Name: q.Name, Shell: q.Mode == entry.Shell, Hook: q.Hook, Process: process,
+		Name: q.Name, Shell: q.Mode == entry.Shell, Complete: q.Mode == entry.Complete, Hook: q.Hook, Process: process,
 		UID: peer.UID, GID: peer.GID, Home: homeOf(peer.UID), Args: q.Args, Env: env,
 		MakeHome: func(home, snap, revision string) (*os.File, error) { return makeHome(to, home, snap, revision) },
 		Say:      func(text string) { _ = entry.Send(to, entry.Message{Kind: entry.Say, Words: []string{text}}) },
@@ -121,6 +121,9 @@ func (e *entries) answer(ctx context.Context, to channel, conn *net.UnixConn) er
 	if err != nil {
 		_ = reply.Namespace.Close() // Also of none.
 		return err
+	}
+	if q.Mode == entry.Complete {
+		e.cfg.Manager.EndCompletion(ctx, reply.Unit, peer.Handle)
 	}
 	if held = reply.Namespace != nil; held {
 		e.running.Go(func() { outlive(e.life, peer.Handle, reply.Namespace) })

@@ -66,6 +66,8 @@ const (
 	Shell Mode = "shell"
 	// Hook is a hook of the snap.
 	Hook Mode = "hook"
+	// Complete is the completer of the app.
+	Complete Mode = "complete"
 )
 
 // Question is what a helper asks for.
@@ -88,7 +90,7 @@ var ErrProtocol = errors.New("unexpected message")
 
 // ParseQuestion reads what Question.Message wrote.
 func ParseQuestion(m Message) (Question, error) {
-	if m.Kind != Ask || len(m.Words) < 3 || !slices.Contains([]Mode{App, Shell, Hook}, Mode(m.Words[0])) {
+	if m.Kind != Ask || len(m.Words) < 3 || !slices.Contains([]Mode{App, Shell, Hook, Complete}, Mode(m.Words[0])) {
 		return Question{}, fmt.Errorf("%w: %q", ErrProtocol, m.Kind)
 	}
 	return Question{Mode: Mode(m.Words[0]), Name: m.Words[1], Hook: m.Words[2], Args: m.Words[3:]}, nil

@@ -50,12 +50,7 @@ func Enter(q Question, say io.Writer) error {
 				return err
 			}
 		case Become:
-			p, err := ParseProgram(m)
-			if err != nil {
-				return err
-			}
-			profile := sandbox.Profile{KeepCapabilities: p.KeepCapabilities, AllCapabilities: p.AllCapabilities, NoNewPrivs: p.NoNewPrivs}
-			return sandbox.Join(m.File, profile, sandbox.Exec{Argv: p.Argv, Env: p.Env})
+			return become(q, m)
 		case Fail:
 			return errors.New(strings.Join(m.Words, " ")) //nolint:err113 // The daemon's words.
 		case Ask, Made:
@@ -64,6 +59,19 @@ func Enter(q Question, say io.Writer) error {
 			return fmt.Errorf("%w: %q", ErrProtocol, m.Kind)
 		}
 	}
+}
+
+// become makes the calling process what the daemon has answered. It returns only with an error.
+func become(q Question, answer Message) error {
+	p, err := ParseProgram(answer)
+	if err == nil && q.Mode == Complete {
+		err = detach()
+	}
+	if err != nil {
+		return err
+	}
+	profile := sandbox.Profile{KeepCapabilities: p.KeepCapabilities, AllCapabilities: p.AllCapabilities, NoNewPrivs: p.NoNewPrivs}
+	return sandbox.Join(answer.File, profile, sandbox.Exec{Argv: p.Argv, Env: p.Env})
 }
 
 // becomeCaller gives a helper that is set-uid the user of its caller, and lets it keep

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Install puts the helper of this version into the root, with the rights that it
-// needs: as capabilities of the file, and as a set-uid bit where the file system has none
+// Install puts the helper of this version into the root, and what shells read beside it. The
+// helper has the rights that it needs: as capabilities of the file, and as a set-uid bit where the file system has none
 // (docs/adr/0015-apps.md). The warning says what it cannot do there.
 func Install(program, helper string) (warning string, err error) {
 	text, err := os.ReadFile(program)
@@ -24,6 +24,9 @@ func Install(program, helper string) (warning string, err error) {
 		if err := install(text, helper); err != nil {
 			return "", fmt.Errorf("install the helper: %w", err)
 		}
+	}
+	if err := installLoader(filepath.Join(filepath.Dir(helper), filepath.Base(LoaderPath))); err != nil {
+		return "", fmt.Errorf("install what completes: %w", err)
 	}
 	var stat unix.Statfs_t
 	if err := unix.Statfs(helper, &stat); err == nil && stat.Flags&unix.ST_NOSUID != 0 {
@@ -48,6 +51,19 @@ func install(text []byte, helper string) error {
 	}
 	if err == nil {
 		err = os.Rename(next, helper)
+	}
+	return err
+}
+
+// installLoader replaces what shells read, in one instant.
+func installLoader(path string) error {
+	next := path + ".next"
+	err := removeIfThere(next)
+	if err == nil {
+		err = os.WriteFile(next, loader, 0o644) //nolint:gosec // Everybody reads it.
+	}
+	if err == nil {
+		err = os.Rename(next, path)
 	}
 	return err
 }

@@ -57,7 +57,7 @@ func inherit(t *testing.T, g Group, pid int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.Close() //nolint:errcheck // Only read.
+	defer dir.Close()                                                                   //nolint:errcheck // Only read.
 	cmd := exec.CommandContext(t.Context(), "perl", "-e", inheritor, strconv.Itoa(pid)) //nolint:gosec // Ours.
 	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}  //nolint:gosec // An open descriptor.
 	stdout, err := cmd.StdoutPipe()

@@ -334,31 +334,34 @@ func (s aliasStep) replace(removed, added []Alias) error {
 		if err != nil || state == nil || !state.Line.Active {
 			return err
 		}
-		if err := m.makeAlias(alias, commands(state.Kept[state.Line.Current].Info)); err != nil {
+		info := state.Kept[state.Line.Current].Info
+		if err := m.makeAlias(alias, commands(info), completed(info)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// linkAliases makes the links of a snap's aliases to those apps that it has now.
-func (m *Manager) linkAliases(snap tenure.Instance, apps []tenure.App) error {
+// linkAliases makes the links of a snap's aliases to those apps that it has now, and has
+// those completed that can be.
+func (m *Manager) linkAliases(snap tenure.Instance, apps, completed []tenure.App) error {
 	all, err := m.aliases.of(snap)
 	if err != nil {
 		return err
 	}
 	for _, alias := range all {
-		if err := m.makeAlias(alias, apps); err != nil {
+		if err := m.makeAlias(alias, apps, completed); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (m *Manager) makeAlias(alias Alias, apps []tenure.App) error {
+func (m *Manager) makeAlias(alias Alias, apps, completed []tenure.App) error {
 	if !slices.Contains(apps, alias.App) {
 		return m.dropAlias(alias.Alias)
 	}
+	m.complete(alias.Alias, alias.Snap, alias.App, completed)
 	path := filepath.Join(m.cfg.Paths.Bin(), alias.Alias)
 	if target, err := os.Readlink(path); err == nil && target == alias.Command() {
 		return nil
@@ -371,6 +374,7 @@ func (m *Manager) makeAlias(alias Alias, apps []tenure.App) error {
 
 // dropAlias removes the link of an alias; what is no link is none of ours.
 func (m *Manager) dropAlias(name string) error {
+	m.complete(name, "", "", nil)
 	path := filepath.Join(m.cfg.Paths.Bin(), name)
 	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != os.ModeSymlink {
 		return nil //nolint:nilerr // There is no link.

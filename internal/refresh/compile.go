@@ -173,7 +173,7 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 	if len(sw.HandOver) > 0 {
 		add(change.NewTask(taskSucceed, fmt.Sprintf("Start next services of %q beside those that run", snap), handOver).InGap())
 	}
-	if link := m.linkOf(j); link.From != link.To || !slices.Equal(link.FromApps, link.ToApps) {
+	if link := m.linkOf(j); link.changes() {
 		add(change.NewTask(taskLink, linkSummary(link), link).InGap())
 	}
 	hooks(linked)
@@ -390,10 +390,12 @@ func (m *Manager) linkOf(j *job) linkParams {
 	link := linkParams{Snap: j.snap(), To: j.to()}
 	if j.Before != nil && j.Before.Line.Active {
 		link.From = j.from()
-		link.FromApps = commands(j.Before.Kept[j.from()].Info)
+		info := j.Before.Kept[j.from()].Info
+		link.FromApps, link.FromCompleted = commands(info), completed(info)
 	}
 	if !link.To.IsZero() {
-		link.ToApps = commands(j.After.Kept[link.To].Info)
+		info := j.After.Kept[link.To].Info
+		link.ToApps, link.ToCompleted = commands(info), completed(info)
 	}
 	return link
 }

@@ -29,6 +29,14 @@ func (p Paths) Current(i tenure.Instance) string { return filepath.Join(p.SnapDi
 // Bin is where the commands of apps are.
 func (p Paths) Bin() string { return p.at("snap", "bin") }
 
+// Completion is where bash finds how the arguments of a command are completed.
+func (p Paths) Completion(command string) string {
+	return p.at("usr/share/bash-completion/completions", command)
+}
+
+// Loader is what the files there read.
+func (p Paths) Loader() string { return p.at(entry.LoaderPath) }
+
 // DataDir is where the data of an instance is.
 func (p Paths) DataDir(i tenure.Instance) string { return p.at("var", "snap", string(i)) }
 

@@ -4,17 +4,22 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"os"
 	"path"
 	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"tenure"
 	"tenure/internal/change"
+	"tenure/internal/entry"
 	"tenure/internal/hook"
 	"tenure/internal/notice"
+	"tenure/internal/proc"
 	"tenure/internal/sandbox"
 	"tenure/internal/snapfile"
 	"tenure/internal/supervise"
@@ -26,6 +31,8 @@ type RunRequest struct {
 	Name string
 	// Shell asks for a shell in the place of the app.
 	Shell bool
+	// Complete asks for the completer of the app in its place.
+	Complete bool
 	// Hook, if set, is a hook of the snap that is to be run instead of an app.
 	Hook string
 	// Process is the process that asks and waits, and UID and GID its user.
@@ -62,7 +69,13 @@ func (m *Manager) Run(ctx context.Context, req RunRequest) (RunReply, error) {
 	}
 	var own ownDir
 	defer func() { own.close() }()
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
 	say := func(text string) {
+		if req.Complete {
+			giveUp(errors.New(text)) // Whoever types does not wait.
+			return
+		}
 		m.notices.Record(notice.Occasion{Type: notice.SnapRunInhibit, Key: string(snap), User: &req.UID})
 		if req.Say != nil {
 			req.Say(text)
@@ -125,6 +138,20 @@ func (m *Manager) runFrom(ctx context.Context, r *installed, app tenure.App, req
 	return RunReply{Unit: spec.Unit, Profile: spec.Profile, Command: spec.Command, Namespace: namespace}, nil
 }
 
+// completionPatience is how long a completer may run.
+const completionPatience = 5 * time.Second
+
+// EndCompletion ends a completer when it has answered, or had its time, with all that it has
+// started: nothing of it is in the way of a refresh. It runs until then.
+func (m *Manager) EndCompletion(ctx context.Context, unit tenure.UnitID, main *proc.Handle) {
+	waiting, cancel := context.WithTimeout(ctx, completionPatience)
+	defer cancel()
+	_, _ = main.Wait(waiting) // How it ended does not matter.
+	if _, err := m.halt(ctx, supervise.StopRequest{Units: []tenure.UnitID{unit}, Reason: tenure.ReasonStop}); err != nil && !errors.Is(err, supervise.ErrUnknown) {
+		m.cfg.Logger.WarnContext(ctx, "a completer has not ended", slog.Any("unit", unit), slog.Any("error", err))
+	}
+}
+
 // claimSettled claims a snap when none of its revisions is being switched to or from.
 func (m *Manager) claimSettled(ctx context.Context, snap tenure.Instance, say func(string)) (release func(), err error) {
 	for said := false; ; said = true {
@@ -176,17 +203,25 @@ func (m *Manager) toRun(snap tenure.Instance, name string) (*installed, error) {
 }
 
 // runnableApp is what r declares of the app that is asked for. A hook is run as an app of
-// its name.
+// its name, and by root.
 func (m *Manager) runnableApp(r *installed, app tenure.App, req *RunRequest) (*snapfile.App, error) {
 	if req.Hook != "" {
+		if req.UID != 0 {
+			return nil, &Error{Kind: KindBad, Op: "run", Object: req.Name, Err: errors.New("hooks are for root to run")}
+		}
 		if found := r.Info.Hook(req.Hook); found != nil {
-			return hookApp(found), nil
+			declared := hookApp(found)
+			declared.Command = hook.Name(found.Name).Command()
+			return declared, nil
 		}
 		return nil, &Error{Kind: KindApp, Op: "run", Object: req.Name, Err: fmt.Errorf("snap %q has no hook %q", r.Ref.Snap, req.Hook)}
 	}
 	declared := r.Info.App(app)
 	if declared == nil || len(declared.Command) == 0 {
 		return nil, &Error{Kind: KindApp, Op: "run", Object: req.Name, Err: fmt.Errorf("snap %q has no app %q", r.Ref.Snap, app)}
+	}
+	if req.Complete && (declared.Completer == "" || m.launch.shell(r) != bash) {
+		return nil, &Error{Kind: KindApp, Op: "run", Object: req.Name, Err: fmt.Errorf("app %q has no completer that can be run", app)}
 	}
 	return declared, nil
 }
@@ -208,12 +243,17 @@ const nowhere = "/nonexistent"
 // run is the Spec of a run of an app by a person.
 func (l launcher) run(r *installed, app *snapfile.App, req *RunRequest, who user) supervise.Spec {
 	spec := l.service(r, app)
-	if req.Hook != "" || req.Shell {
+	if req.Shell || req.Complete {
 		spec.Command = l.instead(r, app, req)
 	}
 	spec.Unit = tenure.UnitID{Snap: r.Ref.Snap, Kind: tenure.AppRun, App: app.Name, Serial: req.Process.PID}
 	spec.Type = supervise.Simple
 	spec.Restart = supervise.RestartPolicy{Condition: supervise.RestartNever}
+	if req.Complete {
+		spec.Stop = supervise.StopProtocol{
+			Signal: signalName(syscall.SIGKILL), Target: supervise.TargetGroup, Timeout: time.Second, Kill: supervise.KillAfterTimeout,
+		}
+	}
 	spec.Command.Argv = append(slices.Clip(spec.Command.Argv), req.Args...)
 	spec.Command.Env = l.paths.environ(r, app.Environment, who)
 	spec.Command.Dir = ""
@@ -306,14 +346,17 @@ func (m *Manager) makeRuntimeDir(snap tenure.Instance, uid, gid uint32) error {
 
 // instead puts what a request asks for in the place of the app's command, behind its chain.
 func (l launcher) instead(r *installed, app *snapfile.App, req *RunRequest) supervise.Command {
-	if req.Hook != "" {
-		return *l.commands(r, app)(hook.Name(req.Hook).Command())
-	}
 	command := *l.commands(r, app)(snapfile.Command{"shell"})
 	command.Argv = slices.Clone(command.Argv)
 	command.Argv[len(command.Argv)-1] = l.shell(r)
+	if req.Complete {
+		completer := path.Join(l.paths.view(r, "").snap, app.Completer)
+		command.Argv = append(command.Argv, entry.CompleterArgs(completer, string(r.Ref.Snap)+"."+string(app.Name))...)
+	}
 	return command
 }
+
+const bash = "/bin/bash"
 
 // shell is the best shell that an app of r sees.
 func (l launcher) shell(r *installed) string {
@@ -321,7 +364,6 @@ func (l launcher) shell(r *installed) string {
 	if !r.Base.IsZero() {
 		base = l.paths.Mount(r.Base)
 	}
-	const bash = "/bin/bash"
 	if isMissing(filepath.Join(base, bash)) {
 		return "/bin/sh"
 	}

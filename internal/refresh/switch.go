@@ -252,10 +252,21 @@ type linkParams struct {
 	To       tenure.Revision `json:"to,omitzero"`
 	FromApps []tenure.App    `json:"from_apps,omitempty"`
 	ToApps   []tenure.App    `json:"to_apps,omitempty"`
+	// FromCompleted and ToCompleted are those of the apps that have a completer.
+	FromCompleted []tenure.App `json:"from_completed,omitempty"`
+	ToCompleted   []tenure.App `json:"to_completed,omitempty"`
 }
 
 func (p linkParams) reversed() linkParams {
-	return linkParams{Snap: p.Snap, From: p.To, To: p.From, FromApps: p.ToApps, ToApps: p.FromApps}
+	return linkParams{
+		Snap: p.Snap, From: p.To, To: p.From,
+		FromApps: p.ToApps, ToApps: p.FromApps, FromCompleted: p.ToCompleted, ToCompleted: p.FromCompleted,
+	}
+}
+
+// changes reports whether there is anything to do.
+func (p linkParams) changes() bool {
+	return p.From != p.To || !slices.Equal(p.FromApps, p.ToApps) || !slices.Equal(p.FromCompleted, p.ToCompleted)
 }
 
 func (s linkStep) Do(_ context.Context, p linkParams) (nothing, error) {
@@ -305,14 +316,16 @@ func (m *Manager) link(p linkParams) error {
 			if err := removeExisting(m.command(p.Snap, app)); err != nil {
 				return fmt.Errorf("remove command: %w", err)
 			}
+			m.complete(commandName(p.Snap, app), p.Snap, app, nil)
 		}
 	}
 	for _, app := range p.ToApps {
 		if err := m.makeCommand(p.Snap, app); err != nil {
 			return fmt.Errorf("make command: %w", err)
 		}
+		m.complete(commandName(p.Snap, app), p.Snap, app, p.ToCompleted)
 	}
-	return m.linkAliases(p.Snap, p.ToApps)
+	return m.linkAliases(p.Snap, p.ToApps, p.ToCompleted)
 }
 
 // pointLink makes link point to rev, in one instant; no revision removes it.
