@@ -237,6 +237,7 @@ type Action struct {
 	Action        string   `json:"action"`
 	Snaps         []string `json:"snaps,omitempty"`
 	Names         []string `json:"names,omitempty"`
+	Users         []string `json:"users,omitempty"`
 	Args          []string `json:"args,omitempty"`
 	Name          string   `json:"name,omitempty"`
 	Files         []string `json:"-"`

@@ -51,11 +51,18 @@ func (s *server) appsAction(r *http.Request) (*reply, error) { return s.act(r, "
 
 // act carries out what the body asks for.
 func (s *server) act(r *http.Request, name string) (*reply, error) {
-	request, done, err := s.readRequest(r, name)
+	asked, err := s.readAction(r, name)
 	if err != nil {
 		return nil, err
 	}
-	defer done()
+	defer asked.done()
+	if asked.action.Action == actionSnapshot {
+		return s.save(r, &asked.action)
+	}
+	request, err := requestOf(asked.action, asked.files)
+	if err != nil {
+		return nil, err
+	}
 	if request.OfAll() {
 		return s.refreshAll(r, request)
 	}
@@ -71,11 +78,15 @@ func (s *server) act(r *http.Request, name string) (*reply, error) {
 
 // plan says what would be done.
 func (s *server) plan(r *http.Request) (*reply, error) {
-	request, done, err := s.readRequest(r, "")
+	asked, err := s.readAction(r, "")
 	if err != nil {
 		return nil, err
 	}
-	defer done()
+	defer asked.done()
+	request, err := requestOf(asked.action, asked.files)
+	if err != nil {
+		return nil, err
+	}
 	decided, err := s.cfg.Manager.Plan(r.Context(), request)
 	if err != nil {
 		return nil, err
@@ -93,33 +104,32 @@ func (s *server) plan(r *http.Request) (*reply, error) {
 
 func planText(plan policy.Plan) string { return plan.String() }
 
-// readRequest reads a request from JSON or from a form with files. Done removes
-// what was received.
-func (s *server) readRequest(r *http.Request, name string) (request refresh.Request, done func(), err error) {
-	done = func() {}
-	var action client.Action
-	var files []refresh.File
+// asked is what is asked for, with the files of a form. Done removes what was received.
+type asked struct {
+	action client.Action
+	files  []refresh.File
+	done   func()
+}
+
+// readAction reads what is asked for from JSON or from a form with files.
+func (s *server) readAction(r *http.Request, name string) (asked, error) {
+	a := asked{done: func() {}}
 	media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err == nil && media == "multipart/form-data" {
 		upload := &upload{dir: s.cfg.Manager.Paths().Staging()}
-		done = upload.remove
-		if action, err = upload.receive(r.Context(), multipart.NewReader(r.Body, params["boundary"])); err != nil {
-			done()
-			return request, func() {}, err
+		a.done = upload.remove
+		if a.action, err = upload.receive(r.Context(), multipart.NewReader(r.Body, params["boundary"])); err != nil {
+			a.done()
+			return asked{}, err
 		}
-		files = upload.files
-	} else if err := readJSON(r, &action, ignored()...); err != nil {
-		return request, done, err
+		a.files = upload.files
+	} else if err := readJSON(r, &a.action, ignored()...); err != nil {
+		return asked{}, err
 	}
 	if name != "" {
-		action.Snaps = []string{name}
+		a.action.Snaps = []string{name}
 	}
-	request, err = requestOf(action, files)
-	if err != nil {
-		done()
-		return request, func() {}, err
-	}
-	return request, done, nil
+	return a, nil
 }
 
 func requestOf(action client.Action, files []refresh.File) (refresh.Request, error) {
@@ -143,10 +153,6 @@ func requestOf(action client.Action, files []refresh.File) (refresh.Request, err
 	if action.Action == "hold" || action.Action == "unhold" {
 		hold, err := holdOf(&action, request.Snaps)
 		request.Hold = hold
-		return request, err
-	}
-	if action.Action == "snapshot" {
-		_, err := absent(noSnapshots)(nil)
 		return request, err
 	}
 	switch request.Action {
@@ -282,7 +288,7 @@ func (u *upload) remove() {
 
 // known refuses fields that nothing would become of.
 func (u *upload) known() error {
-	fields := append(ignored(), "amend", "action", "name", "channel", "snap-path",
+	fields := append(ignored(), "amend", "users", "action", "name", "channel", "snap-path",
 		"dangerous", "devmode", "jailmode", "classic", "ignore-running", "kill", "force", "now")
 	for name := range u.fields {
 		if !slices.Contains(fields, name) {

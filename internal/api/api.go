@@ -177,6 +177,8 @@ func (s *server) handler() http.Handler {
 	open("GET /v2/notices", s.notices)
 	open("POST /v2/notices", s.addNotice)
 	open("GET /v2/notices/{id}", s.notice)
+	open("GET /v2/snapshots", s.snapshots)
+	admin("POST /v2/snapshots", s.snapshotAction)
 	mux.Handle("GET /v2/logs", s.stream(s.logs))
 	for _, a := range absences() {
 		open(a.pattern, absent(a.sentence))

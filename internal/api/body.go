@@ -16,7 +16,7 @@ import (
 func ignored() []string {
 	return []string{
 		"cohort-key", "ignore-validation", "leave-cohort", "prefer", "scope",
-		"system-restart-immediate", "transaction", "unaliased", "users",
+		"system-restart-immediate", "transaction", "unaliased",
 	}
 }
 

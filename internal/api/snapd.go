@@ -194,8 +194,6 @@ func withSeeded(snap string, keys []string) (map[string]any, bool) {
 // that says so.
 type absence struct{ pattern, sentence string }
 
-const noSnapshots = "Tenure takes no snapshots of data: revisions keep their own, which revert goes back to; copy /var/snap/NAME for more"
-
 func absences() []absence {
 	const (
 		assertions = "Tenure has no assertions: what a snap is trusted for comes from the source that it is from, or from --dangerous"
@@ -211,8 +209,7 @@ func absences() []absence {
 		{"/v2/model/serial", model},
 		{"/v2/systems", model},
 		{"/v2/systems/{label}", model},
-		{"/v2/snapshots", noSnapshots},
-		{"/v2/snapshots/{id}/export", noSnapshots},
+		{"/v2/snapshots/{id}/export", "Tenure exports no snapshots; they are zip files in /var/lib/tenure/snapshots"},
 		{"/v2/connections", interfaces},
 		{"/v2/interfaces", interfaces},
 		{"/v2/debug", "Tenure has other means to look inside: tenure ps, tenure why, tenure timeline"},

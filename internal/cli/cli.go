@@ -117,6 +117,7 @@ do to each process, and why.`,
 		&cobra.Group{ID: "config", Title: "Configuration:"})
 	root.AddCommand(a.snapCommands()...)
 	root.AddCommand(a.aliasCommands()...)
+	root.AddCommand(a.snapshotCommands()...)
 	root.AddCommand(a.warningCommands()...)
 	root.AddCommand(a.serviceCommands()...)
 	root.AddCommand(a.seeCommands()...)

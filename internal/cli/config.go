@@ -57,6 +57,9 @@ The options of the system itself are those of the snap "system":
   refresh.max-inhibition-days
                    how many days an automatic refresh waits at most for apps that people
                    run: 1 to 21, and 14 where nothing is set.
+  snapshots.automatic.retention
+                   how long the data is kept that is saved when a snap is removed: 24h
+                   and more, or no, for none; 31d where nothing is set.
 `
 
 func (a *app) completeOption(c *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {

@@ -26,6 +26,9 @@ virtual machines, it names before it begins, with their processes and how they e
 plan remove says all of it and changes nothing. With --revision only that revision goes,
 which nothing may be using.
 
+The data is saved first (tenure saved), and kept for 31 days, or for as long as
+snapshots.automatic.retention says; not with --purge.
+
 Apps that people run get SIGTERM, and SIGKILL when their grace period is over. That
 is so with --terminate and without it.`,
 		Example: `  tenure plan remove virt
@@ -48,7 +51,7 @@ is so with --terminate and without it.`,
 		},
 	}
 	c.Flags().StringVar(&action.Revision, "revision", "", "remove only this revision")
-	c.Flags().BoolVar(&action.Purge, "purge", false, "keep no copy of the data, as remove never does")
+	c.Flags().BoolVar(&action.Purge, "purge", false, "save nothing of the data")
 	c.Flags().BoolVar(&action.Terminate, "terminate", false, "end what runs of the snaps first, as remove always does")
 	overrides(c, &action, overrideForce, overrideNow, overrideLeave, overrideKill)
 	return a.waiting(c)

@@ -282,6 +282,7 @@ func (p *parts) serve(ctx context.Context) error {
 	group.Go(func() error { return p.manager.Attend(ctx) })
 	group.Go(func() error { return p.manager.Converge(ctx) })
 	group.Go(func() error { return p.manager.Announce(ctx) })
+	group.Go(func() error { return p.manager.ForgetOld(ctx) })
 	group.Go(func() error { return p.manager.AutoRefresh(ctx) })
 	ready := make(chan struct{})
 	p.serveEntry(ctx, group)

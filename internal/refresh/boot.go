@@ -29,7 +29,7 @@ func (m *Manager) Boot(ctx context.Context) error {
 			return fmt.Errorf("make directories: %w", err)
 		}
 	}
-	if err := errors.Join(m.writeUsers(), m.offerSnapctl(), m.cfg.Mounts.Sweep()); err != nil {
+	if err := errors.Join(m.writeUsers(), m.offerSnapctl(), m.cfg.Mounts.Sweep(), m.snapshots.Sweep()); err != nil {
 		return err
 	}
 	fresh, err := m.freshBoot()

@@ -163,6 +163,8 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 			Strays: j.ends(), Patient: sw.Blocks && !j.Options.Kill, Terms: sw.Terms,
 		})...)
 	}
+	saving, err := m.autoSave(j)
+	tasks, failures = append(tasks, saving...), append(failures, err)
 	hooks(stopped)
 	if j.Copy {
 		add(change.NewTask(taskUpdate, fmt.Sprintf("Bring data of %s up to date", j.target()), copyParams{

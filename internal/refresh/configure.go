@@ -56,6 +56,7 @@ func options() map[string]optionKind {
 		optionDeferral:    {checkLimit, "there is no limit"},
 		optionEndure:      {checkLimit, "there is no limit"},
 		optionEndured:     {checkEndured, "its default holds: " + string(policy.OverdueWarn)},
+		optionRetention:   {checkRetention, "its default holds: 31d"},
 		optionEvacuate:    {checkLimit, fmt.Sprintf("its default holds: %s", hook.Evacuate.Timeout())},
 		optionObserve: {
 			checkObserve, fmt.Sprintf("what packages say holds, and %s for those that say nothing", snapfile.DefaultObserve),
@@ -319,6 +320,7 @@ func (m *Manager) putSettings(values map[string]json.RawMessage) error {
 		}
 		return nil
 	})
+	m.snapshots.made.raise() // They may be kept for another time.
 	if err != nil {
 		return fmt.Errorf("configure: %w", err)
 	}

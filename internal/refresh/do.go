@@ -31,6 +31,8 @@ type job struct {
 	Present bool `json:"present,omitempty"`
 	// Copy is that the data of the old revision is copied to the new one.
 	Copy bool `json:"copy,omitempty"`
+	// Purge is that the data is not saved before it is removed.
+	Purge bool `json:"purge,omitempty"`
 	// Only are the units that the administrator named, for stop and restart.
 	Only []tenure.UnitID `json:"only,omitempty"`
 	// With are the snaps that the same command disables or removes.
@@ -408,7 +410,7 @@ func (m *Manager) snapJob(ctx context.Context, req Request, snap tenure.Instance
 			return bad(err)
 		}
 	case ActionRemove:
-		j.Reason, j.With = tenure.ReasonRemove, req.Snaps
+		j.Reason, j.With, j.Purge = tenure.ReasonRemove, req.Snaps, req.Purge
 		if line, err = m.removeLine(ctx, req, before); err != nil {
 			return job{}, err
 		}

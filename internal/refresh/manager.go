@@ -72,8 +72,10 @@ type Manager struct {
 	// troubled wakes what announces warnings.
 	troubled signal
 	notices  *notice.Book
-	launch   launcher
-	claims   claims
+	// snapshots are copies of data.
+	snapshots snapshots
+	launch    launcher
+	claims    claims
 	// instances are those of service templates.
 	instances instances
 	// allowances are what snaps may start of others.
@@ -110,6 +112,7 @@ func New(cfg Config) *Manager {
 		cfg:        cfg,
 		notices:    notice.New(cfg.Now),
 		troubled:   troubled,
+		snapshots:  newSnapshots(cfg.Paths, cfg.Journal),
 		snaps:      newStates(cfg.Journal),
 		settings:   journal.NewCollection[json.RawMessage](cfg.Journal, journal.Settings),
 		waits:      journal.NewCollection[wait](cfg.Journal, "waits"),
@@ -170,6 +173,12 @@ func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskConfigure, configureStep{m})
 	change.Register(reg, taskAlias, aliasStep{m})
 	change.Register(reg, taskInstances, keepInstancesStep{m})
+	change.Register(reg, taskSave, saveStep{m})
+	change.Register(reg, taskUnpack, unpackStep{m})
+	change.Register(reg, taskRestore, restoreStep{m})
+	change.Register(reg, taskDropOld, dropOldStep{m})
+	change.Register(reg, taskCheck, checkStep{m})
+	change.Register(reg, taskForget, forgetStep{m})
 }
 
 // states are the documents of snaps in the journal.

@@ -66,6 +66,9 @@ func (p Paths) Staging() string { return filepath.Join(p.State(), "staging") }
 // Logs is where what units write is kept.
 func (p Paths) Logs() string { return filepath.Join(p.State(), "logs") }
 
+// Snapshots is where the data of snaps is saved.
+func (p Paths) Snapshots() string { return filepath.Join(p.State(), "snapshots") }
+
 // History is where what has happened is kept.
 func (p Paths) History() string { return filepath.Join(p.State(), "history") }
 

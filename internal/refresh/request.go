@@ -94,8 +94,7 @@ type Request struct {
 	Permanent bool
 	// Reload makes restart reload where the service can.
 	Reload bool
-	// Purge is asked of remove by people who are used to it; remove keeps nothing in
-	// any case.
+	// Purge makes remove save nothing of what it removes.
 	Purge   bool
 	Options Options
 	// Because is why nobody has to ask for it: a sentence, for start, stop and restart.

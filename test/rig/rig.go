@@ -49,7 +49,8 @@ type Config struct {
 	// tests kill are processes, and a machine's disk is what they wait for most.
 	Disk bool
 	// Observe lets services be observed after refreshes for as long as their packages
-	// say. Otherwise they are not, for most tests look at what comes after.
+	// say, and data be saved before snaps are removed. Otherwise they are not, for most tests look at what
+	// comes after.
 	Observe bool
 	// Snapd lets the daemon listen at run/snapd.socket, too.
 	Snapd bool
@@ -122,7 +123,7 @@ func observeNothing(root string) error {
 		return err
 	}
 	settings := journal.NewCollection[string](db, journal.Settings)
-	return errors.Join(settings.Put("refresh.observe", "0s"), db.Close())
+	return errors.Join(settings.Put("refresh.observe", "0s"), settings.Put("snapshots.automatic.retention", "no"), db.Close())
 }
 
 // end shuts the instance down, and fails the test over what is left.
