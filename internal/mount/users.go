@@ -47,6 +47,16 @@ type Use struct {
 // is none. One that starts to use a mount meanwhile, or that the kernel does not
 // let us look into, is missed: Unmount has the last word, and Attached after it.
 func UsersOf(ctx context.Context, mounts ...Info) (map[Dev][]Use, error) {
+	return usersOf(ctx, (*census).process, mounts)
+}
+
+// RunnersOf is UsersOf for those alone whose program is in one of the mounts (Exe): a small
+// part of the work, for whoever asks for nothing else.
+func RunnersOf(ctx context.Context, mounts ...Info) (map[Dev][]Use, error) {
+	return usersOf(ctx, (*census).program, mounts)
+}
+
+func usersOf(ctx context.Context, look func(*census, int) error, mounts []Info) (map[Dev][]Use, error) {
 	c, err := newCensus(mounts)
 	if err != nil {
 		return nil, fmt.Errorf("find users of mounts: %w", err)
@@ -63,7 +73,7 @@ func UsersOf(ctx context.Context, mounts ...Info) (map[Dev][]Use, error) {
 		if err != nil {
 			continue
 		}
-		if err := c.process(pid); err != nil && !gone(err) {
+		if err := look(c, pid); err != nil && !gone(err) {
 			return nil, fmt.Errorf("find users of mounts: process %d: %w", pid, err)
 		}
 	}
@@ -240,6 +250,17 @@ func (c *census) process(pid int) error {
 		with := shares{memory: same(pid, tid, kcmpVM), files: same(pid, tid, kcmpFiles), where: same(pid, tid, kcmpFS)}
 		err = errors.Join(err, c.thread(filepath.Join(dir, "task", t.Name()), add, with))
 	}
+	if err != nil || len(found) == 0 {
+		return err
+	}
+	return c.record(dir, pid, found)
+}
+
+// program looks at the program of one process, which all its threads have in common.
+func (c *census) program(pid int) error {
+	dir := filepath.Join(c.proc, strconv.Itoa(pid))
+	found := map[Dev]map[What]bool{}
+	err := c.link(filepath.Join(dir, "exe"), Exe, func(d Dev, w What) { found[d] = map[What]bool{w: true} })
 	if err != nil || len(found) == 0 {
 		return err
 	}

@@ -165,6 +165,11 @@ func TestUsers(t *testing.T) {
 			if other := whats(got[unused.Dev], pid); len(other) != 0 {
 				t.Errorf("the other mount is used too: %v", other)
 			}
+			programs := slices.DeleteFunc(slices.Clone(c.want), func(w mount.What) bool { return w != mount.Exe })
+			got, err = mount.RunnersOf(t.Context(), info, unused)
+			if found := whats(got[info.Dev], pid); err != nil || !slices.Equal(found, programs) || len(got[unused.Dev]) > 0 {
+				t.Errorf("runners: %v, %v, want %v", found, err, programs)
+			}
 		})
 	}
 }

@@ -35,7 +35,7 @@ func (m *Manager) strays(ctx context.Context, state *snapState) ([]policy.Stray,
 	if err != nil || len(infos) == 0 {
 		return nil, err
 	}
-	users, err := mount.UsersOf(ctx, infos...)
+	users, err := mount.RunnersOf(ctx, infos...)
 	if err != nil {
 		return nil, fmt.Errorf("look for strays of %s: %w", state.Instance, err)
 	}
@@ -47,7 +47,7 @@ func (m *Manager) strays(ctx context.Context, state *snapState) ([]policy.Stray,
 	var strays []policy.Stray
 	for dev, uses := range users {
 		for _, use := range uses {
-			if use.What != mount.Exe || tracked[use.Process] {
+			if tracked[use.Process] {
 				continue
 			}
 			info, found, err := stillRuns(use.Process, dev, infos)
