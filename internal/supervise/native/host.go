@@ -265,9 +265,6 @@ func (s *Supervisor) startedByHost(ctx context.Context, recs []*record) ([]*reco
 		if err != nil || info.Process != r.Main || slices.ContainsFunc(recs, func(rec *record) bool { return rec.Main == r.Main }) {
 			continue // It has ended meanwhile, or is known.
 		}
-		if slices.ContainsFunc(recs, func(rec *record) bool { return rec.Main == r.Main }) {
-			continue // Nobody has started it meanwhile, also where the host has another name for it.
-		}
 		at := slices.IndexFunc(recs, func(rec *record) bool { return rec.Spec.Unit == r.Spec.Unit })
 		if at < 0 {
 			recs, at = append(recs, &record{Boot: s.boot, Stored: true}), len(recs)

@@ -338,6 +338,9 @@ func (h *host) nameFirst(pl *place, spec *supervise.Spec) error {
 
 // Gather implements native.Host.
 func (h *host) Gather(ctx context.Context, group proc.Group, processes []tenure.Process) error {
+	if len(processes) == 0 {
+		return nil // It may have no group then, but only parts of another's.
+	}
 	pl, err := h.at(group)
 	if err != nil {
 		return err

@@ -50,8 +50,28 @@ func (h *host) dropGeneration(name string) error {
 	}
 	if pl != nil {
 		delete(h.places, pl.group.Path())
+		if pl.release != nil {
+			go h.dropSettled(pl, pl.release)
+			return nil
+		}
 	}
 	return h.files.remove(name)
+}
+
+// dropSettled removes the files of a generation when systemd knows that it has ended. Without
+// them, after a reload, systemd would end all that is left in its group, as it does by default.
+func (h *host) dropSettled(pl *place, r *release) {
+	select {
+	case <-r.done:
+	case <-h.life.Done():
+		return // The next supervisor removes what is the file of nothing.
+	}
+	h.end(pl)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.files.remove(pl.name); err != nil && h.life.Err() == nil {
+		h.logger.Warn("unit file cannot be removed", slog.Any("error", err))
+	}
 }
 
 // Heard implements native.Host.
