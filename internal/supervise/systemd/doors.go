@@ -209,14 +209,13 @@ func (h *host) replace(spec *supervise.Spec, sockets []supervise.Socket) {
 	h.files.stale()
 }
 
-// endDoors stops units of declarations in the background, and does something then.
+// endDoors stops units of declarations in the background, and does something then. Those that end with the
+// machine are started with it, too: their files stay.
 func (h *host) endDoors(service tenure.UnitID, units []string, then func()) {
-	for _, name := range units {
-		for _, target := range []string{socketsTarget, timersTarget} {
-			if err := removeFile(filepath.Join(h.files.units, target+".wants", name)); err != nil {
-				h.logger.Warn("unit may be started at boot", slog.Any("error", err))
-			}
-		}
+	if h.lasting {
+		then = func() {}
+	} else {
+		h.unwantDoors(units)
 	}
 	done := make(chan struct{})
 	h.mu.Lock()
@@ -246,6 +245,17 @@ func (h *host) endDoors(service tenure.UnitID, units []string, then func()) {
 	}()
 }
 
+// unwantDoors has units of declarations not be started when the machine boots.
+func (h *host) unwantDoors(units []string) {
+	for _, name := range units {
+		for _, target := range []string{socketsTarget, timersTarget} {
+			if err := removeFile(filepath.Join(h.files.units, target+".wants", name)); err != nil {
+				h.logger.Warn("unit may be started at boot", slog.Any("error", err))
+			}
+		}
+	}
+}
+
 // Closed implements native.Doorkeeper.
 func (h *host) Closed(ctx context.Context, service tenure.UnitID) error {
 	h.mu.Lock()
@@ -264,6 +274,12 @@ func (h *host) Closed(ctx context.Context, service tenure.UnitID) error {
 
 // Arm implements native.Doorkeeper: the service is made ready to be started by its alias.
 func (h *host) Arm(spec *supervise.Spec) (timed bool) {
+	h.mu.Lock()
+	before := h.serving[spec.Unit].name
+	h.mu.Unlock()
+	if before != "" {
+		h.calm(before)
+	}
 	if err := h.announce(spec); err != nil {
 		h.logger.Warn("service cannot be started without the daemon", slog.String("unit", spec.Unit.String()), slog.Any("error", err))
 	}
@@ -275,6 +291,20 @@ func (h *host) Arm(spec *supervise.Spec) (timed bool) {
 		h.logger.Warn("systemd does not watch a timer", slog.String("unit", spec.Unit.String()), slog.Any("error", err))
 	}
 	return timed && err == nil
+}
+
+// calm has systemd not restart a generation that has ended: as long as it is to be, systemd takes who connects
+// for served.
+func (h *host) calm(name string) {
+	ctx, cancel := context.WithTimeout(h.life, launchPatience)
+	defer cancel()
+	now, err := h.bus.look(ctx, name)
+	if err != nil || now.active != "activating" || now.job != "" {
+		return
+	}
+	if err := h.bus.stop(ctx, name); err != nil {
+		h.logger.Info("unit is not stopped by us", slog.String("unit", name), slog.Any("error", err))
+	}
 }
 
 // announce makes the generation that a service is to be started as the one that it is.

@@ -120,11 +120,18 @@ func (h *host) Forget(unit tenure.UnitID) error {
 	h.files.stale()
 	errs = append(errs, h.files.unpoint(h.names.alias(unit)))
 	for _, name := range names {
-		if pl := h.placeOf(name); pl == nil || pl.ended {
+		if pl := h.placeOf(name); pl == nil || pl.ended || pl.unused() {
 			errs = append(errs, h.files.remove(name))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// unused reports whether nobody is in a place, or is to be: one that systemd had started by itself may have
+// ended before the supervisor knew of it.
+func (pl *place) unused() bool {
+	populated, err := pl.group.Populated()
+	return !pl.launching && (errors.Is(err, proc.ErrNoGroup) || err == nil && !populated)
 }
 
 // Running implements native.Host.
