@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	appentry "tenure/internal/entry"
 	"tenure/test/rig"
@@ -125,5 +128,35 @@ func copyProgram(t *testing.T, from, to string) {
 	}
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Where a file system keeps no capabilities the helper is set-uid root, and the app has nothing of that.
+func TestAHelperThatIsSetUID(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	i.Tenure("install", "--dangerous", packWitness(t, i, bareYAML, nil))
+	i.Stop()
+	dir := filepath.Dir(i.Path(appentry.HelperPath))
+	if err := unix.Mount("none", dir, "ramfs", 0, "mode=755"); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+			t.Error(err)
+		}
+	})
+	i.Start()
+	info, err := os.Stat(i.Path(appentry.HelperPath))
+	if err != nil || info.Mode() != 0o755|fs.ModeSetuid {
+		t.Fatalf("the helper: %v, %v", info.Mode(), err)
+	}
+	r := reportOf(t, asUser(t, i.Path("snap/bin/bare")))
+	equal(t, "user and rights", pick(r.Status, "Uid", "Gid", "Groups", "CapPrm", "CapEff", "CapAmb", "NoNewPrivs"), map[string]string{
+		"Uid": "33 33 33 33", "Gid": "33 33 33 33", "Groups": "100", "CapPrm": "0000000000000000", "CapEff": "0000000000000000",
+		"CapAmb": "0000000000000000", "NoNewPrivs": "1",
+	})
+	if !strings.Contains(r.Group, "/bare/") && !strings.Contains(r.Group, ".bare.") {
+		t.Errorf("group %s", r.Group)
 	}
 }
