@@ -181,6 +181,10 @@ func TestDataOfAFailedRefresh(t *testing.T) {
 	i.Tenure("install", "--dangerous", packWitness(t, i, dataYAML, nil))
 	rich(t, i.Path("var/snap/data/x1"), 1234)
 	rich(t, i.Path("root/snap/data/x1"), 0)
+	alices := filepath.Join(user(t, i, "alice", 1000), "snap/data/x1")
+	writeFile(t, filepath.Join(alices, "file"), "alice's")
+	rich(t, alices, 1000)
+	alice := tree(t, alices)
 	system, own := tree(t, i.Path("var/snap/data/x1")), tree(t, i.Path("root/snap/data/x1"))
 	got := i.Try("refresh", "--dangerous", packWitness(t, i, strings.Replace(dataYAML, "serve one", "exit 3", 1), nil))
 	if got.Status == 0 {
@@ -188,6 +192,8 @@ func TestDataOfAFailedRefresh(t *testing.T) {
 	}
 	equal(t, "system data", tree(t, i.Path("var/snap/data/x1")), system)
 	equal(t, "root's own data", tree(t, i.Path("root/snap/data/x1")), own)
+	equal(t, "alice's data", tree(t, alices), alice)
+	equal(t, "alice's directory", names(t, filepath.Dir(alices)), []string{"x1"})
 	equal(t, "system data directory", names(t, i.Path("var/snap/data")), []string{"common", "current", "x1"})
 	equal(t, "root's own directory", names(t, i.Path("root/snap/data")), []string{"common", "current", "x1"})
 	equal(t, "revision", served(t, i, "data", "one").report().Args[0], "/snap/data/x1/bin/witness")
