@@ -144,13 +144,40 @@ func (t *trial) startLoad(ctx context.Context) error {
 	}
 	select {
 	case <-l.asked:
-		return nil
+		return t.awaitStarted(ctx)
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	case <-time.After(patience):
 		return fmt.Errorf("the load has not had one answer in %s", patience)
 	}
 }
+
+// awaitStarted waits until something runs and nothing starts: a service that a connection
+// has started may answer before it is known to be ready, and would be restarted.
+func (t *trial) awaitStarted(ctx context.Context) error {
+	lost := time.After(patience)
+	again := time.NewTicker(glance)
+	defer again.Stop()
+	for {
+		units, err := t.at.client.Units(ctx)
+		in := func(state string) bool {
+			return slices.ContainsFunc(units, func(u client.Unit) bool { return u.State == state })
+		}
+		if err != nil || in("running") && !in("starting") {
+			return err
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-lost:
+			return fmt.Errorf("a service that has answered is not ready after %s", patience)
+		}
+	}
+}
+
+// glance is how often the units are looked at again.
+const glance = 20 * time.Millisecond
 
 func (t *trial) endLoad() {
 	if t.load != nil {
