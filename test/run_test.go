@@ -43,9 +43,12 @@ func TestAUsersShellInAnApp(t *testing.T) {
 	} {
 		s.types(typed+"\n", shown+`(?s:.*)ready> $`)
 	}
-	s.types("sh -c 'echo up; exec sleep 1000'\n", `\nup\r\n`)
+	s.types("sed -u s/up/down/\n", `down/\r\n`)
+	s.types("up\n", `down\r\n`)
 	s.types("\x1a", `Stopped(?s:.*)ready> $`)
-	s.types("fg\n", `fg\r\n.*sleep 1000'\r\n`)
+	// The shell says what it continues before that has the terminal.
+	s.types("fg\n", `fg\r\nsed -u s/up/down/\r\n`)
+	s.types("up\n", `down\r\n`)
 	s.types("\x03", `ready> $`)
 	if _, err := s.master.WriteString("exit 7\n"); err != nil {
 		t.Fatal(err)

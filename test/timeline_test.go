@@ -162,7 +162,9 @@ type lodger struct {
 	conn    net.Conn
 	answers int
 	leaving atomic.Bool
-	left    chan error
+	// served is closed with the first answer: by then the service runs.
+	served chan struct{}
+	left   chan error
 }
 
 func startLodger(t *testing.T, socket string) *lodger {
@@ -172,8 +174,13 @@ func startLodger(t *testing.T, socket string) *lodger {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = conn.Close() })
-	l := &lodger{conn: conn, left: make(chan error, 1)}
+	l := &lodger{conn: conn, served: make(chan struct{}), left: make(chan error, 1)}
 	go func() { l.left <- l.talk() }()
+	select {
+	case <-l.served:
+	case err := <-l.left:
+		t.Fatal(err)
+	}
 	return l
 }
 
@@ -195,6 +202,7 @@ func (l *lodger) talk() error {
 		}
 		if l.answers++; l.answers == 1 {
 			first = word
+			close(l.served)
 		}
 		if word != first {
 			return fmt.Errorf("answer %d is %q, the first was %q", l.answers, word, first)
