@@ -41,8 +41,8 @@ _tenure_complete() {
 _tenure_word() {
 	local plain="[^][{}()<>*?!~#\"'\`\$\\\\&|;[:cntrl:]]" quoted="'[^']*'"
 	REPLY=$1
-	if [[ $1 == *[[:cntrl:]]* ]]; then
-		return 1
+	if [[ $1 == *[[:cntrl:]\`]* ]]; then
+		return 1 # A backquote quotes differently within backquotes.
 	elif [[ ${COMP_WORDS[COMP_CWORD]-} == *[\"\'\`\$]* ]]; then
 		# Within a quotation other rules hold.
 		[[ $1 =~ ^$plain*$ ]]

@@ -3,6 +3,8 @@ package entry
 import (
 	_ "embed"
 	"fmt"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,8 +25,15 @@ func CompleterArgs(path, app string) []string {
 	return []string{"-p", "-c", completer, "complete", path, app}
 }
 
-// detach takes the process out of the session and the terminal of who wants something
-// completed: a completer has nothing to read there and nothing to type.
+// IsCompleter reports whether arguments are those of a completer, also of one that an earlier
+// release has started: its script began with the same words.
+func IsCompleter(argv []string) bool {
+	opening, _, _ := strings.Cut(completer, "\n")
+	return slices.ContainsFunc(argv, func(arg string) bool { return strings.HasPrefix(arg, opening) })
+}
+
+// detach takes the process out of the session of who wants something completed: its terminal is not
+// that of a completer, which gets no signal of it and cannot type there.
 func detach() error {
 	if _, err := unix.Setsid(); err != nil {
 		return fmt.Errorf("leave the session: %w", err)

@@ -146,6 +146,7 @@ func (m *Manager) Settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	m.endCompletions(ctx, known)
 	var specs []supervise.Spec
 	for i := range states {
 		if !busy[states[i].Instance] {

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"tenure"
@@ -28,10 +29,12 @@ func (m *Manager) Announce(ctx context.Context) error {
 			a.changed(ctx, &c)
 		}
 	}
-	go a.troubles(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() { a.troubles(ctx) })
 	for c := range m.engine.Subscribe(ctx, rev) {
 		a.changed(ctx, &c)
 	}
+	watching.Wait()
 	return nil
 }
 
@@ -49,13 +52,14 @@ func updateOf(c *change.Change) notice.Occasion {
 }
 
 func (a *announcer) changed(ctx context.Context, c *change.Change) {
-	if a.statuses[c.ID] == c.Status {
-		return
+	if a.statuses[c.ID] != c.Status {
+		a.statuses[c.ID] = c.Status
+		a.m.notices.Record(updateOf(c))
 	}
-	if a.statuses[c.ID] = c.Status; c.Status.Ready() {
+	if c.Status.Ready() {
 		delete(a.statuses, c.ID)
 	}
-	a.m.notices.Record(updateOf(c))
+	// It may wait again, for others, and what was between be seen by nobody.
 	snaps, err := a.m.inhibitedBy(c)
 	if err != nil {
 		a.m.cfg.Logger.ErrorContext(ctx, "cannot see which refreshes wait for apps", slog.Any("error", err))

@@ -147,6 +147,19 @@ func (m *Manager) EndCompletion(ctx context.Context, unit tenure.UnitID, main *p
 	waiting, cancel := context.WithTimeout(ctx, completionPatience)
 	defer cancel()
 	_, _ = main.Wait(waiting) // How it ended does not matter.
+	m.endCompletion(ctx, unit)
+}
+
+// endCompletions ends the completers that the daemon before has not lived to end.
+func (m *Manager) endCompletions(ctx context.Context, known map[tenure.UnitID]supervise.Status) {
+	for unit, status := range known {
+		if unit.Kind == tenure.AppRun && status.State.Alive() && status.Spec != nil && entry.IsCompleter(status.Spec.Command.Argv) {
+			m.endCompletion(ctx, unit)
+		}
+	}
+}
+
+func (m *Manager) endCompletion(ctx context.Context, unit tenure.UnitID) {
 	if _, err := m.halt(ctx, supervise.StopRequest{Units: []tenure.UnitID{unit}, Reason: tenure.ReasonStop}); err != nil && !errors.Is(err, supervise.ErrUnknown) {
 		m.cfg.Logger.WarnContext(ctx, "a completer has not ended", slog.Any("unit", unit), slog.Any("error", err))
 	}
