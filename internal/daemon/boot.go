@@ -47,10 +47,11 @@ func (p *parts) boot(ctx context.Context) error {
 		p.cfg.Logger.WarnContext(ctx, "not all is as it is to be yet; the daemon goes on with it", slog.Any("error", err))
 		err = nil
 	}
-	if s, is := p.supervisor.(*systemd.Supervisor); is {
-		err = errors.Join(err, s.Booted(ctx))
+	s, is := p.supervisor.(*systemd.Supervisor)
+	if err != nil || !is {
+		return err // What was not started here systemd starts as it is written down.
 	}
-	return err
+	return s.Booted(ctx)
 }
 
 // askAgain is how long it takes until a daemon that begins or ends is looked for once more: nobody tells

@@ -256,6 +256,9 @@ func (u *unit) adoptMain(ctx context.Context) {
 	handle, err := proc.Open(u.rec.Main)
 	if err == nil {
 		u.holdMain(handle)
+		if u.rec.Ending == nil {
+			u.serves() // The last supervisor may have died before it had said so.
+		}
 		return
 	}
 	exit := u.exitByHost(ctx, u.rec.Group, u.rec.Main)
@@ -278,6 +281,7 @@ func (u *unit) adoptLaunch(ctx context.Context) {
 		}
 		u.rec.Started = info.Started
 		u.holdMain(handle)
+		u.serves()
 		u.started(ctx)
 		return
 	}

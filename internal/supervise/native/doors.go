@@ -60,13 +60,15 @@ func (u *unit) openByHost(ctx context.Context, old *supervise.Spec) error {
 	return keeper.Open(ctx, u.rec.Spec)
 }
 
+// alike reports whether sockets are the same, whatever they are called. Only a file has a mode.
+func alike(a, b supervise.Socket) bool {
+	return a.Network == b.Network && a.Address == b.Address && (a.Mode == b.Mode || a.Network != "unix")
+}
+
 // withoutAlike are the sockets that are not among others, whatever they are called.
 func withoutAlike(sockets, others []supervise.Socket) (rest []supervise.Socket) {
 	for _, socket := range sockets {
-		if !slices.ContainsFunc(others, func(o supervise.Socket) bool {
-			o.Name = socket.Name
-			return o == socket
-		}) {
+		if !slices.ContainsFunc(others, func(o supervise.Socket) bool { return alike(o, socket) }) {
 			rest = append(rest, socket)
 		}
 	}
@@ -94,6 +96,10 @@ func (s *Supervisor) Connected(ctx context.Context, service tenure.UnitID) error
 		return fmt.Errorf("connect to %s: %w", service, err)
 	}
 	_, known, err := request(ctx, s, service, func(u *unit, ctx context.Context, reply chan<- struct{}) {
+		if u.served() {
+			reply <- struct{}{}
+			return
+		}
 		u.callers = append(u.callers, reply)
 		if u.rec.State == supervise.Listening {
 			u.connected(ctx)
@@ -106,6 +112,19 @@ func (s *Supervisor) Connected(ctx context.Context, service tenure.UnitID) error
 		return fmt.Errorf("connect to %s: %w", service, err)
 	}
 	return nil
+}
+
+// served reports whether nobody need be told that somebody has connected: the service runs, and has the connection,
+// or is down and has no sockets. Those of one that could not be started are open still.
+func (u *unit) served() bool {
+	switch u.rec.State {
+	case supervise.Running, supervise.Reloading, supervise.Waiting:
+		return true
+	case supervise.Inactive:
+		return !u.rec.Holding
+	case supervise.Listening, supervise.Starting, supervise.Backoff, supervise.Stopping, supervise.Failed:
+	}
+	return false
 }
 
 func (u *unit) answerCallers() {

@@ -58,7 +58,7 @@ func (u *unit) openSockets(ctx context.Context, old *supervise.Spec) error {
 }
 
 func declaredAlike(spec *supervise.Spec, socket supervise.Socket) bool {
-	return slices.Contains(spec.Sockets, socket)
+	return slices.ContainsFunc(spec.Sockets, func(s supervise.Socket) bool { return s.Name == socket.Name && alike(s, socket) })
 }
 
 // openToKeep opens a declared socket and has the holder keep it.

@@ -65,9 +65,11 @@ func (p Program) live(signals <-chan os.Signal) (int, error) {
 	if p.Alive > 0 {
 		alive = time.Tick(p.Every)
 	}
+	awake := time.Tick(time.Hour)
 	for {
 		var err error
 		select {
+		case <-awake: // Without cgo the runtime ends a program that waits for nothing as a deadlock.
 		case <-done:
 			return p.end()
 		case <-term:

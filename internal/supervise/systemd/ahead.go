@@ -96,10 +96,10 @@ func (h *host) Abandon(group proc.Group) {
 	}
 	ctx, cancel := context.WithTimeout(h.life, aheadPatience)
 	defer cancel()
-	err = h.bus.cancel(ctx, pl.name)
 	if c := h.takeWaiting(pl); c != nil {
-		c.drop() // Without systemd it ends by itself.
+		c.drop() // It ends by itself; the signal of the service's protocol may mean nothing to it.
 	}
+	err = h.bus.cancel(ctx, pl.name)
 	if err == nil {
 		err = h.forgetFailure(ctx, pl.name)
 	}

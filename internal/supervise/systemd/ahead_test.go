@@ -61,9 +61,10 @@ func (sc *scene) gone(unit string, waiting *proc.Handle) {
 		return sc.systemctl("list-units", "--all", "--plain", "--no-legend", unit) == ""
 	})
 	for _, path := range []string{"/run/systemd/system/" + unit, sc.path("specs/" + unit + specSuffix)} {
-		if _, err := os.Lstat(path); err == nil {
-			sc.t.Errorf("%s is left", path)
-		}
+		sc.await(path+" is removed", func() bool {
+			_, err := os.Lstat(path)
+			return os.IsNotExist(err)
+		})
 	}
 }
 
@@ -97,6 +98,20 @@ func TestAStartAhead(t *testing.T) {
 			sc.await("its name is that of the service", func() bool { return sc.show("web", "Id") == unit })
 		})
 	}
+}
+
+// TestAStartAheadWaitsForNoSignal: what the package's stop signal does to a launcher does not matter.
+func TestAStartAheadWaitsForNoSignal(t *testing.T) {
+	t.Parallel()
+	sc := newScene(t)
+	sc.start(sc.revision(supervise.Notify, 1))
+	next := sc.revision(supervise.Notify, 2)
+	next.Stop.Signal = "SIGUSR1"
+	unit, waiting := sc.ahead(next)
+	if err := sc.s.Unprepare(sc.ctx, next.Unit); err != nil {
+		t.Error(err)
+	}
+	sc.gone(unit, waiting)
 }
 
 // A start ahead that is not used leaves nothing, whoever has ended it; the service does not notice.

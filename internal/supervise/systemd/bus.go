@@ -170,6 +170,38 @@ func (b *bus) knows(ctx context.Context, unit string) (bool, error) {
 	return err == nil, err
 }
 
+// resolve are the units that systemd takes names for.
+func (b *bus) resolve(ctx context.Context, names []string) (units []string, err error) {
+	conn, _, err := b.get()
+	if err != nil {
+		return nil, err
+	}
+	found, err := conn.ListUnitsByNamesContext(ctx, names)
+	if err != nil {
+		return nil, fmt.Errorf("look at what units are called: %w", err)
+	}
+	for _, unit := range found {
+		units = append(units, unit.Name)
+	}
+	return units, nil
+}
+
+// changed reports whether the files of a unit are others than systemd has read.
+func (b *bus) changed(ctx context.Context, unit string) (changed bool, err error) {
+	conn, _, err := b.get()
+	if err != nil {
+		return false, err
+	}
+	property, err := conn.GetUnitPropertyContext(ctx, unit, "NeedDaemonReload")
+	if err == nil {
+		err = property.Value.Store(&changed)
+	}
+	if err != nil {
+		return false, fmt.Errorf("look at %s: %w", unit, err)
+	}
+	return changed, nil
+}
+
 // notLoaded reports whether an error is that systemd knows no such unit.
 func notLoaded(err error) bool {
 	refused, is := errors.AsType[dbus.Error](err)

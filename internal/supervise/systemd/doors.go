@@ -57,12 +57,12 @@ func hashed(mark string, words ...any) string {
 	return fmt.Sprintf("%s%016x", mark, sum.Sum64())
 }
 
-// doorID is the name of what a socket is, whatever it is called.
+// doorID is the name of what a socket is, whatever it is called. Only a file has a mode.
 func doorID(s supervise.Socket) string {
-	if s.Network == "tcp" {
-		return hashed(doorMark, s.Network, s.Address)
+	if s.Network == "unix" {
+		return hashed(doorMark, s.Network, s.Address, s.Mode)
 	}
-	return hashed(doorMark, s.Network, s.Address, s.Mode)
+	return hashed(doorMark, s.Network, s.Address)
 }
 
 // doorUnit is the name of the unit of a declaration.

@@ -136,6 +136,29 @@ func TestSocketsAreUnits(t *testing.T) {
 	}
 }
 
+// TestConnectionsAtOnce: whoever tells of one of them does not wait for another life of the service.
+func TestConnectionsAtOnce(t *testing.T) {
+	t.Parallel()
+	sc := newScene(t)
+	sockets := sc.sockets()
+	sc.start(sc.server(1, sockets...))
+	sc.inState(supervise.Listening)
+	var answers []func() string
+	for _, s := range sockets {
+		answers = append(answers, sc.connect(s))
+	}
+	for _, answer := range answers {
+		answer()
+	}
+	for _, s := range sockets {
+		door := sc.systemctl("show", "--value", "--property=Id", sc.alias("web")+"."+s.Name+socketUnit)
+		teller := strings.TrimSuffix(door, socketUnit) + service
+		sc.await(teller+" has ended", func() bool {
+			return sc.systemctl("show", "--value", "--property=ActiveState", teller) == "inactive"
+		})
+	}
+}
+
 // TestConnectionsWithoutASupervisor: systemd starts the service for who connects, with all its sockets.
 func TestConnectionsWithoutASupervisor(t *testing.T) {
 	t.Parallel()
@@ -205,7 +228,7 @@ func TestOtherSockets(t *testing.T) {
 	sc.start(sc.server(1, sockets...))
 	sc.connect(sockets[0])()
 	renamed, more, moved := sockets[0], sockets[1], sockets[2]
-	renamed.Name = "port"
+	renamed.Name, renamed.Mode = "port", 0o600 // It is the same port.
 	more.Name, more.Address, more.Mode = "more", sc.path("more.sock"), 0
 	moved.Address += "2"
 	file := sockets[1]

@@ -78,9 +78,12 @@ func (f *files) touch() error {
 	return nil
 }
 
+// newSuffix is what the names of files end with that are not in their place yet.
+const newSuffix = ".new"
+
 // replace writes a file at once or not at all.
 func replace(path string, text []byte, mode os.FileMode) error {
-	temp := path + ".new"
+	temp := path + newSuffix
 	if err := os.WriteFile(temp, text, mode); err != nil {
 		return fmt.Errorf("write %s: %w", path, err)
 	}
@@ -133,13 +136,13 @@ func (f *files) pointTo(path, target string) (moved bool, err error) {
 		return false, nil
 	}
 	moved = err == nil
-	if err := removeFile(path + ".new"); err != nil {
+	if err := removeFile(path + newSuffix); err != nil {
 		return moved, err
 	}
-	if err := os.Symlink(target, path+".new"); err != nil {
+	if err := os.Symlink(target, path+newSuffix); err != nil {
 		return moved, err
 	}
-	return moved, os.Rename(path+".new", path)
+	return moved, os.Rename(path+newSuffix, path)
 }
 
 // links are the links of an alias, with what they point at; empty for the unit.
@@ -230,6 +233,21 @@ func (f *files) aliases(n names) map[tenure.UnitID]string {
 		}
 		if unit, _, ok := n.parse(target); ok && n.alias(unit) == entry.Name() {
 			found[unit] = target
+		}
+	}
+	return found
+}
+
+// linked are the aliases that units have, of services and of declarations, with the units.
+func (f *files) linked(n names) map[string]string {
+	found := make(map[string]string)
+	entries, _ := os.ReadDir(f.units) // None is known then.
+	for _, entry := range entries {
+		if _, ours := strings.CutPrefix(entry.Name(), n.prefix+"."); !ours || strings.HasSuffix(entry.Name(), newSuffix) {
+			continue
+		}
+		if target, err := os.Readlink(filepath.Join(f.units, entry.Name())); err == nil {
+			found[entry.Name()] = target
 		}
 	}
 	return found

@@ -67,7 +67,7 @@ func become(socket, path, unit string) error {
 		return becomeAlone(path)
 	}
 	o, fds, err := conn.answer()
-	if errors.Is(err, io.EOF) {
+	if hasGone(err) {
 		// The supervisor died before it said anything.
 		_ = unix.Close(int(conn))
 		return becomeAlone(path)
@@ -122,11 +122,15 @@ func (c connection) await() (o order, fds []int, err error) {
 		return o, nil, errAbandoned
 	}
 	o, fds, err = c.answer()
-	if errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) {
+	if hasGone(err) {
 		err = errAbandoned
 	}
 	return o, fds, err
 }
+
+// hasGone reports whether a supervisor is gone by how a connection to it failed. With one that has not read
+// all that it was told it ends as if it had been broken off.
+func hasGone(err error) bool { return errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) }
 
 func enter(profile sandbox.Profile, command supervise.Command, env []string) error {
 	return sandbox.Enter(profile, execOf(command, env))

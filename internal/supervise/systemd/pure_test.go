@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"tenure"
 	"tenure/internal/supervise"
@@ -80,6 +81,28 @@ func TestRestartsThatSystemdLoads(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Restart= of a oneshot (-want +got):\n%s", diff)
+	}
+}
+
+// TestWhoWasNotHeard: the supervisor has died with a question that it had not read.
+func TestWhoWasNotHeard(t *testing.T) {
+	t.Parallel()
+	ends, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writeAll(ends[0], []byte("question")); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Close(ends[1]); err != nil {
+		t.Fatal(err)
+	}
+	conn := connection(ends[0])
+	if _, _, err := conn.answer(); !hasGone(err) {
+		t.Errorf("the answer is %v, want that nobody is there", err)
+	}
+	if err := unix.Close(ends[0]); err != nil {
+		t.Error(err)
 	}
 }
 

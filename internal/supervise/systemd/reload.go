@@ -3,6 +3,8 @@ package systemd
 import (
 	"context"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -14,6 +16,11 @@ const reloadQuiet = 500 * time.Millisecond
 // keepReloaded makes systemd read the unit files again when they have changed, and never in a gap: it
 // starts and stops nothing meanwhile.
 func (h *host) keepReloaded(ctx context.Context) {
+	if missed, err := h.missed(ctx); err != nil && ctx.Err() == nil {
+		h.logger.Warn("systemd may not know the newest units", slog.Any("error", err))
+	} else if missed {
+		h.files.stale()
+	}
 	for {
 		select {
 		case <-h.files.changed:
@@ -27,6 +34,28 @@ func (h *host) keepReloaded(ctx context.Context) {
 			h.logger.Warn("systemd does not know the newest units", slog.Any("error", err))
 		}
 	}
+}
+
+// missed reports whether systemd is to read the units again because an earlier supervisor ended before that was
+// done: an alias is another unit's for systemd, or the file of a unit has changed since.
+func (h *host) missed(ctx context.Context) (bool, error) {
+	links := h.files.linked(h.names)
+	if len(links) == 0 {
+		return false, nil
+	}
+	known, err := h.bus.resolve(ctx, slices.Collect(maps.Keys(links)))
+	if err != nil {
+		return false, err
+	}
+	for _, name := range links {
+		if !slices.Contains(known, name) {
+			return true, nil
+		}
+		if changed, err := h.bus.changed(ctx, name); changed || err != nil {
+			return changed, err
+		}
+	}
+	return false, nil
 }
 
 // quiet returns when no file has changed for a while, and there is no gap. It reports false when ctx
