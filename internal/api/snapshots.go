@@ -15,6 +15,9 @@ import (
 // actionSnapshot is to save the data of snaps.
 const actionSnapshot = "snapshot"
 
+// exported is the type of a body that is a snapshot from elsewhere.
+const exported = "application/x.snapd.snapshot"
+
 // save begins to save the data of snaps, and says in which set.
 func (s *server) save(r *http.Request, action *client.Action) (*reply, error) {
 	snaps, err := instances(action.Snaps)
@@ -83,6 +86,9 @@ func snapshotOf(d *snapshot.Description) client.Snapshot {
 
 // snapshotAction begins to do something with a set.
 func (s *server) snapshotAction(r *http.Request) (*reply, error) {
+	if r.Header.Get("Content-Type") == exported {
+		return absent("Tenure imports no snapshots; put their zip files into /var/lib/tenure/snapshots")(r)
+	}
 	var body client.SnapshotAction
 	if err := readJSON(r, &body); err != nil {
 		return nil, err
