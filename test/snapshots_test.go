@@ -171,14 +171,41 @@ func TestTheDataOfWhatIsRemoved(t *testing.T) {
 	t.Parallel()
 	k := newHoard(t, rig.Config{Observe: true})
 	k.write("x1", "before")
+	// What keeps one directory from being saved keeps no other.
+	elsewhere, theirs := k.Path("elsewhere"), k.Path("home/ann/snap/probe/mine.restored")
+	reused, bystander := k.Path("home/cid/snap/probe"), k.Path("home/bob/snap")
+	if err := errors.Join(os.Mkdir(elsewhere, 0o700), os.RemoveAll(k.Path("root/snap/probe/common")), os.Symlink(elsewhere, k.Path("root/snap/probe/common")), os.Mkdir(theirs, 0o700),
+		os.MkdirAll(filepath.Join(reused, "x1"), 0o700), os.Lchown(k.Path("home/cid"), someUID+1, someGID), os.MkdirAll(filepath.Dir(bystander), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	if r := k.Try("save", "--users", "typo", "probe"); r.Status == 0 || !strings.Contains(r.Stderr, "no such home") {
+		t.Errorf("of nobody: %+v", r)
+	}
 	k.Tenure("remove", "probe")
+	if names, err := os.ReadDir(elsewhere); err != nil || len(names) != 0 {
+		t.Errorf("beyond the link there is %v, %v", names, err)
+	}
+	if err := errors.Join(os.RemoveAll(k.Path("home/cid/snap")), os.Lchown(k.Path("home/cid"), someUID+2, someGID)); err != nil {
+		t.Fatal(err)
+	}
 	if saved := k.Tenure("saved"); !strings.Contains(saved, "auto") {
 		t.Errorf("saved:\n%s", saved)
 	}
 	k.install("1")
 	k.Tenure("stop", "probe")
+	if r := k.Try("restore", "--users", "typo", "1"); r.Status == 0 || !strings.Contains(r.Stderr, "nothing of user") {
+		t.Errorf("to nobody: %+v", r)
+	}
 	k.Tenure("restore", "1")
 	k.says("x1", "before")
+	if _, err := os.Stat(theirs); err != nil {
+		t.Errorf("what only has such a name: %v", err)
+	}
+	for _, dir := range []string{reused, bystander} {
+		if _, err := os.Lstat(dir); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s, of whom nothing was saved: %v", dir, err)
+		}
+	}
 	k.Tenure("remove", "--purge", "probe")
 	k.install("1")
 	k.Tenure("set", "system", "snapshots.automatic.retention=no")

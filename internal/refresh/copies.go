@@ -59,38 +59,27 @@ func (m *Manager) homes() []string {
 // own data: that is theirs to mend, and keeps no one from a refresh. It is said
 // in the change.
 func (m *Manager) spoilt(ctx context.Context, at place, ref tenure.Ref, err error) bool {
-	if err == nil || at.held == nil {
-		return false
-	}
-	kinds := []error{snapdata.ErrTooDeep, snapdata.ErrMounted, syscall.ELOOP, syscall.ENOTDIR, fs.ErrExist, fs.ErrNotExist, fs.ErrPermission}
-	if !slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) }) {
+	if at.held == nil || !theirs(err) {
 		return false
 	}
 	change.ReporterFrom(ctx).Logf("data of %s below %s is left alone: %v", ref, at.held.Name(), err)
 	return true
 }
 
+// theirs reports whether an error is of a kind that users can bring about with their own directories: by links,
+// mounts, modes, other things in the way, or files that are too much for where they are copied to.
+func theirs(err error) bool {
+	kinds := []error{
+		snapdata.ErrTooDeep, snapdata.ErrMounted, syscall.ELOOP, syscall.ENOTDIR, syscall.EFBIG, syscall.E2BIG,
+		fs.ErrExist, fs.ErrNotExist, fs.ErrPermission,
+	}
+	return slices.ContainsFunc(kinds, func(kind error) bool { return errors.Is(err, kind) })
+}
+
 // openUserDir opens the directory of snap in a home directory, unless a link is
 // in the way.
 func openUserDir(home string, snap tenure.Instance) (*os.File, error) {
-	root, err := os.OpenRoot(home)
-	if err != nil {
-		return nil, err
-	}
-	defer root.Close() //nolint:errcheck // Opened for reading.
-	path := ""
-	for _, name := range []string{"snap", string(snap)} {
-		path = filepath.Join(path, name)
-		info, err := root.Lstat(path)
-		if err != nil {
-			return nil, err
-		}
-		if !info.IsDir() {
-			return nil, fmt.Errorf("%s: %w", path, os.ErrInvalid)
-		}
-	}
-	// What has been put in the way meanwhile still cannot lead out of the home.
-	return root.Open(path)
+	return snapdata.Descend(home, false, "snap", string(snap))
 }
 
 // copies is a copy of data between its two passes: in memory alone, for one that

@@ -188,19 +188,20 @@ func (m *Manager) claimSettled(ctx context.Context, snap tenure.Instance, say fu
 }
 
 // unsettled reports whether a change has begun to make another revision current and has
-// not recorded it, or goes back from there.
+// not recorded it, or goes back from there; or has begun to replace data, and may yet bring
+// back what there was: whoever is started meanwhile would lose what they write.
 func unsettled(c *change.Change) bool {
-	begun, recorded := false, true
+	begun, recorded, replaces := false, true, false
 	for i := range c.Tasks {
 		t := &c.Tasks[i]
-		if t.Gap && !slices.Contains([]change.Status{change.Do, change.Hold, change.Undone, change.Error}, t.Status) {
-			begun = true
-		}
+		started := !slices.Contains([]change.Status{change.Do, change.Hold, change.Undone, change.Error}, t.Status)
+		begun = begun || t.Gap && started
+		replaces = replaces || t.Kind == taskRestore && started
 		if t.Kind == taskCommit && t.Status != change.Done {
 			recorded = false
 		}
 	}
-	return !c.Status.Ready() && begun && (!recorded || c.Backward)
+	return !c.Status.Ready() && (replaces || begun && (!recorded || c.Backward))
 }
 
 // toRun is the revision of a snap that its apps are run from.

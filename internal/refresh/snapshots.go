@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -137,6 +138,12 @@ func (m *Manager) Save(ctx context.Context, req SnapshotRequest) (snapshot.Set, 
 			return 0, 0, err
 		}
 	}
+	homes := m.homes()
+	for _, user := range req.Users {
+		if !slices.ContainsFunc(homes, func(home string) bool { return filepath.Base(home) == user }) {
+			return 0, 0, &Error{Kind: KindNotFound, Op: "save", Object: "data of user " + user, Err: errors.New("there is no such home directory")}
+		}
+	}
 	set, err := m.snapshots.next(m.cfg.Journal)
 	if err != nil {
 		return 0, 0, err
@@ -236,6 +243,11 @@ func (m *Manager) ofSet(op string, req SnapshotRequest) ([]snapshot.Description,
 	for _, snap := range req.Snaps {
 		if !slices.ContainsFunc(found, func(d snapshot.Description) bool { return d.Snap == snap }) {
 			return nil, missing(fmt.Errorf("it has nothing of snap %q", snap))
+		}
+	}
+	for _, user := range req.Users {
+		if !slices.ContainsFunc(found, func(d snapshot.Description) bool { return d.Broken != "" || slices.Contains(d.Users(), user) }) {
+			return nil, missing(fmt.Errorf("it has nothing of user %q", user))
 		}
 	}
 	return found, nil

@@ -320,3 +320,28 @@ func TestOver(t *testing.T) {
 		t.Error("what yields to a limit is not what was left alone of services and workloads")
 	}
 }
+
+// Whoever would start something of a snap waits from the moment that its data may be exchanged, until
+// it can no longer be exchanged back.
+func TestARestoreIsUnsettledToItsEnd(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		of      change.Status
+		restore change.Status
+		want    bool
+	}{
+		{change.Doing, change.Do, false},
+		{change.Doing, change.Doing, true},
+		{change.Doing, change.Done, true},
+		{change.Undoing, change.Undoing, true},
+		{change.Undoing, change.Undone, false},
+		{change.Done, change.Done, false},
+	} {
+		var changed change.Change
+		changed.Status = c.of
+		changed.Tasks = []change.Task{{Kind: taskUnpack, Status: change.Done}, {Kind: taskRestore, Status: c.restore}, {Kind: taskRestore, Status: change.Do}}
+		if got := unsettled(&changed); got != c.want {
+			t.Errorf("a change that is %s, with its restore %s: %v", c.of, c.restore, got)
+		}
+	}
+}

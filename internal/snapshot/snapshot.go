@@ -68,6 +68,8 @@ type Description struct {
 	Auto bool `json:"auto,omitempty"`
 	// Digests are the SHA3-384 of the archives, in hex, by their names: System, or that of a user.
 	Digests map[string]string `json:"sha3-384"`
+	// Owners are the numbers of the users who have an archive, by their names: a name can become another's.
+	Owners map[string]uint32 `json:"owners,omitempty"`
 	// Size is that of all archives, in bytes.
 	Size int64 `json:"size"`
 	// Broken says why a snapshot cannot be used; it is not stored.
@@ -113,7 +115,8 @@ func (s Store) Work(name string) string { return filepath.Join(s.Dir, ".work", n
 
 // Save makes a snapshot of trees, each by the name of its archive: what is in the directory is
 // archived, and not its own name. What d says of archives is filled in. One that is there already is replaced.
-func (s Store) Save(ctx context.Context, d Description, trees map[string]string) (err error) {
+// What no archive can have is left out, and given to note in a sentence.
+func (s Store) Save(ctx context.Context, d Description, trees map[string]string, note func(string)) (err error) {
 	path := s.Path(d.Set, d.Snap)
 	if err := os.MkdirAll(s.Dir, 0o700); err != nil {
 		return fmt.Errorf("save %s: %w", d.Snap, err)
@@ -122,7 +125,7 @@ func (s Store) Save(ctx context.Context, d Description, trees map[string]string)
 	if err != nil {
 		return fmt.Errorf("save %s: %w", d.Snap, err)
 	}
-	err = write(ctx, file, &d, trees)
+	err = write(ctx, file, &d, trees, note)
 	if err == nil {
 		err = file.Sync()
 	}
@@ -140,7 +143,7 @@ func (s Store) Save(ctx context.Context, d Description, trees map[string]string)
 	return nil
 }
 
-func write(ctx context.Context, file io.Writer, d *Description, trees map[string]string) error {
+func write(ctx context.Context, file io.Writer, d *Description, trees map[string]string, note func(string)) error {
 	archive := zip.NewWriter(file)
 	d.Digests, d.Size = map[string]string{}, 0
 	names := make([]string, 0, len(trees))
@@ -154,7 +157,7 @@ func write(ctx context.Context, file io.Writer, d *Description, trees map[string
 			return err
 		}
 		sum := &summing{to: entry, hash: sha3.New384()}
-		if err := pack(ctx, sum, trees[name]); err != nil {
+		if err := pack(ctx, sum, trees[name], note); err != nil {
 			return fmt.Errorf("archive %s: %w", name, err)
 		}
 		d.Digests[name] = hex.EncodeToString(sum.hash.Sum(nil))
@@ -285,7 +288,7 @@ func small(archive *zip.Reader, name string) ([]byte, error) {
 
 // Check reads archives of a snapshot, those that wanted names, and fails if they are not what was saved.
 func (s Store) Check(ctx context.Context, set Set, snap tenure.Instance, wanted func(archive string) bool) error {
-	return s.each(set, snap, wanted, func(_ string, from io.Reader) error {
+	return s.each(ctx, set, snap, wanted, func(_ string, from io.Reader) error {
 		return unpack(ctx, from, "")
 	})
 }
@@ -297,7 +300,7 @@ func (s Store) Unpack(ctx context.Context, set Set, snap tenure.Instance, dir st
 	if err != nil {
 		return d, fmt.Errorf("restore %s from set %s: %w", snap, set, err)
 	}
-	err = s.each(set, snap, wanted, func(name string, from io.Reader) error {
+	err = s.each(ctx, set, snap, wanted, func(name string, from io.Reader) error {
 		tree := filepath.Join(dir, filepath.FromSlash(name))
 		if err := os.MkdirAll(tree, 0o700); err != nil {
 			return err
@@ -312,7 +315,7 @@ func (s Store) Unpack(ctx context.Context, set Set, snap tenure.Instance, dir st
 
 // each gives the archives of a snapshot to do, and fails if one of them has not the digest that
 // it should have.
-func (s Store) each(set Set, snap tenure.Instance, wanted func(string) bool, do func(name string, from io.Reader) error) error {
+func (s Store) each(ctx context.Context, set Set, snap tenure.Instance, wanted func(string) bool, do func(name string, from io.Reader) error) error {
 	fail := func(err error) error { return fmt.Errorf("read the snapshot of %s in set %s: %w", snap, set, err) }
 	archive, err := zip.OpenReader(s.Path(set, snap))
 	if err != nil {
@@ -330,7 +333,7 @@ func (s Store) each(set Set, snap tenure.Instance, wanted func(string) bool, do 
 		if !wanted(name) {
 			continue
 		}
-		if err := one(&archive.Reader, name, digest, do); err != nil {
+		if err := one(ctx, &archive.Reader, name, digest, do); err != nil {
 			return fail(err)
 		}
 	}
@@ -344,14 +347,14 @@ func validUser(name string) bool {
 	return ok && ends && user != "" && !strings.ContainsAny(user, "/\x00") && user != "." && user != ".."
 }
 
-func one(archive *zip.Reader, name, digest string, do func(string, io.Reader) error) error {
+func one(ctx context.Context, archive *zip.Reader, name, digest string, do func(string, io.Reader) error) error {
 	file, err := archive.Open(name)
 	if err != nil {
 		return fmt.Errorf("%w: %s is missing", ErrBroken, name)
 	}
 	defer file.Close() //nolint:errcheck // Only read.
 	sum := sha3.New384()
-	from := io.TeeReader(file, sum)
+	from := watched{ctx, io.TeeReader(file, sum)}
 	if err = do(name, from); err == nil {
 		_, err = io.Copy(io.Discard, from)
 	}

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -94,12 +95,158 @@ func listing(t *testing.T, dir string) (lines []string) {
 
 func all(string) bool { return true }
 
+// quiet has nothing to be left out.
+func quiet(t *testing.T) func(string) {
+	t.Helper()
+	return func(said string) { t.Errorf("left out: %s", said) }
+}
+
+// through saves a tree and gives what comes back, and what was said.
+func through(ctx context.Context, t *testing.T, dir string) (back string, said []string) {
+	t.Helper()
+	s := snapshot.Store{Dir: filepath.Join(t.TempDir(), "snapshots")}
+	trees := map[string]string{snapshot.System: dir}
+	if err := s.Save(ctx, snapshot.Description{Set: 1, Snap: "hello"}, trees, func(text string) { said = append(said, text) }); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Check(ctx, 1, "hello", all); err != nil {
+		t.Fatal(err)
+	}
+	into := t.TempDir()
+	if _, err := s.Unpack(ctx, 1, "hello", into, all); err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Join(into, snapshot.System), said
+}
+
+// A file that is a hole of terabytes takes no time and no room, on the way there and back.
+func TestHolesAreNotSaved(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	const size, place = 4 << 40, 1<<40 + 123
+	dir := t.TempDir()
+	for name, texts := range map[string]map[int64]string{
+		"data": {0: "first", place: strings.Repeat("second", 50_000), size - 4: "last"}, "hole": nil,
+	} {
+		file, err := os.Create(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = file.Truncate(size)
+		for at, text := range texts {
+			_, written := file.WriteAt([]byte(text), at)
+			err = errors.Join(err, written)
+		}
+		if err := errors.Join(err, file.Close()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	back, said := through(ctx, t, dir)
+	for name, texts := range map[string]map[int64]string{"data": {0: "first\x00", place: strings.Repeat("second", 50_000) + "\x00", size - 4: "last"}, "hole": {place: "\x00"}} {
+		file, err := os.Open(filepath.Join(back, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var st unix.Stat_t
+		if err := unix.Fstat(int(file.Fd()), &st); err != nil || st.Size != size || st.Blocks > 1<<20/512 {
+			t.Errorf("%s has %d bytes, and takes %d blocks, %v", name, st.Size, st.Blocks, err)
+		}
+		for at, want := range texts {
+			text := make([]byte, len(want))
+			if _, err := file.ReadAt(text, at); err != nil || string(text) != want {
+				t.Errorf("%s at %d is %.20q, %v", name, at, text, err)
+			}
+		}
+		if err := file.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(said) > 0 {
+		t.Errorf("left out: %v", said)
+	}
+}
+
+// Paths that are longer than the system takes are saved, as are attributes of whatever name.
+func TestWhateverIsInATree(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	parent, err := os.OpenRoot(dir)
+	name := strings.Repeat("n", 250)
+	for range 20 {
+		if err != nil {
+			t.Fatal(err)
+		}
+		below := parent
+		if err = below.Mkdir(name, 0o700); err == nil {
+			parent, err = below.OpenRoot(name)
+		}
+		err = errors.Join(err, below.Close())
+	}
+	attributes := map[string]string{"trusted.a=b": "1", "trusted.%3D": "a=b\n", "trusted.%": "\x00", "trusted.none": ""}
+	path := filepath.Join(dir, "file")
+	steps := []error{err, parent.WriteFile("end", []byte("text"), 0o600), parent.Close(), os.WriteFile(path, nil, 0o600)}
+	for name, value := range attributes {
+		steps = append(steps, unix.Setxattr(path, name, []byte(value), 0))
+	}
+	if err := errors.Join(steps...); err != nil {
+		t.Fatal(err)
+	}
+	back, said := through(t.Context(), t, dir)
+	root, err := os.OpenRoot(back)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer root.Close() //nolint:errcheck // Only read.
+	if text, err := root.ReadFile(strings.Repeat(name+"/", 20) + "end"); err != nil || string(text) != "text" {
+		t.Errorf("at the end of the path: %q, %v", text, err)
+	}
+	for name, want := range attributes {
+		value := make([]byte, 10)
+		if n, err := unix.Getxattr(filepath.Join(back, "file"), name, value); err != nil || string(value[:n]) != want {
+			t.Errorf("attribute %q is %q, %v", name, value[:max(n, 0)], err)
+		}
+	}
+	if len(said) > 0 {
+		t.Errorf("left out: %v", said)
+	}
+}
+
+// asked is a context that ends when it has been asked about its end so often.
+type asked struct {
+	context.Context //nolint:containedctx // It is one.
+
+	left *atomic.Int64
+}
+
+func (a asked) Err() error {
+	if a.left.Add(-1) < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// One large file keeps nobody from ending a save.
+func TestASaveEndsWithinAFile(t *testing.T) {
+	t.Parallel()
+	s, dir := snapshot.Store{Dir: t.TempDir()}, t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "file"), make([]byte, 8<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx := asked{context.Background(), &atomic.Int64{}} //nolint:usetesting // It has no cause of its own.
+	ctx.left.Store(20)
+	err := s.Save(ctx, snapshot.Description{Set: 1, Snap: "hello"}, map[string]string{snapshot.System: dir}, quiet(t))
+	if left, listErr := os.ReadDir(s.Dir); !errors.Is(err, context.Canceled) || listErr != nil || len(left) != 0 {
+		t.Errorf("%v; left: %v, %v", err, left, listErr)
+	}
+}
+
 func saved(t *testing.T) (snapshot.Store, string) {
 	t.Helper()
 	s, dir := snapshot.Store{Dir: filepath.Join(t.TempDir(), "snapshots")}, tree(t)
 	d := snapshot.Description{Set: 3, Snap: "hello", Revision: tenure.LocalRevision(1), Version: "1", Time: time.Now()}
 	trees := map[string]string{snapshot.System: dir, snapshot.UserArchive("ann"): dir}
-	if err := s.Save(t.Context(), d, trees); err != nil {
+	if err := s.Save(t.Context(), d, trees, quiet(t)); err != nil {
 		t.Fatal(err)
 	}
 	return s, dir
@@ -193,7 +340,7 @@ func TestASaveThatFailsLeavesNothing(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	d := snapshot.Description{Set: 1, Snap: "hello"}
-	if err := s.Save(ctx, d, map[string]string{snapshot.System: tree(t)}); !errors.Is(err, context.Canceled) {
+	if err := s.Save(ctx, d, map[string]string{snapshot.System: tree(t)}, quiet(t)); !errors.Is(err, context.Canceled) {
 		t.Errorf("it was not told to end: %v", err)
 	}
 	if left, err := os.ReadDir(s.Dir); err != nil || len(left) != 0 {
