@@ -1,46 +1,14 @@
 package test
 
 import (
-	"bufio"
 	"fmt"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
 	"tenure/test/rig"
+	"tenure/test/sysbus"
 )
-
-// bus runs a D-Bus daemon of the test's own and returns its address.
-func bus(t *testing.T) string {
-	t.Helper()
-	config := filepath.Join(t.TempDir(), "config")
-	write(t, config, fmt.Sprintf(`<busconfig>
-  <type>system</type>
-  <listen>unix:abstract=tenure-test-%s</listen>
-  <auth>EXTERNAL</auth>
-  <policy context="default"><allow send_destination="*"/><allow receive_sender="*"/><allow own="*"/><allow user="*"/></policy>
-</busconfig>`, filepath.Base(filepath.Dir(filepath.Dir(config)))))
-	cmd := exec.Command("dbus-daemon", "--config-file="+config, "--nofork", "--nopidfile", "--print-address=1")
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	line, err := bufio.NewReader(stdout).ReadString('\n')
-	if err != nil {
-		t.Fatal(err)
-	}
-	address, _, _ := strings.Cut(line, ",")
-	return strings.TrimSpace(address)
-}
 
 // inOrder fails the test unless all of want are among got in that order.
 func inOrder(t *testing.T, got []string, want ...string) {
@@ -59,7 +27,7 @@ func inOrder(t *testing.T, got []string, want ...string) {
 // ready. Stopping goes the other way round.
 func TestServiceTypesAndTheirOrder(t *testing.T) {
 	t.Parallel()
-	address := bus(t)
+	address := sysbus.New(t)
 	i := rig.New(t, rig.Config{Env: []string{"DBUS_SYSTEM_BUS_ADDRESS=" + address}})
 	trace := listen(t, i)
 	i.Tenure("install", "--dangerous", probeSnap(t, i, probeYAML("1", `
