@@ -26,10 +26,13 @@ build: ## Build tenured, tenure, tenure-run and snapctl into bin/, static.
 
 # Where "make install" installs, below DESTDIR.
 PREFIX ?= /usr/local
+# Where polkit looks for actions, whatever the prefix.
+POLKIT_ACTIONS ?= /usr/share/polkit-1/actions
 .PHONY: install
-install: build ## Install programs and units of systemd below DESTDIR, for PREFIX (/usr/local).
+install: build ## Install programs, units of systemd and actions of polkit below DESTDIR, for PREFIX (/usr/local).
 	install -D -t $(DESTDIR)$(PREFIX)/bin $(BIN)/tenured $(BIN)/tenure $(BIN)/tenure-run $(BIN)/snapctl
 	install -D -m 0644 -t $(DESTDIR)$(PREFIX)/lib/systemd/system packaging/*.service packaging/*.socket
+	install -D -m 0644 -t $(DESTDIR)$(POLKIT_ACTIONS) packaging/*.policy
 
 .PHONY: deps
 deps: ## Install the Debian packages that building and testing need.

@@ -32,12 +32,16 @@ type Config struct {
 	Root string
 	// Socket is the path of the socket, by default that of Root.
 	Socket string
+	// Interactive is that somebody is there who can be asked for a password, where the
+	// machine lets those do something who know one.
+	Interactive bool
 }
 
 // Client talks to a daemon.
 type Client struct {
 	http         *http.Client
 	root, socket string
+	interactive  bool
 }
 
 // New makes a client. It connects when it is first used.
@@ -49,7 +53,7 @@ func New(cfg Config) *Client {
 	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return dial(ctx, socket)
 	}}
-	return &Client{http: &http.Client{Transport: transport}, root: cfg.Root, socket: socket}
+	return &Client{http: &http.Client{Transport: transport}, root: cfg.Root, socket: socket, interactive: cfg.Interactive}
 }
 
 // maxSunPath is the longest path that a socket address has room for (unix(7)).
@@ -139,6 +143,9 @@ func (c *Client) request(ctx context.Context, r call) (*http.Response, error) {
 	}
 	if r.contentType != "" {
 		req.Header.Set("Content-Type", r.contentType)
+	}
+	if c.interactive {
+		req.Header.Set("X-Allow-Interaction", "true")
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

@@ -114,6 +114,23 @@ func (m machine) expectKept() {
 	}
 }
 
+// expectPolkit fails the test if the machine's own polkit does not decide about users, by the
+// actions that are installed.
+func (m machine) expectPolkit() {
+	m.t.Helper()
+	const rule = `polkit.addRule(function(action, subject) {
+	if (action.id == "io.tenure.manage-configuration" && subject.user == "games") return polkit.Result.YES;
+});`
+	m.run("sh", "-c", `mkdir -p /etc/polkit-1/rules.d && echo "$0" >/etc/polkit-1/rules.d/test.rules && chmod -R a+rX /etc/polkit-1`, rule)
+	// The bus starts polkit for it.
+	m.run("pkaction", "--action-id", "io.tenure.manage")
+	games := []string{"setpriv", "--reuid=games", "--regid=games", "--clear-groups", "tenure"}
+	m.run(append(games, "set", "system", "refresh.retain=3")...)
+	if got := m.Run(m.t.Context(), append(games, "disable", "hello")...); got.Status != 1 || !strings.Contains(got.Stderr, "access denied") {
+		m.t.Errorf("who may only configure disables hello: %+v", got)
+	}
+}
+
 // TestTenuredAsAUnit is a life of the daemon below systemd: whatever is done to it, the
 // service lives, and whoever calls meanwhile is answered.
 func TestTenuredAsAUnit(t *testing.T) {
@@ -124,6 +141,7 @@ func TestTenuredAsAUnit(t *testing.T) {
 	m.run("tenure", "install", "--dangerous", "/mnt/hello_1.snap")
 	before := m.ask()
 	m.expectKept()
+	m.expectPolkit()
 
 	for _, call := range []string{"tenure ps", "snapctl services"} {
 		m.run("systemctl", "stop", "tenured.service")

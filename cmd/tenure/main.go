@@ -26,6 +26,7 @@ func run() int {
 	cfg := cli.Config{
 		Args: os.Args[1:], Stdout: os.Stdout, Stderr: os.Stderr,
 		Getenv: os.Getenv, Environ: os.Environ, Interrupts: interrupts, Version: version,
+		Interactive: term.IsTerminal(int(os.Stdin.Fd())),
 	}
 	if term.IsTerminal(int(os.Stderr.Fd())) {
 		cfg.Terminal, cfg.Width = os.Stderr, func() int { return width(os.Stderr) }

@@ -39,10 +39,10 @@ func bad(message string) error {
 	return &requestError{status: http.StatusBadRequest, message: message}
 }
 
-func (s *server) answer(handle handler, adminOnly bool) http.Handler {
+func (s *server) answer(handle handler, may access) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if adminOnly && !s.admin(r) {
-			s.fail(w, denied())
+		if err := may(r); err != nil {
+			s.fail(w, err)
 			return
 		}
 		answer, err := handle(r)
@@ -75,13 +75,6 @@ func (s *server) inTurn(handle handler) handler {
 			defer done()
 		}
 		return handle(r)
-	}
-}
-
-func denied() error {
-	return &requestError{
-		status: http.StatusForbidden, kind: "login-required",
-		message: "access denied: this is for root and the members of the group tenure; try with sudo",
 	}
 }
 

@@ -4,7 +4,8 @@
 // Who may do what is decided from the credentials that the kernel gives for
 // the peer, never from what the request says: everybody may read lists, versions,
 // the status of changes and which units run, with the command lines of their own processes;
-// all else is for root and the members of the group "tenure" (DESIGN.md section 9, 17). Nothing that a client sends is held in
+// all else is for root and the members of the group "tenure" (DESIGN.md section 9, 17), and most of
+// it for those whom polkit lets, where a machine has it. Nothing that a client sends is held in
 // memory beyond a bound.
 //
 // Any number of requests are served at the same time.
@@ -23,6 +24,7 @@ import (
 	"strings"
 	"time"
 
+	"tenure/internal/polkit"
 	"tenure/internal/refresh"
 	"tenure/internal/supervise"
 )
@@ -41,7 +43,9 @@ type Config struct {
 	Logs          supervise.LogReader
 	Version       string
 	// Group is the group whose members may do what root may, by default "tenure".
-	Group  string
+	Group string
+	// Polkit, if set, is asked about everybody else.
+	Polkit *polkit.Authority
 	Logger *slog.Logger
 	// Ready, if set, is called when requests are answered.
 	Ready func()
@@ -154,9 +158,12 @@ func listen(ctx context.Context, socket string) (*net.UnixListener, error) {
 
 func (s *server) handler() http.Handler {
 	mux := http.NewServeMux()
-	open := func(pattern string, handle handler) { mux.Handle(pattern, s.answer(handle, false)) }
-	admin := func(pattern string, handle handler) { mux.Handle(pattern, s.answer(handle, true)) }
-	s.handleOwn(open, admin)
+	// For everybody, for administrators, and for these and those whom polkit lets.
+	open := func(pattern string, handle handler) { mux.Handle(pattern, s.answer(handle, s.everybody)) }
+	admin := func(pattern string, handle handler) { mux.Handle(pattern, s.answer(handle, s.administrators)) }
+	manage := func(pattern string, handle handler) { mux.Handle(pattern, s.answer(handle, s.let(polkit.Manage))) }
+	configure := func(pattern string, handle handler) { mux.Handle(pattern, s.answer(handle, s.let(polkit.Configure))) }
+	s.handleOwn(open, admin, manage, configure)
 	open("GET /v2/system-info", s.systemInfo)
 	open("GET /v2/snaps", s.snaps)
 	open("GET /v2/snaps/{name}", s.snap)
@@ -164,21 +171,21 @@ func (s *server) handler() http.Handler {
 	open("GET /v2/find", s.inTurn(s.find))
 	open("GET /v2/changes", s.changes)
 	open("GET /v2/changes/{id}", s.change)
-	admin("POST /v2/changes/{id}", s.changeAction)
-	admin("POST /v2/snaps", s.snapsAction)
-	admin("POST /v2/snaps/{name}", s.snapAction)
-	admin("POST /v2/apps", s.appsAction)
-	admin("GET /v2/snaps/{name}/conf", s.conf)
-	admin("PUT /v2/snaps/{name}/conf", s.setConf)
+	manage("POST /v2/changes/{id}", s.changeAction)
+	manage("POST /v2/snaps", s.snapsAction)
+	manage("POST /v2/snaps/{name}", s.snapAction)
+	manage("POST /v2/apps", s.appsAction)
+	configure("GET /v2/snaps/{name}/conf", s.conf)
+	configure("PUT /v2/snaps/{name}/conf", s.setConf)
 	admin("GET /v2/warnings", s.warnings)
 	admin("POST /v2/warnings", s.okay)
 	open("GET /v2/aliases", s.aliases)
-	admin("POST /v2/aliases", s.changeAliases)
+	manage("POST /v2/aliases", s.changeAliases)
 	open("GET /v2/notices", s.notices)
 	open("POST /v2/notices", s.addNotice)
 	open("GET /v2/notices/{id}", s.notice)
 	open("GET /v2/snapshots", s.snapshots)
-	admin("POST /v2/snapshots", s.snapshotAction)
+	manage("POST /v2/snapshots", s.snapshotAction)
 	mux.Handle("GET /v2/logs", s.stream(s.logs))
 	for _, a := range absences() {
 		open(a.pattern, absent(a.sentence))
@@ -187,12 +194,12 @@ func (s *server) handler() http.Handler {
 	return s.caught(mux)
 }
 
-// handleOwn adds what snapd's API does not have, for everybody or for administrators.
-func (s *server) handleOwn(open, admin func(string, handler)) {
+// handleOwn adds what snapd's API does not have.
+func (s *server) handleOwn(open, admin, manage, configure func(string, handler)) {
 	open("GET /v2/sources", s.inTurn(s.sources))
-	admin("POST /v2/sources", s.sourcesAction)
+	configure("POST /v2/sources", s.sourcesAction)
 	open("GET /v2/changes/{id}/watch", s.watch)
-	admin("POST /v2/plan", s.plan)
+	manage("POST /v2/plan", s.plan)
 	open("GET /v2/units", s.inTurn(s.units))
 	admin("GET /v2/pins", s.pins)
 	admin("GET /v2/policy", s.policy)
@@ -200,7 +207,7 @@ func (s *server) handleOwn(open, admin func(string, handler)) {
 	admin("GET /v2/policy/explain", s.explainPolicy)
 	admin("GET /v2/timeline", s.timeline)
 	admin("GET /v2/allowances", s.allowances)
-	admin("POST /v2/allowances", s.changeAllowance)
+	configure("POST /v2/allowances", s.changeAllowance)
 }
 
 // elsewhere answers what no pattern of mux matches: what is there with other

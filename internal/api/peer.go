@@ -22,6 +22,7 @@ type peer struct {
 	process tenure.Process
 	// snapd is that it came in at the socket for snapd's clients.
 	snapd bool
+	conn  *counted
 }
 
 type peerKey struct{}
@@ -38,7 +39,7 @@ func withPeer(ctx context.Context, conn net.Conn) context.Context {
 		return ctx
 	}
 	defer kernel.Handle.Close()
-	p := peer{uid: kernel.UID, gid: kernel.GID, process: kernel.Handle.Process(), snapd: socket.snapd}
+	p := peer{uid: kernel.UID, gid: kernel.GID, process: kernel.Handle.Process(), snapd: socket.snapd, conn: socket}
 	if known, err := user.LookupId(strconv.FormatUint(uint64(p.uid), 10)); err == nil {
 		p.groups, _ = known.GroupIds()
 	}

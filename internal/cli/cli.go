@@ -31,6 +31,8 @@ type Config struct {
 	// Getenv reads the environment, Environ lists it.
 	Getenv  func(string) string
 	Environ func() []string
+	// Interactive is that somebody is there who can be asked for a password.
+	Interactive bool
 	// Terminal is where progress goes; nil where there is no terminal. Width tells
 	// how many columns it has, if set.
 	Terminal io.Writer
@@ -131,12 +133,17 @@ do to each process, and why.`,
 
 // client talks to the daemon of the root, which is a path from where this command was
 // started, as it is for tenured.
-func (a *app) client() *client.Client {
+func (a *app) client() *client.Client { return a.clientThat(a.cfg.Interactive) }
+
+// aside is for what nobody has asked for, and should be asked a password for.
+func (a *app) aside() *client.Client { return a.clientThat(false) }
+
+func (a *app) clientThat(interactive bool) *client.Client {
 	root := a.root
 	if absolute, err := filepath.Abs(root); root != "" && err == nil {
 		root = absolute
 	}
-	return client.New(client.Config{Root: root})
+	return client.New(client.Config{Root: root, Interactive: interactive})
 }
 
 func (a *app) printf(format string, args ...any) {

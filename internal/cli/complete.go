@@ -139,7 +139,7 @@ func (a *app) changeIDs(ctx context.Context) []cobra.Completion {
 }
 
 func (a *app) options(ctx context.Context) []cobra.Completion {
-	settings, err := a.client().Conf(ctx, systemSnap, nil)
+	settings, err := a.aside().Conf(ctx, systemSnap, nil)
 	if err != nil {
 		return nil
 	}

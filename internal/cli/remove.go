@@ -71,9 +71,9 @@ type ending struct {
 }
 
 // sayEnding names the apps and workloads that a removal will end, before it does. Where there
-// is no plan the removal says why.
+// is no plan the removal says why; who has to give a password for it gives it once.
 func (a *app) sayEnding(ctx context.Context, action client.Action) {
-	plans, err := a.client().Plan(ctx, action)
+	plans, err := a.aside().Plan(ctx, action)
 	if err != nil {
 		return
 	}

@@ -28,6 +28,7 @@ import (
 	"tenure/internal/hook"
 	"tenure/internal/journal"
 	"tenure/internal/mount"
+	"tenure/internal/polkit"
 	"tenure/internal/proc"
 	"tenure/internal/refresh"
 	"tenure/internal/rules/rulefile"
@@ -290,7 +291,8 @@ func (p *parts) serve(ctx context.Context) error {
 		return api.Serve(ctx, api.Config{
 			Socket: filepath.Join(p.paths.Run(), "tenured.sock"), Listener: p.cfg.API, SnapdSocket: p.cfg.SnapdSocket, SnapdListener: p.cfg.Snapd,
 			Manager: p.manager, Logs: p.supervisor, Version: Version, Logger: p.cfg.Logger,
-			Ready: func() { close(ready) },
+			Polkit: polkit.New(polkit.Config{}),
+			Ready:  func() { close(ready) },
 		})
 	})
 	group.Go(func() error {
