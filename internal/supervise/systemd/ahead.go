@@ -106,8 +106,8 @@ func (h *host) Abandon(group proc.Group) {
 	if err == nil {
 		h.mu.Lock()
 		delete(h.places, group.Path())
-		err = h.files.remove(pl.name)
 		h.mu.Unlock()
+		err = h.files.remove(pl.name)
 	}
 	if err != nil && h.life.Err() == nil {
 		h.logger.Warn("a start ahead is not undone", slog.String("unit", pl.name), slog.Any("error", err))

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 
@@ -79,17 +78,6 @@ func filesOf(spec *supervise.Spec) error {
 		}
 	}
 	return nil
-}
-
-// passedOn adds what systemd says of the service to an environment, as far as it begins with a prefix: of
-// the descriptors that it passes, which are those that were stored before a crash, or of the main process.
-func passedOn(env []string, prefix string) []string {
-	for _, entry := range os.Environ() {
-		if strings.HasPrefix(entry, prefix) {
-			env = append(slices.Clip(env), entry)
-		}
-	}
-	return env
 }
 
 // ErrNobody is that there is no supervisor to end a unit, or none any more.

@@ -160,10 +160,7 @@ func (b *bus) knows(ctx context.Context, unit string) (bool, error) {
 	if _, _, err := b.get(); err != nil {
 		return false, err
 	}
-	b.mu.Lock()
-	manager := b.raw.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1")
-	b.mu.Unlock()
-	err := manager.CallWithContext(ctx, "org.freedesktop.systemd1.Manager.GetUnit", 0, unit).Err
+	err := b.manager().CallWithContext(ctx, "org.freedesktop.systemd1.Manager.GetUnit", 0, unit).Err
 	if notLoaded(err) {
 		return false, nil
 	}
@@ -211,9 +208,14 @@ func notLoaded(err error) bool {
 // stop does not undo what anybody else has asked for.
 func (b *bus) stop(ctx context.Context, unit string) error { return b.stopInMode(ctx, unit, "fail") }
 
-// cancel stops a unit whatever else has been asked for.
+// cancel stops a unit whatever else has been asked for, and whatever becomes of the connection meanwhile.
 func (b *bus) cancel(ctx context.Context, unit string) error {
-	return b.stopInMode(ctx, unit, "replace")
+	for {
+		err := b.stopInMode(ctx, unit, "replace")
+		if !errors.Is(err, errLost) || ctx.Err() != nil {
+			return err
+		}
+	}
 }
 
 func (b *bus) stopInMode(ctx context.Context, unit, mode string) error {

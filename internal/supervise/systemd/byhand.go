@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -72,7 +73,18 @@ func StopAlone(args []string) error {
 func becomeCommand(unit string, spec *supervise.Spec, command supervise.Command, env ...string) error {
 	profile, socket := notifying(spec.Profile)
 	env = append(env, "NOTIFY_SOCKET="+socket, "SNAP_LIFECYCLE_PIDS="+strings.Join(pidsOf(unit), " "))
-	return enter(profile, command, passedOn(slices.Concat(command.Env, env), "MAINPID="))
+	return enter(profile, command, withMain(slices.Concat(command.Env, env)))
+}
+
+// mainPID is by what systemd says which process is the main one.
+const mainPID = "MAINPID"
+
+// withMain adds to an environment what systemd says of the main process.
+func withMain(env []string) []string {
+	if pid, said := os.LookupEnv(mainPID); said {
+		env = append(env, mainPID+"="+pid)
+	}
+	return env
 }
 
 // pidsOf are the processes of a unit, but not those that systemd runs for it.

@@ -2,9 +2,10 @@ package systemd
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -50,11 +51,10 @@ const (
 	clockMark = "t"
 )
 
-// hashed names a declaration.
+// hashed names a declaration, so that no package finds one that is named as another package's is.
 func hashed(mark string, words ...any) string {
-	sum := fnv.New64a()
-	_, _ = fmt.Fprintf(sum, "%q", words) // A sum takes everything.
-	return fmt.Sprintf("%s%016x", mark, sum.Sum64())
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q", words))
+	return mark + hex.EncodeToString(sum[:8])
 }
 
 // doorID is the name of what a socket is, whatever it is called. Only a file has a mode.
@@ -90,19 +90,29 @@ func (h *host) Keeps(spec *supervise.Spec, s supervise.Socket) bool {
 	if s.Network != "unix" {
 		return true
 	}
-	dir := filepath.Dir(s.Address)
+	return h.canKeep(filepath.Dir(s.Address)) && len(h.listenPath(spec.Unit, s)) <= maxSocketPath
+}
+
+// canKeep reports whether socket files in a directory are for systemd to open. The first answer holds.
+func (h *host) canKeep(dir string) bool {
+	h.doorMu.Lock()
+	keeps, known := h.within[dir]
+	h.doorMu.Unlock()
+	if known {
+		return keeps
+	}
+	err := canPlace(h.files.sockets, dir)
+	// A link on the way is refused when it is opened.
+	keeps = err == nil || errors.Is(err, unix.ELOOP)
 	h.doorMu.Lock()
 	defer h.doorMu.Unlock()
-	keeps, known := h.within[dir]
-	if !known {
-		err := canPlace(h.files.sockets, dir)
-		// A link on the way is refused when it is opened.
-		keeps, known = err == nil || errors.Is(err, unix.ELOOP), !errors.Is(err, fs.ErrNotExist)
+	if first, known := h.within[dir]; known {
+		return first
 	}
-	if known {
+	if !errors.Is(err, fs.ErrNotExist) {
 		h.within[dir] = keeps
 	}
-	return keeps && len(h.listenPath(spec.Unit, s)) <= maxSocketPath
+	return keeps
 }
 
 // socketFile is the unit file of a socket.
@@ -217,32 +227,48 @@ func (h *host) endDoors(service tenure.UnitID, units []string, then func()) {
 	} else {
 		h.unwantDoors(units)
 	}
-	done := make(chan struct{})
+	c := &closing{done: make(chan struct{})}
 	h.mu.Lock()
 	before := h.closing[service]
-	h.closing[service] = done
+	h.closing[service] = c
 	h.mu.Unlock()
 	go func() {
-		defer func() {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			if h.closing[service] == done {
-				delete(h.closing, service)
-			}
-			close(done)
-		}()
+		defer close(c.done)
 		if before != nil {
-			<-before
+			<-before.done
+			c.err = before.err
 		}
-		ctx, cancel := context.WithTimeout(h.life, launchPatience)
-		defer cancel()
-		for _, name := range units {
-			if err := h.bus.cancel(ctx, name); err != nil && !notLoaded(err) {
-				h.logger.Warn("unit is not stopped", slog.String("unit", name), slog.Any("error", err))
-			}
+		if err := h.stopDoors(units); err != nil {
+			c.err = errors.Join(c.err, err)
+			h.logger.Warn("what is declared no more is not closed", slog.String("unit", service.String()), slog.Any("error", err))
+			return
 		}
 		then()
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.closing[service] == c && c.err == nil {
+			delete(h.closing, service)
+		}
 	}()
+}
+
+// closing is that units of declarations are stopped; how it went holds when it is done.
+type closing struct {
+	done chan struct{}
+	err  error
+}
+
+// stopDoors stops units of declarations.
+func (h *host) stopDoors(units []string) error {
+	ctx, cancel := context.WithTimeout(h.life, launchPatience)
+	defer cancel()
+	var errs []error
+	for _, name := range units {
+		if err := h.bus.cancel(ctx, name); err != nil && !notLoaded(err) {
+			errs = append(errs, fmt.Errorf("stop %s: %w", name, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // unwantDoors has units of declarations not be started when the machine boots.
@@ -256,17 +282,23 @@ func (h *host) unwantDoors(units []string) {
 	}
 }
 
-// Closed implements native.Doorkeeper.
+// Closed implements native.Doorkeeper. That sockets could not be closed is told once: whoever opens others
+// afterwards finds out whether they are in the way.
 func (h *host) Closed(ctx context.Context, service tenure.UnitID) error {
 	h.mu.Lock()
-	closing := h.closing[service]
+	c := h.closing[service]
 	h.mu.Unlock()
-	if closing == nil {
+	if c == nil {
 		return nil
 	}
 	select {
-	case <-closing:
-		return nil
+	case <-c.done:
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		if h.closing[service] == c {
+			delete(h.closing, service)
+		}
+		return c.err
 	case <-ctx.Done():
 		return fmt.Errorf("close sockets of %s: %w", service, context.Cause(ctx))
 	}
@@ -323,13 +355,14 @@ func (h *host) announce(spec *supervise.Spec) error {
 		return err
 	}
 	h.mu.Lock()
-	defer h.mu.Unlock()
 	h.serving[spec.Unit] = generation{name: name, spec: spec}
+	over := before.name != "" && h.leave(before.name)
+	h.mu.Unlock()
 	if moved {
 		h.files.stale()
 	}
-	if before.name != "" {
-		return h.dropGeneration(before.name)
+	if over {
+		return h.files.remove(before.name)
 	}
 	return nil
 }

@@ -49,8 +49,8 @@ type host struct {
 	// expected is where the first word of what is being started is waited for, by the
 	// names of units; come are those who have come by themselves.
 	expected, come map[string]chan *caller
-	// closing are closed when what services had declared is closed.
-	closing map[tenure.UnitID]chan struct{}
+	// closing is the closing of what services had declared: under way, or failed and not told to anybody.
+	closing map[tenure.UnitID]*closing
 
 	doorMu sync.Mutex
 	// within tells of directories whether socket files in them are for systemd to open.
@@ -474,15 +474,13 @@ func (h *host) launchedSince(pl *place, launches int) bool {
 // is not the service any more.
 func (h *host) forgetPlace(pl *place, launches int) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
-	if pl.launches != launches || pl.kept && h.serving[pl.Service].name == pl.name {
-		return
+	over := pl.launches == launches && (!pl.kept || h.serving[pl.Service].name != pl.name)
+	if over {
+		delete(h.places, pl.group.Path())
 	}
-	delete(h.places, pl.group.Path())
-	if pl.kept {
-		if err := h.files.remove(pl.name); err != nil {
-			h.logger.Warn("unit file cannot be removed", slog.Any("error", err))
-		}
+	h.mu.Unlock()
+	if over && pl.kept {
+		h.removeFiles(pl.name)
 	}
 }
 

@@ -54,7 +54,23 @@ func bothDirs(from, to string) (source, target int, err error) {
 	if target, err = openAsSeen(tree, above, to); err != nil {
 		return -1, -1, errors.Join(err, unix.Close(source))
 	}
+	if err := sameDevice(source, target); err != nil {
+		return -1, -1, errors.Join(fmt.Errorf("%s and %s: %w", from, to, err), unix.Close(source), unix.Close(target))
+	}
 	return source, target, nil
+}
+
+// sameDevice reports, by an error of kind EXDEV, that directories of one mount are of two file systems all the
+// same, as subvolumes of Btrfs are.
+func sameDevice(a, b int) error {
+	var one, other unix.Stat_t
+	if err := errors.Join(unix.Fstat(a, &one), unix.Fstat(b, &other)); err != nil {
+		return err
+	}
+	if one.Dev != other.Dev {
+		return unix.EXDEV
+	}
+	return nil
 }
 
 func commonDir(a, b string) string {

@@ -283,6 +283,11 @@ func (h *host) serves(name string) (tenure.UnitID, error) {
 // stopByHand ends a unit because systemd is asked to, and returns when it has ended, which for what
 // may not be killed can take as long as it will. One that is ending, or has ended, is only waited for.
 func (s *Supervisor) stopByHand(ctx context.Context, name string, group proc.Group) error {
+	select {
+	case <-s.Ready(): // Only then it is known what the group is.
+	case <-ctx.Done():
+		return fmt.Errorf("stop %s: %w", name, context.Cause(ctx))
+	}
 	unit, known := s.UnitOf(group.Path())
 	if !known || s.host.between(group) {
 		return nil

@@ -29,33 +29,38 @@ func (h *host) Serves(spec *supervise.Spec, group proc.Group) {
 	pl.Unit = pl.Service
 	before := h.serving[spec.Unit]
 	h.serving[spec.Unit] = generation{name: pl.name, spec: spec}
-	if before.name != "" && before.name != pl.name {
-		err = h.dropGeneration(before.name)
-	}
+	over := before.name != "" && before.name != pl.name && h.leave(before.name)
 	h.mu.Unlock()
-	if err != nil {
-		h.logger.Warn("unit file cannot be removed", slog.Any("error", err))
+	if over {
+		h.removeFiles(before.name)
 	}
 	if changed || moved {
 		h.files.stale()
 	}
 }
 
-// dropGeneration removes the files of a generation that is not the service any more, unless it still
-// runs; the caller has the lock.
-func (h *host) dropGeneration(name string) error {
+// leave is told that a generation is not the service any more, and reports whether its files are to be
+// removed now: not while it runs, nor before systemd knows that it has ended. The caller has the lock, under
+// which nothing is removed, for every launch waits for it.
+func (h *host) leave(name string) (over bool) {
 	pl := h.placeOf(name)
-	if pl != nil && !pl.ended {
-		return nil
+	if pl == nil {
+		return true
 	}
-	if pl != nil {
-		delete(h.places, pl.group.Path())
-		if pl.release != nil {
-			go h.dropSettled(pl, pl.release)
-			return nil
-		}
+	if !pl.ended {
+		return false
 	}
-	return h.files.remove(name)
+	delete(h.places, pl.group.Path())
+	if pl.release != nil {
+		go h.dropSettled(pl, pl.release)
+	}
+	return pl.release == nil
+}
+
+func (h *host) removeFiles(name string) {
+	if err := h.files.remove(name); err != nil && h.life.Err() == nil {
+		h.logger.Warn("unit file cannot be removed", slog.Any("error", err))
+	}
 }
 
 // dropSettled removes the files of a generation when systemd knows that it has ended. Without
@@ -67,11 +72,7 @@ func (h *host) dropSettled(pl *place, r *release) {
 		return // The next supervisor removes what is the file of nothing.
 	}
 	h.end(pl)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if err := h.files.remove(pl.name); err != nil && h.life.Err() == nil {
-		h.logger.Warn("unit file cannot be removed", slog.Any("error", err))
-	}
+	h.removeFiles(pl.name)
 }
 
 // Heard implements native.Host.

@@ -90,7 +90,7 @@ func New(cfg Config) (*Supervisor, error) {
 	h := &host{
 		names: names, hierarchy: hierarchy, files: files, program: cfg.Program, logger: cfg.Logger,
 		socket: filepath.Join(filepath.Dir(cfg.RuntimeDir), socketName), state: cfg.StateDir,
-		closing: make(map[tenure.UnitID]chan struct{}), within: make(map[string]bool),
+		closing: make(map[tenure.UnitID]*closing), within: make(map[string]bool),
 		boot: cfg.Boot, early: cfg.Early, lasting: cfg.Lasting,
 		places: make(map[string]*place), serving: make(map[tenure.UnitID]generation), numbers: make(map[tenure.UnitID]int),
 		expected: make(map[string]chan *caller), come: make(map[string]chan *caller),
