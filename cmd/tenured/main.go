@@ -178,9 +178,9 @@ func unit(args []string) error {
 	if err != nil {
 		return err
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
-	if err := daemon.StopUnit(ctx, cfg, flags.Args()); err != nil {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGTERM, syscall.SIGINT)
+	if err := daemon.StopUnit(context.Background(), cfg, flags.Args(), told); err != nil {
 		cfg.Logger.Error("workloads are not set apart", slog.Any("error", err))
 		return systemd.StopAlone(flags.Args())
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -58,23 +59,35 @@ func (p *parts) boot(ctx context.Context) error {
 // of both.
 const askAgain = 50 * time.Millisecond
 
+// makeRoom is for how long whoever has given the lock back leaves it to others.
+const makeRoom = 10 * time.Second
+
+// errMadeRoom is that the lock was given back before the unit had ended.
+var errMadeRoom = errors.New("another one is to have the lock")
+
 // StopUnit ends a service that systemd has been asked to stop, as a daemon would: its workloads are
 // set apart, and its protocol is carried out. args are those that systemd.Main had when it
-// found nobody to do so. Several that are asked for at once take turns, or do it for each other.
-func StopUnit(ctx context.Context, cfg Config, args []string) error {
+// found nobody to do so. Several that are asked for at once take turns, or do it for each other. A daemon that
+// starts meanwhile says so by a signal, and goes on with it; should none come this does.
+func StopUnit(ctx context.Context, cfg Config, args []string, told <-chan os.Signal) error {
+	cfg.helper = true
+	var room <-chan time.Time
 	for {
-		p, err := assemble(ctx, cfg)
-		if err == nil {
-			defer p.close()
-			return p.stopUnit(ctx, args)
-		}
-		if !errors.Is(err, ErrRunning) {
-			return err
+		if room == nil {
+			err := stopAsDaemon(ctx, cfg, args, told)
+			switch {
+			case errors.Is(err, errMadeRoom):
+				room = time.After(makeRoom)
+			case !errors.Is(err, ErrRunning):
+				return err
+			}
 		}
 		if err := systemd.Main(args); !errors.Is(err, systemd.ErrNobody) {
 			return err
 		}
 		select {
+		case <-room:
+			room = nil
 		case <-time.After(askAgain):
 		case <-ctx.Done():
 			return fmt.Errorf("stop a unit: %w", context.Cause(ctx))
@@ -82,14 +95,48 @@ func StopUnit(ctx context.Context, cfg Config, args []string) error {
 	}
 }
 
+// stopAsDaemon ends a service in the place of a daemon, in the group of the holder: it would stand still with the unit
+// that it is run for. Who is told to make room asks from where it was.
+func stopAsDaemon(ctx context.Context, cfg Config, args []string, told <-chan os.Signal) error {
+	select {
+	case <-told: // That was for an earlier time.
+	default:
+	}
+	p, err := assemble(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	home, err := p.hierarchy.GroupOf(os.Getpid())
+	if err == nil {
+		err = proc.GroupAt(p.holderGroup.Path()).Move(os.Getpid())
+	}
+	if err != nil {
+		return fmt.Errorf("stop a unit: %w", err)
+	}
+	ctx, done := context.WithCancelCause(ctx)
+	defer done(nil)
+	go func() {
+		select {
+		case <-told:
+			done(errMadeRoom)
+		case <-ctx.Done():
+		}
+	}()
+	err = p.stopUnit(ctx, args)
+	if err == nil || !errors.Is(context.Cause(ctx), errMadeRoom) {
+		return err
+	}
+	if err := home.Move(os.Getpid()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("stop a unit: %w", err)
+	}
+	return errMadeRoom
+}
+
 func (p *parts) stopUnit(ctx context.Context, args []string) error {
 	s, is := p.supervisor.(*systemd.Supervisor)
 	if !is {
 		return fmt.Errorf("stop a unit: %w", errors.ErrUnsupported)
-	}
-	// It would stand still with the unit that it is run for.
-	if err := proc.GroupAt(p.holderGroup.Path()).Move(os.Getpid()); err != nil {
-		return fmt.Errorf("stop a unit: %w", err)
 	}
 	ctx, done := context.WithCancel(ctx)
 	defer done()
@@ -97,7 +144,7 @@ func (p *parts) stopUnit(ctx context.Context, args []string) error {
 	group.Go(func() error { return p.history.Run(ctx) })
 	group.Go(func() error { return s.Run(ctx) })
 	if !await(ctx, s.Ready()) {
-		return group.Wait()
+		return errors.Join(context.Cause(ctx), group.Wait())
 	}
 	err := s.StopByHand(ctx, systemd.UnitOf(args))
 	done()

@@ -65,6 +65,8 @@ type Config struct {
 	early bool
 	// ending is that this is the end of all that runs.
 	ending bool
+	// helper is that this ends one unit.
+	helper bool
 }
 
 // parts are the components of one daemon.
@@ -137,7 +139,12 @@ func (p *parts) open(ctx context.Context) (err error) {
 			return fmt.Errorf("make directories: %w", err)
 		}
 	}
-	if p.lock, err = lockRoot(p.paths); err != nil {
+	if p.cfg.helper {
+		p.lock, err = lockRoot(p.paths, helperMark)
+	} else {
+		p.lock, err = takeRoot(ctx, p.paths)
+	}
+	if err != nil {
 		return err
 	}
 	p.journal, err = journal.Open(journal.Config{Path: filepath.Join(p.paths.State(), "state.db"), Logger: p.cfg.Logger})

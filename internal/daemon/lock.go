@@ -4,11 +4,16 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
+	"time"
 
+	"tenure"
 	"tenure/internal/proc"
 	"tenure/internal/refresh"
 )
@@ -16,9 +21,73 @@ import (
 // ErrRunning is that there is a daemon for the root already.
 var ErrRunning = errors.New("another tenured is running on this root")
 
-// lockRoot makes this process the only daemon of a root until the file is closed.
-func lockRoot(paths refresh.Paths) (*os.File, error) {
-	path := filepath.Join(paths.Run(), "lock")
+// helperMark stands behind the process in the file of the lock while that is no daemon but ends one unit (StopUnit):
+// who takes that for as long as the unit does gives the lock back when it is told to.
+const helperMark = "helper"
+
+// takeRoot is lockRoot for a daemon. A helper that has the lock is told to give it back, and waited for.
+func takeRoot(ctx context.Context, paths refresh.Paths) (*os.File, error) {
+	var told tenure.Process
+	for {
+		lock, err := lockRoot(paths, "")
+		if !errors.Is(err, ErrRunning) {
+			return lock, err
+		}
+		helper, findErr := tellHelper(paths, told)
+		if errors.Is(findErr, errDaemon) {
+			return nil, err
+		}
+		if findErr != nil {
+			return nil, errors.Join(err, findErr)
+		}
+		told = helper
+		select {
+		case <-time.After(askAgain):
+		case <-ctx.Done():
+			return nil, errors.Join(err, context.Cause(ctx))
+		}
+	}
+}
+
+// errDaemon is that it is a daemon that has a lock.
+var errDaemon = errors.New("it is no helper")
+
+// tellHelper tells the helper that has the lock of a root to give it back, unless it has been told. It returns an
+// error where that is no helper; who has just taken the lock, or given it back, is nobody yet.
+func tellHelper(paths refresh.Paths, told tenure.Process) (tenure.Process, error) {
+	lock, err := os.Open(lockPath(paths))
+	if err != nil {
+		return told, fmt.Errorf("look at the lock: %w", err)
+	}
+	defer lock.Close() //nolint:errcheck // Only looked at.
+	handle, err := openOwner(lock)
+	if err != nil || handle == nil {
+		return told, err
+	}
+	defer handle.Close()
+	text, err := io.ReadAll(lock)
+	if err != nil {
+		return told, fmt.Errorf("look at the lock: %w", err)
+	}
+	switch words := strings.Fields(string(text)); {
+	case len(words) == 0 || words[0] != strconv.Itoa(handle.Process().PID):
+		return told, nil // It is about to say who it is.
+	case len(words) != 2 || words[1] != helperMark:
+		return told, errDaemon
+	case handle.Process() == told:
+		return told, nil
+	}
+	if err := handle.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, proc.ErrGone) {
+		return told, fmt.Errorf("tell who has the lock: %w", err)
+	}
+	return handle.Process(), nil
+}
+
+func lockPath(paths refresh.Paths) string { return filepath.Join(paths.Run(), "lock") }
+
+// lockRoot makes this process the only daemon of a root, or the helper in its place, until the file is closed.
+func lockRoot(paths refresh.Paths, mark string) (*os.File, error) {
+	path := lockPath(paths)
 	lock, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
@@ -35,7 +104,7 @@ func lockRoot(paths refresh.Paths) (*os.File, error) {
 	if err := lock.Truncate(0); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
-	if _, err := fmt.Fprintf(lock, "%d\n", os.Getpid()); err != nil {
+	if _, err := fmt.Fprintln(lock, os.Getpid(), mark); err != nil {
 		return nil, fmt.Errorf("lock %s: %w", path, err)
 	}
 	return lock, nil
@@ -53,29 +122,49 @@ func owner(lock *os.File) int {
 	return int(held.Pid)
 }
 
+// openOwner is the process that has a lock; nil if none has.
+func openOwner(lock *os.File) (*proc.Handle, error) {
+	info, err := proc.Read(owner(lock))
+	if errors.Is(err, proc.ErrGone) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find who has the lock: %w", err)
+	}
+	handle, err := proc.Open(info.Process)
+	if errors.Is(err, proc.ErrGone) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find who has the lock: %w", err)
+	}
+	// Only now it is certain that the pid is still that of whoever has the lock.
+	if owner(lock) != info.PID {
+		handle.Close()
+		return nil, nil
+	}
+	return handle, nil
+}
+
 // endDaemon ends the daemon of a root, if there is one, and waits for its end.
 func endDaemon(ctx context.Context, paths refresh.Paths) error {
-	lock, err := os.Open(filepath.Join(paths.Run(), "lock"))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+	// A helper is told, and waited for, by takeRoot.
+	if _, err := tellHelper(paths, tenure.Process{}); !errors.Is(err, errDaemon) {
+		if errors.Is(err, fs.ErrNotExist) {
+			err = nil
+		}
+		return err
 	}
+	lock, err := os.Open(lockPath(paths))
 	if err != nil {
 		return fmt.Errorf("end the daemon: %w", err)
 	}
 	defer lock.Close() //nolint:errcheck // Only looked at.
-	info, err := proc.Read(owner(lock))
-	if err != nil {
-		return nil // Its process has ended.
-	}
-	daemon, err := proc.Open(info.Process)
-	if err != nil {
-		return nil // Its process has ended.
+	daemon, err := openOwner(lock)
+	if err != nil || daemon == nil {
+		return err
 	}
 	defer daemon.Close()
-	// Only now it is certain that the pid is still that of whoever has the lock.
-	if owner(lock) != info.PID {
-		return nil
-	}
 	if err := daemon.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, proc.ErrGone) {
 		return fmt.Errorf("end the daemon: %w", err)
 	}

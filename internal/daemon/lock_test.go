@@ -1,0 +1,120 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"testing"
+
+	"tenure/internal/refresh"
+)
+
+// TestMain makes this binary another process that has the lock of a root: it says so, gives the lock back when it is
+// told to, says so, and ends with its input.
+func TestMain(m *testing.M) {
+	if len(os.Args) != 4 || os.Args[1] != "have-lock" {
+		os.Exit(m.Run())
+	}
+	if err := haveLock(refresh.Paths{Root: os.Args[2]}, os.Args[3]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func haveLock(paths refresh.Paths, mark string) error {
+	told := make(chan os.Signal, 1)
+	signal.Notify(told, syscall.SIGTERM)
+	lock, err := lockRoot(paths, mark)
+	if err != nil {
+		return err
+	}
+	fmt.Println("has it")
+	ended := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, os.Stdin)
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		return err
+	case <-told:
+	}
+	if err := lock.Close(); err != nil {
+		return err
+	}
+	fmt.Println("was told")
+	return <-ended
+}
+
+// another starts a process that has the lock, and gives what ends it and returns what else it has said.
+func another(t *testing.T, paths refresh.Paths, mark string) (end func() string) {
+	t.Helper()
+	if err := os.MkdirAll(paths.Run(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "have-lock", paths.Root, mark)
+	cmd.Stderr = os.Stderr
+	in, inErr := cmd.StdinPipe()
+	out, outErr := cmd.StdoutPipe()
+	if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {
+		t.Fatal(err)
+	}
+	said := bufio.NewReader(out)
+	if line, err := said.ReadString('\n'); err != nil || line != "has it\n" {
+		t.Fatalf("the other process says %q, %v", line, err)
+	}
+	return func() string {
+		if err := in.Close(); err != nil {
+			t.Error(err)
+		}
+		rest, err := io.ReadAll(said)
+		if err = errors.Join(err, cmd.Wait()); err != nil {
+			t.Error(err)
+		}
+		return strings.TrimSpace(string(rest))
+	}
+}
+
+// TestAHelperMakesRoom: a daemon gets the lock from who only ends one unit, which goes on without it.
+func TestAHelperMakesRoom(t *testing.T) {
+	t.Parallel()
+	paths := refresh.Paths{Root: t.TempDir()}
+	end := another(t, paths, helperMark)
+	lock, err := takeRoot(t.Context(), paths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if said := end(); said != "was told" {
+		t.Errorf("the helper says %q", said)
+	}
+	if err := lock.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestADaemonStays: another daemon gets no lock, and neither does a helper.
+func TestADaemonStays(t *testing.T) {
+	t.Parallel()
+	paths := refresh.Paths{Root: t.TempDir()}
+	end := another(t, paths, "")
+	if _, err := takeRoot(t.Context(), paths); !errors.Is(err, ErrRunning) {
+		t.Errorf("a second daemon: %v, want ErrRunning", err)
+	}
+	if _, err := lockRoot(paths, helperMark); !errors.Is(err, ErrRunning) {
+		t.Errorf("a helper: %v, want ErrRunning", err)
+	}
+	if said := end(); said != "" {
+		t.Errorf("the daemon was told: %q", said)
+	}
+	if err := endDaemon(context.WithoutCancel(t.Context()), paths); err != nil {
+		t.Errorf("end nobody: %v", err)
+	}
+}
