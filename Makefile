@@ -42,6 +42,7 @@ deps: ## Install the Debian packages that building and testing need.
 examples: deps build ## Build the example snaps into .cache/examples/, and fetch what else tests need into .cache/.
 	@$(MAKE) --no-print-directory -C examples
 	@./scripts/stock-snap >/dev/null
+	@./scripts/stock-snap trixie >/dev/null
 	@./scripts/public-client >/dev/null
 
 .PHONY: demo

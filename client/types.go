@@ -157,6 +157,8 @@ type Task struct {
 	Progress Progress  `json:"progress"`
 	Spawned  time.Time `json:"spawn-time"`
 	ReadyAt  time.Time `json:"ready-time,omitzero"`
+	// Data names the snaps of the change, for clients that ask each task for them.
+	Data map[string]json.RawMessage `json:"data,omitempty"`
 }
 
 // Progress is how far a task has come.

@@ -47,24 +47,27 @@ func fetched(ctx context.Context) error {
 	if err := snaps.All(ctx); err != nil {
 		return err
 	}
-	_, err := stockProgram(ctx)
+	_, err := stockProgram(ctx, "bookworm")
+	_, errOfNewer := stockProgram(ctx, "trixie")
 	_, errOfClient := publicClient(ctx)
-	return errors.Join(err, errOfClient)
+	return errors.Join(err, errOfNewer, errOfClient)
 }
 
-// stockProgram is the path of Debian's snap program.
-func stockProgram(ctx context.Context) (string, error) { return got(ctx, "stock-snap") }
+// stockProgram is the path of the snap program of a release of Debian.
+func stockProgram(ctx context.Context, debian string) (string, error) {
+	return got(ctx, "stock-snap", debian)
+}
 
 // publicClient is the path of a program that uses snapd's client package (testdata/public).
 func publicClient(ctx context.Context) (string, error) { return got(ctx, "public-client") }
 
 // got is the path that a script prints of what it gets for tests.
-func got(ctx context.Context, script string) (string, error) {
+func got(ctx context.Context, script string, args ...string) (string, error) {
 	root, err := snaps.Checkout()
 	if err != nil {
 		return "", err
 	}
-	cmd := exec.CommandContext(ctx, filepath.Join(root, "scripts", script))
+	cmd := exec.CommandContext(ctx, filepath.Join(root, "scripts", script), args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

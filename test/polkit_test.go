@@ -78,7 +78,7 @@ func TestPolkitLetsPeopleIn(t *testing.T) {
 	if got := strings.TrimSpace(i.Tenure("get", "system", "refresh.retain")); got != "3" {
 		t.Errorf("refresh.retain is %q after it was set to 3", got)
 	}
-	program, err := stockProgram(t.Context())
+	program, err := stockProgram(t.Context(), "bookworm")
 	if err != nil {
 		t.Fatal(err)
 	}

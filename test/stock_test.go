@@ -1,17 +1,23 @@
 package test
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"tenure/client"
 	"tenure/test/rig"
 )
 
@@ -27,11 +33,22 @@ import (
 // tasks that are being done when it happens to look, are left out.
 func TestTheStockSnapCommand(t *testing.T) {
 	t.Parallel()
-	files, err := filepath.Glob("stock/*.txtar")
+	sessionsWith(t, "bookworm", "stock/*.txtar")
+}
+
+// TestANewerSnapCommand runs the sessions in stock/trixie with the snap program of Debian 13.
+func TestANewerSnapCommand(t *testing.T) {
+	t.Parallel()
+	sessionsWith(t, "trixie", "stock/trixie/*.txtar")
+}
+
+func sessionsWith(t *testing.T, debian, pattern string) {
+	t.Helper()
+	files, err := filepath.Glob(pattern)
 	if err != nil || len(files) == 0 {
 		t.Fatalf("no sessions: %v", err)
 	}
-	program, err := stockProgram(t.Context())
+	program, err := stockProgram(t.Context(), debian)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,6 +80,74 @@ func TestTheStockSnapCommand(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestWhatClientsOf277Ask asks what the snap program does from 2.77 on, which is in no
+// release of Debian yet: to install what is installed is a change that does nothing there,
+// and an error for older ones; what was removed is read from the tasks.
+func TestWhatClientsOf277Ask(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{Snapd: true})
+	lab := newShelf(t, i)
+	lab.release(snap(t, "debian12", "1"), "debian12_1", time.Now().Add(-time.Hour))
+	lab.release(snap(t, "hello", "1"), "hello_1", time.Now().Add(-time.Hour))
+	i.Tenure("install", "hello")
+
+	const newer, older, install = "snapd/2.77.1-2 (series 16; classic)", "snapd/2.68.3 (series 16; classic)", `{"action":"install","transaction":"per-snap"}`
+	var refused client.Error
+	if status := askSnapd(t, i, older, "/v2/snaps/hello", install, &refused).StatusCode; status != http.StatusBadRequest || refused.Kind != "snap-already-installed" {
+		t.Errorf("2.68 is told %d, %q", status, refused.Kind)
+	}
+	begun := askSnapd(t, i, newer, "/v2/snaps/hello", install, nil)
+	var nothing, removal client.Change
+	askSnapd(t, i, newer, "/v2/changes/"+begun.Change, "", &nothing)
+	if snaps := nothing.Snaps(); !nothing.Ready || nothing.Status != "Done" || len(snaps) != 0 {
+		t.Errorf("2.77 is told of a change that is %s and has done something with %q", nothing.Status, snaps)
+	}
+	removing := askSnapd(t, i, newer, "/v2/snaps", `{"action":"remove","snaps":["nosuch","hello"]}`, nil)
+	askSnapd(t, i, newer, "/v2/changes/"+removing.Change, "", &removal)
+	for _, task := range removal.Tasks {
+		if got := string(task.Data["affected-snaps"]); got != `["hello"]` {
+			t.Errorf("task %q is about %s", task.Summary, got)
+		}
+	}
+	if len(removal.Tasks) == 0 {
+		t.Error("a removal has no tasks")
+	}
+}
+
+// askSnapd asks the socket for snapd's clients, as one of them: a body is posted.
+func askSnapd(t *testing.T, i *rig.Instance, agent, path, body string, result any) client.Response {
+	t.Helper()
+	method := http.MethodGet
+	if body != "" {
+		method = http.MethodPost
+	}
+	request, err := http.NewRequestWithContext(t.Context(), method, "http://localhost"+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("User-Agent", agent)
+	request.Header.Set("Content-Type", "application/json")
+	transport := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", i.Path("run", "snapd.socket"))
+	}}
+	defer transport.CloseIdleConnections()
+	answer, err := transport.RoundTrip(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer answer.Body.Close()
+	var response client.Response
+	if err := json.NewDecoder(answer.Body).Decode(&response); err != nil {
+		t.Fatal(err)
+	}
+	if result != nil {
+		if err := json.Unmarshal(response.Result, result); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return response
 }
 
 // transcript is the file that a session is written to.
@@ -130,6 +215,8 @@ var (
 		// How far times compress is not the same every day.
 		{regexp.MustCompile(`\b\d{3}B\b`), "500B"},
 		{regexp.MustCompile(`(?m)^(snapd|debian|kernel)( +).*$`), "$1$2..."},
+		// An automatic refresh comes when it wants, within its window.
+		{regexp.MustCompile(`(?m)^(last|next): .*$`), "$1: ..."},
 	}
 )
 

@@ -66,8 +66,13 @@ func (s *server) act(r *http.Request, name string) (*reply, error) {
 	if request.OfAll() {
 		return s.refreshAll(r, request)
 	}
+	if forSnapd(r) && request.Action == refresh.ActionRemove && len(request.Snaps) > 1 {
+		if request.Snaps, err = s.installed(r.Context(), request.Snaps); err != nil || len(request.Snaps) == 0 {
+			return &reply{joint: noChange}, err
+		}
+	}
 	id, err := s.cfg.Manager.Do(r.Context(), request)
-	if forSnapd(r) && len(request.Snaps) > 1 && refresh.KindOf(err) == refresh.KindNoUpdate {
+	if forSnapd(r) && isNoChange(r, &request, err) {
 		return &reply{joint: noChange}, nil
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -27,7 +28,7 @@ import (
 	"tenure/internal/supervise"
 )
 
-func (s *server) systemInfo(*http.Request) (*reply, error) {
+func (s *server) systemInfo(r *http.Request) (*reply, error) {
 	var uts unix.Utsname
 	if err := unix.Uname(&uts); err != nil {
 		return nil, fmt.Errorf("read the kernel's version: %w", err)
@@ -36,6 +37,9 @@ func (s *server) systemInfo(*http.Request) (*reply, error) {
 	timer, err := s.refreshInfo()
 	if err != nil {
 		return nil, err
+	}
+	if forSnapd(r) && timer["hold"] == forever {
+		timer["hold"] = farAway
 	}
 	return &reply{result: client.SystemInfo{
 		Series: "16", Version: s.cfg.Version, Architecture: refresh.DebianArch(runtime.GOARCH),
@@ -122,10 +126,15 @@ func (s *server) withServices(ctx context.Context, snap client.Snap) (*reply, er
 
 // snapFor is a snap as this peer knows snaps. For snapd's clients the channel that a
 // revision came from is the one that is tracked: they take any other for a closed one.
+// They read the end of a hold as a time.
 func snapFor(r *http.Request, found *refresh.Snap) client.Snap {
 	snap := snapOf(found)
-	if forSnapd(r) && snap.TrackingChannel != "" {
-		snap.Channel = snap.TrackingChannel
+	if !forSnapd(r) {
+		return snap
+	}
+	snap.Channel = cmp.Or(snap.TrackingChannel, snap.Channel)
+	if snap.Hold == forever {
+		snap.Hold = farAway
 	}
 	return snap
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"tenure"
 	"tenure/client"
 	"tenure/internal/change"
 	"tenure/internal/refresh"
@@ -49,13 +51,56 @@ func asSnapd(c *client.Change) {
 			}
 		}
 	}
+	for i := range c.Tasks {
+		c.Tasks[i].Data = map[string]json.RawMessage{"affected-snaps": c.Data["snap-names"]}
+	}
 	if c.Err != "" {
 		c.Err = "cannot perform the following tasks:\n- " + strings.ReplaceAll(c.Err, "\n", "\n- ")
 	}
 }
 
-// noChange is the id of the change that a refresh of all snaps is when none has an update.
+// noChange is the id of the change that is asked for when nothing is to be done: a refresh
+// of snaps that have no update, an install of such as are installed, a removal of such as
+// are not.
 const noChange = "0"
+
+// isNoChange reports whether this client knows what err says as a change that does nothing,
+// and not as an error. With several snaps all do; for one that is installed already those do
+// that came after it became so in snapd, and older ones read the kind of the error.
+func isNoChange(r *http.Request, request *refresh.Request, err error) bool {
+	kind, several := refresh.KindOf(err), len(request.Snaps) > 1
+	return kind == refresh.KindNoUpdate && several ||
+		kind == refresh.KindInstalled && (several || snapdOf(r.UserAgent()) >= installsAgain)
+}
+
+// installed are those of several snaps that are: for snapd's clients, one that is not does not
+// keep the others from being removed.
+func (s *server) installed(ctx context.Context, snaps []tenure.Instance) ([]tenure.Instance, error) {
+	all, err := s.cfg.Manager.Snaps(ctx, false)
+	if err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(snaps, func(snap tenure.Instance) bool {
+		return !slices.ContainsFunc(all, func(found refresh.Snap) bool { return found.Ref.Snap == snap })
+	}), nil
+}
+
+// snapdVersion is a version of snapd: 2077 is 2.77.
+type snapdVersion int
+
+// installsAgain is the first version known to install what is installed as a change that
+// does nothing; 2.68 is the last one known to want an error.
+const installsAgain snapdVersion = 2077
+
+// snapdOf is the version in the name that a client gives itself, "snapd/2.77.1-2 (…", and 0
+// if there is none.
+func snapdOf(agent string) snapdVersion {
+	var major, minor snapdVersion
+	if _, err := fmt.Sscanf(agent, "snapd/%d.%d", &major, &minor); err != nil {
+		return 0
+	}
+	return 1000*major + minor
+}
 
 // jointID is the id of several changes that are one for snapd's clients.
 func jointID(ids []change.ID) string {

@@ -154,10 +154,17 @@ func candidateOf(snap tenure.Instance, c *refresh.Candidate) client.Candidate {
 	return candidate
 }
 
-// holdText is until when a hold lasts, as snapd writes it.
+// A hold without an end is written so. Snapd's clients read its end as a time, and call what is
+// more than a hundred years away forever.
+const (
+	forever = "forever"
+	farAway = "9999-12-31T00:00:00Z"
+)
+
+// holdText is until when a hold lasts.
 func holdText(hold *schedule.Hold) string {
 	if hold.Until.IsZero() {
-		return "forever"
+		return forever
 	}
 	return hold.Until.Format(time.RFC3339)
 }
@@ -202,7 +209,7 @@ func holdOf(action *client.Action, snaps []tenure.Instance) (*refresh.HoldReques
 	if action.HoldLevel != "" && action.HoldLevel != level {
 		return nil, bad(fmt.Sprintf("hold-level should be %q here; it is %q", level, action.HoldLevel))
 	}
-	if req.End || action.Time == "forever" {
+	if req.End || action.Time == forever {
 		return req, nil
 	}
 	var err error
@@ -225,7 +232,7 @@ func (s *server) refreshInfo() (map[string]string, error) {
 		}
 	}
 	if when.Held && when.Hold.IsZero() {
-		info["hold"] = "forever"
+		info["hold"] = forever
 	}
 	return info, nil
 }

@@ -24,7 +24,7 @@ import (
 // had brought to theirs: mounts do not outlive the machine. It runs before changes
 // are resumed. A revision that cannot be mounted does not keep the others from it.
 func (m *Manager) Boot(ctx context.Context) error {
-	for _, dir := range []string{m.cfg.Paths.Staging(), m.cfg.Paths.Programs(), filepath.Dir(m.cfg.Paths.SnapctlSocket())} {
+	for _, dir := range []string{m.cfg.Paths.Mounts(), m.cfg.Paths.Staging(), m.cfg.Paths.Programs(), filepath.Dir(m.cfg.Paths.SnapctlSocket())} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make directories: %w", err)
 		}

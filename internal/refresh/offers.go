@@ -246,7 +246,7 @@ func (m *Manager) resolve(ctx context.Context, req Request) (resolved Request, d
 	var none error
 	for _, snap := range slices.Compact(slices.Sorted(slices.Values(req.Snaps))) {
 		origin, err := m.offer(ctx, req, snap)
-		if KindOf(err) == KindNoUpdate && len(req.Snaps) > 1 {
+		if len(req.Snaps) > 1 && nothingToDo(err) {
 			none = err
 			continue
 		}
@@ -266,6 +266,13 @@ func (m *Manager) resolve(ctx context.Context, req Request) (resolved Request, d
 		return req, func() {}, err
 	}
 	return resolved, done, nil
+}
+
+// nothingToDo reports whether err says that a snap is as it was asked for already: one
+// among several does not keep the others from it.
+func nothingToDo(err error) bool {
+	kind := KindOf(err)
+	return kind == KindNoUpdate || kind == KindInstalled
 }
 
 // take fetches a release, as a file of a request.

@@ -15,6 +15,10 @@ func (p Paths) at(elem ...string) string {
 	return filepath.Join(append([]string{"/", p.Root}, elem...)...)
 }
 
+// Mounts is where all snaps are. It is there from the start: clients of snapd take its
+// absence for a system that has its snaps elsewhere.
+func (p Paths) Mounts() string { return p.at("snap") }
+
 // SnapDir is where the revisions of an instance are mounted.
 func (p Paths) SnapDir(i tenure.Instance) string { return p.at("snap", string(i)) }
 
