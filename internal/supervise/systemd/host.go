@@ -73,8 +73,9 @@ type place struct {
 	kept bool
 	// release is under way when the unit has ended and systemd is to know; nil before.
 	release *release
-	// launches counts what was launched in it.
+	// launches counts what was launched in it; again is closed by the next launch.
 	launches int
+	again    chan struct{}
 	// ended is that no process of the unit is left, launching that the next one is not there yet.
 	ended, launching bool
 	// waiting is who was started ahead; nil for nobody.
@@ -202,6 +203,10 @@ func (h *host) settle(ctx context.Context, pl *place) error {
 	h.mu.Lock()
 	before := pl.release
 	pl.launches++
+	if pl.again != nil {
+		close(pl.again)
+		pl.again = nil
+	}
 	pl.ended, pl.launching = false, true
 	h.mu.Unlock()
 	if before == nil {
@@ -398,6 +403,10 @@ func (h *host) Release(group proc.Group, asked bool) (wait func(context.Context)
 	defer h.mu.Unlock()
 	launches := pl.launches
 	pl.ended = true
+	if pl.again == nil {
+		pl.again = make(chan struct{})
+	}
+	again := pl.again
 	if !pl.kept {
 		return func(ctx context.Context) error {
 			err := group.AwaitEmpty(ctx)
@@ -410,13 +419,28 @@ func (h *host) Release(group proc.Group, asked bool) (wait func(context.Context)
 		if err := r.wait(ctx); err != nil {
 			return err
 		}
-		if h.launchedSince(pl, launches) {
-			return nil
-		}
-		err := group.AwaitEmpty(ctx)
+		err := awaitEmpty(ctx, group, again)
 		h.forgetPlace(pl, launches)
 		return err
 	}
+}
+
+// awaitEmpty waits until nobody is in a group, or the next life has begun there.
+func awaitEmpty(ctx context.Context, group proc.Group, again <-chan struct{}) error {
+	waiting, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-again:
+			cancel()
+		case <-waiting.Done():
+		}
+	}()
+	err := group.AwaitEmpty(waiting)
+	if ctx.Err() == nil && waiting.Err() != nil {
+		return nil
+	}
+	return err
 }
 
 // release is that systemd comes to know of the end of a unit.
@@ -462,12 +486,6 @@ func (h *host) settleLater(pl *place, asked bool) *release {
 		}
 	}()
 	return r
-}
-
-func (h *host) launchedSince(pl *place, launches int) bool {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return pl.launches != launches
 }
 
 // forgetPlace drops what is known of a group that is gone, with the file of a generation that
