@@ -26,8 +26,8 @@ type Config struct {
 	// process to die. It must not call the engine.
 	Boundary func(Point)
 	// Gap, if set, hears when the first of the running changes enters a gap, and
-	// when the last has left it. Steps wait for it, so it is to be quick. It must
-	// not call the engine.
+	// when the last has left it for good: what it did is durable. It hears at first whether none
+	// goes on with one. Steps wait for it, so it is to be quick. It must not call the engine.
 	Gap func(begins bool)
 	// Keep is how many ended changes are kept, by default 500, and KeepFor for
 	// how long, by default a week. Changes that have not ended are kept without

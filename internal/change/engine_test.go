@@ -414,7 +414,7 @@ func TestGapIsTold(t *testing.T) {
 	wait(t, e, first, change.Done)
 	wait(t, e, start(t, e, on("z", "a", "gap3")), change.Done)
 	stop()
-	if want := []bool{true, false, true, false}; !slices.Equal(told, want) {
+	if want := []bool{false, true, false, true, false}; !slices.Equal(told, want) {
 		t.Errorf("told %v, want %v", told, want)
 	}
 }

@@ -47,6 +47,7 @@ func (r *run) idle() bool { return r.queued || r.c.Status == Wait && len(r.then)
 func (e *Engine) resume(saved Saved) {
 	e.lastID = saved.LastID
 	var ended []Change
+	inGap := false
 	for i := range saved.Changes {
 		c := &saved.Changes[i]
 		e.view.put(c.clone())
@@ -56,6 +57,9 @@ func (e *Engine) resume(saved Saved) {
 		}
 		r := reviveRun(c)
 		e.runs[c.ID] = r
+		for i := range r.crashed {
+			inGap = inGap || c.Tasks[i].Gap
+		}
 		if c.Holds {
 			e.lock(r)
 		}
@@ -64,6 +68,9 @@ func (e *Engine) resume(saved Saved) {
 	slices.SortStableFunc(ended, func(a, b Change) int { return a.Ready.Compare(b.Ready) })
 	for i := range ended {
 		e.ended = append(e.ended, ended[i].ID)
+	}
+	if !inGap && e.cfg.Gap != nil {
+		e.cfg.Gap(false)
 	}
 	e.prune()
 	e.flush()
@@ -168,6 +175,9 @@ func (e *Engine) resolve(r *run, i int) {
 		e.do(r, i)
 		return
 	}
+	if r.c.Tasks[i].Gap {
+		e.enterGap(r)
+	}
 	e.probe(r, i)
 }
 
@@ -181,7 +191,8 @@ func (e *Engine) enterGap(r *run) {
 	}
 }
 
-// leaveGap is told of every write, which is what no gap has in it.
+// leaveGap is told of the write that follows a gap, when it is durable: until then the next
+// process goes on in the gap.
 func (e *Engine) leaveGap(r *run) {
 	if !r.inGap {
 		return

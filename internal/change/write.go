@@ -33,7 +33,9 @@ type batch struct {
 
 // save makes the present state of r durable, then calls then in the owner.
 func (e *Engine) save(r *run, then func()) {
-	e.leaveGap(r)
+	if r.inGap {
+		r.then = append(r.then, func() { e.leaveGap(r) })
+	}
 	r.then = append(r.then, then)
 	if !slices.Contains(e.writer.dirty, r) {
 		e.writer.dirty = append(e.writer.dirty, r)

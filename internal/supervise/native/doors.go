@@ -3,9 +3,12 @@ package native
 import (
 	"context"
 	"fmt"
+	"path/filepath"
 	"slices"
+	"sync"
 
 	"tenure"
+	"tenure/internal/proc"
 	"tenure/internal/supervise"
 )
 
@@ -162,5 +165,82 @@ func Held(dir, boot string, service tenure.UnitID) bool {
 	if err != nil || rec.Boot != boot {
 		return false
 	}
-	return rec.Holding || rec.Ending != nil && rec.Ending.Hold
+	return rec.Holding || rec.InGap || rec.Ending != nil && rec.Ending.Hold
+}
+
+// Elsewhere reports whether a service runs, in those records, in another group than one of a name.
+func Elsewhere(dir, boot string, service tenure.UnitID, name string) bool {
+	rec, err := readRecord(records{dir}.path(service))
+	if err != nil || rec.Boot != boot || rec.Group == "" || filepath.Base(rec.Group) == name {
+		return false
+	}
+	main, err := proc.Open(rec.Main)
+	if err != nil {
+		return false
+	}
+	defer main.Close()
+	ended, err := main.Ended()
+	return err == nil && !ended
+}
+
+// gaps counts the gaps of changes, for a Doorkeeper that starts what is not held (Held).
+type gaps struct {
+	mu sync.Mutex
+	// last is the number of the last gap, open that it is not over.
+	last int
+	open bool
+}
+
+// now is the number of the gap that is open; 0 is none.
+func (g *gaps) now() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.open {
+		return g.last
+	}
+	return 0
+}
+
+// turn notes a beginning or an end, and gives the number of the gap.
+func (g *gaps) turn(begins bool) int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if begins {
+		g.last++
+	}
+	g.open = begins
+	return g.last
+}
+
+// Turn is told when the first change enters a gap, and when the last has left it. What was made ready in
+// it is held until then.
+func (s *Supervisor) Turn(begins bool) {
+	gap := s.gaps.turn(begins)
+	if begins {
+		return
+	}
+	go func() {
+		select {
+		case <-s.ready:
+		case <-s.ended:
+			return
+		}
+		for _, u := range s.all() {
+			_ = u.tell(s.life, func(context.Context) { u.leaveGap(gap) }) // One that is gone is not held.
+		}
+	}()
+}
+
+// enterGap has the unit held, if it is made ready in a gap; the caller writes the record.
+func (u *unit) enterGap() {
+	u.gap = u.s.gaps.now()
+	u.rec.InGap = u.gap > 0 && u.doorkeeper() != nil
+}
+
+// leaveGap lets the unit go that was made ready in a gap, or in one of an earlier supervisor.
+func (u *unit) leaveGap(gap int) {
+	if u.rec.InGap && u.gap <= gap {
+		u.rec.InGap = false
+		u.save()
+	}
 }

@@ -87,6 +87,7 @@ type Supervisor struct {
 	boot       string
 	watcher    *proc.Watcher
 	nursery    nursery
+	gaps       gaps
 	// life is the context of Run: that of everything that lasts.
 	life context.Context //nolint:containedctx // Set once, before anything else runs.
 	// ready is closed when everything is adopted, ended when Run has returned.

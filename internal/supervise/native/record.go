@@ -86,8 +86,11 @@ type record struct {
 	// also before this record was begun.
 	Stored bool `json:"stored,omitempty"`
 	// Holding is set while sockets and descriptors are kept for a start to come.
-	Holding bool    `json:"holding,omitempty"`
-	Ending  *ending `json:"ending,omitempty"`
+	Holding bool `json:"holding,omitempty"`
+	// InGap is that the unit was made ready in the gap of a change that is not over: until then
+	// nobody but the supervisor starts it.
+	InGap  bool    `json:"in_gap,omitempty"`
+	Ending *ending `json:"ending,omitempty"`
 	// Reloading is why the unit was last told to go on with another Spec.
 	Reloading *reloading `json:"reloading,omitempty"`
 	// Aux is the control group of a command that runs for the unit.

@@ -165,6 +165,7 @@ func (u *unit) begin(ctx context.Context, spec supervise.Spec, reply chan<- erro
 	}
 	u.rec.Restarts, u.rec.Streak, u.rec.Started = 0, 0, time.Time{}
 	u.rec.Told, u.rec.Again, u.rec.Holding = false, false, false
+	u.enterGap()
 	if u.arm(ctx) {
 		u.unprepare()
 		reply <- nil

@@ -188,7 +188,7 @@ func (u *unit) stop(ctx context.Context, req supervise.StopRequest, reply chan<-
 
 // rest is the state of a unit that was told to stop and has.
 func (u *unit) rest(ctx context.Context, hold bool) {
-	u.rec.Holding = hold
+	u.rec.Holding, u.rec.InGap = hold, false
 	if !hold {
 		u.closeSockets(ctx)
 	}

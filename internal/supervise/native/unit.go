@@ -81,6 +81,8 @@ type unit struct {
 	forgotten bool
 	// by is the change that the request which is carried out now is part of.
 	by change.ID
+	// gap is the number of the gap in which the unit was made ready; 0 for none, or one of an earlier supervisor.
+	gap int
 
 	starting  []chan<- error
 	stopping  []chan<- stopAnswer

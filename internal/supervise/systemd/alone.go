@@ -14,11 +14,36 @@ import (
 	"tenure/internal/mount"
 	"tenure/internal/sandbox"
 	"tenure/internal/supervise"
+	"tenure/internal/supervise/native"
 )
 
 // aloneSocket is where a unit with a root of its own sees systemd's socket when there was no
 // supervisor to make it one.
 const aloneSocket = "/run/tenure-unit/notify"
+
+// Why a service is not started alone.
+var (
+	errHeld      = fmt.Errorf("the service is down in the middle of a change, which tenured goes on with when it is started: %w", errAbandoned)
+	errElsewhere = fmt.Errorf("the service runs, in another generation: %w", errAbandoned)
+)
+
+// becomeUnheld is becomeAlone, unless the supervisor has died in the middle of a change of the service: then that
+// is for the next one to start.
+func becomeUnheld(state, path, unit string) error {
+	if state == "" {
+		return becomeAlone(path) // An earlier version has written the unit.
+	}
+	service, boot, err := recordOf(unit)
+	switch {
+	case err != nil:
+		return err
+	case native.Held(state, boot, service):
+		return errHeld
+	case native.Elsewhere(state, boot, service, unit):
+		return errElsewhere
+	}
+	return becomeAlone(path)
+}
 
 // becomeAlone becomes the service that systemd has started while there is no supervisor: as it is
 // written down, and on terms with systemd alone.

@@ -21,7 +21,7 @@ import (
 // Main is what Config.Program runs: it takes the arguments that follow the configured ones. The
 // program exits with the ExitStatus of the error.
 //
-//	launch SOCKET SPEC   become the unit that SPEC is of
+//	launch SOCKET [STATE] SPEC   become the unit that SPEC is of
 //	stop SOCKET SPEC     have the unit ended; ErrNobody where there is no supervisor
 //	reload SOCKET SPEC   have the unit reload
 //	connect, strike SOCKET ALIAS STATE   have a service started that somebody has connected to, or whose time has come
@@ -32,13 +32,15 @@ func Main(args []string) error {
 		return tell(args[0], args[1], args[2], args[3])
 	case len(args) == 3 && args[0] == verbPlace:
 		return placeSocket(args[1], args[2])
+	case len(args) == 4 && args[0] == verbLaunch:
+		return become(args[1], args[2], args[3], UnitOf(args))
 	case len(args) != 3:
 		return errors.New("this command is for systemd's own use")
 	}
 	verb, socket, path, unit := args[0], args[1], args[2], UnitOf(args)
 	switch verb {
 	case verbLaunch:
-		return become(socket, path, unit)
+		return become(socket, "", path, unit)
 	case verbStop:
 		return askStop(socket, unit)
 	case verbReload:
@@ -61,16 +63,16 @@ func UnitOf(args []string) string {
 }
 
 // become becomes the program of a unit.
-func become(socket, path, unit string) error {
+func become(socket, state, path, unit string) error {
 	conn, err := ask(socket, question{Verb: verbLaunch, Unit: unit})
 	if err != nil {
-		return becomeAlone(path)
+		return becomeUnheld(state, path, unit)
 	}
 	o, fds, err := conn.answer()
 	if hasGone(err) {
 		// The supervisor died before it said anything.
 		_ = unix.Close(int(conn))
-		return becomeAlone(path)
+		return becomeUnheld(state, path, unit)
 	}
 	if err == nil && o.Error != "" {
 		return errors.New(o.Error)

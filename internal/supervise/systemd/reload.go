@@ -115,4 +115,7 @@ func (g *gap) over() <-chan struct{} {
 }
 
 // Gap is told when the first change enters a gap, and when the last has left it.
-func (s *Supervisor) Gap(begins bool) { s.host.gap.set(begins) }
+func (s *Supervisor) Gap(begins bool) {
+	s.host.gap.set(begins)
+	s.Turn(begins)
+}

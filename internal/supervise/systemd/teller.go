@@ -67,39 +67,48 @@ func tell(verb, socket, alias, state string) error {
 				return errors.New(o.Error)
 			}
 		}
-		held, err := heldIn(state, alias)
+		unit, boot, err := recordOf(alias)
 		if err != nil {
 			return err
 		}
-		if !held {
+		if !native.Held(state, boot, unit) && rested(alias) {
 			return startAlone(alias)
 		}
-		<-time.After(tellAgain)
+		<-time.After(tellAgain) // There may be a supervisor then.
 	}
 }
 
-func heldIn(state, alias string) (bool, error) {
-	boot, err := proc.BootID()
-	if err != nil {
-		return false, err
-	}
-	prefix, _, _ := strings.Cut(alias, ".")
-	unit, ok := names{prefix}.readAlias(alias)
+// recordOf is by what the record of a service is found that has a name.
+func recordOf(name string) (unit tenure.UnitID, boot string, err error) {
+	prefix, _, _ := strings.Cut(name, ".")
+	unit, ok := names{prefix}.readAlias(name)
 	if !ok {
-		return false, fmt.Errorf("unit %s: %w", alias, supervise.ErrUnknown)
+		unit, _, ok = names{prefix}.parse(name)
 	}
-	return native.Held(state, boot, unit), nil
+	if !ok {
+		return unit, "", fmt.Errorf("unit %s: %w", name, supervise.ErrUnknown)
+	}
+	boot, err = proc.BootID()
+	return unit, boot, err
 }
 
-// startAlone has systemd start a service. One that has ended just now is not started at once.
+// rested reports whether a service has not ended just now.
+func rested(alias string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), launchPatience)
+	defer cancel()
+	b := &bus{life: ctx}
+	defer b.close()
+	since, err := b.downSince(ctx, alias)
+	down := time.Since(since)
+	return err != nil || down < 0 || down >= lastTried // The clock may have been set.
+}
+
+// startAlone has systemd start a service.
 func startAlone(alias string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), launchPatience)
 	defer cancel()
 	b := &bus{life: ctx}
 	defer b.close()
-	if since, err := b.downSince(ctx, alias); err == nil && time.Since(since) < lastTried {
-		<-time.After(lastTried)
-	}
 	j, err := b.begin(alias, startPlain(ctx, alias))
 	if err == nil {
 		err = j.wait(ctx)

@@ -2,6 +2,7 @@ package systemd
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -61,7 +62,7 @@ func (h *host) serviceFile(name string, spec *supervise.Spec) string {
 	settings := []setting{
 		{"Slice", h.names.slice(spec.Unit.Snap)},
 		{"Type", string(typeOf(spec))},
-		{"ExecStart", quoteCommand(h.command(verbLaunch, name))},
+		{"ExecStart", quoteCommand(slices.Concat(h.program, []string{verbLaunch, h.socket, h.state, h.files.specPath(name)}))},
 		{"ExecStop", quoteCommand(h.command(verbStop, name))},
 		{"KillMode", "process"},
 		{"KillSignal", signalOf(spec.Stop)},
