@@ -331,6 +331,9 @@ func TestTimersAreUnits(t *testing.T) {
 	begun, _ := os.ReadFile(log)
 	sc.await("it has been started without a supervisor", struck(strings.Count(string(begun), "struck")+2))
 	sc.another()
+	// What was begun without a supervisor is over when the timer has struck for this one.
+	begun, _ = os.ReadFile(log)
+	sc.await("it has been started by the next supervisor", struck(strings.Count(string(begun), "struck")+2))
 	if _, err := sc.s.Stop(sc.ctx, supervise.StopRequest{Units: []tenure.UnitID{unitOf("web")}, Reason: tenure.ReasonStop}); err != nil {
 		t.Error(err)
 	}
