@@ -17,6 +17,7 @@ func TestHeldUntilTheGapIsOver(t *testing.T) {
 	sockets := sc.sockets()
 	sc.start(sc.server(1, sockets...))
 	old := sc.connect(sockets[0])()
+	sc.inState(supervise.Running) // It answers before it is known to, and until then somebody waits for it.
 	sc.s.Gap(true)
 	down := supervise.StopRequest{Units: []tenure.UnitID{unitOf("web")}, Reason: tenure.ReasonRefresh, HoldSockets: true}
 	if _, err := sc.s.Stop(sc.ctx, down); err != nil {
