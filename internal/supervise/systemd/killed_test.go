@@ -56,9 +56,9 @@ func TestKilledBeforeAReload(t *testing.T) {
 	sc := newScene(t)
 	sc.start(sc.revision(supervise.Notify, 1))
 	sc.s.Gap(true)
-	now := filepath.Base(sc.switchTo(sc.revision(supervise.Notify, 2)).Group)
-	if sc.show("web", "Id") == now {
-		t.Fatal("systemd has read the units in the gap")
+	now := ""
+	for n := 2; now == "" || sc.show("web", "Id") == now; n++ { // The other tests have systemd read all units, too.
+		now = filepath.Base(sc.switchTo(sc.revision(supervise.Notify, n)).Group)
 	}
 	sc.end()
 	sc.another()
