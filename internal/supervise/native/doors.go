@@ -98,7 +98,7 @@ func (s *Supervisor) Connected(ctx context.Context, service tenure.UnitID) error
 	if err := s.await(ctx); err != nil {
 		return fmt.Errorf("connect to %s: %w", service, err)
 	}
-	_, known, err := request(ctx, s, service, func(u *unit, ctx context.Context, reply chan<- struct{}) {
+	_, err := requestKnown(ctx, s, service, func(u *unit, ctx context.Context, reply chan<- struct{}) {
 		if u.served() {
 			reply <- struct{}{}
 			return
@@ -108,9 +108,6 @@ func (s *Supervisor) Connected(ctx context.Context, service tenure.UnitID) error
 			u.connected(ctx)
 		}
 	})
-	if err == nil && !known {
-		err = supervise.ErrUnknown
-	}
 	if err != nil {
 		return fmt.Errorf("connect to %s: %w", service, err)
 	}
@@ -140,17 +137,13 @@ func (u *unit) answerCallers() {
 // Struck is told by the Host that the time of a service has come. One that runs goes on.
 func (s *Supervisor) Struck(ctx context.Context, service tenure.UnitID) error {
 	err := s.await(ctx)
-	known := false
 	if err == nil {
-		_, known, err = request(ctx, s, service, func(u *unit, ctx context.Context, reply chan<- struct{}) {
+		_, err = requestKnown(ctx, s, service, func(u *unit, ctx context.Context, reply chan<- struct{}) {
 			if u.rec.State == supervise.Waiting || u.rec.State == supervise.Listening && u.rec.Spec.Timer != "" {
 				u.launchByItself(ctx)
 			}
 			reply <- struct{}{}
 		})
-	}
-	if err == nil && !known {
-		err = supervise.ErrUnknown
 	}
 	if err != nil {
 		return fmt.Errorf("timer of %s: %w", service, err)

@@ -305,7 +305,7 @@ func (s *Supervisor) Launched(ctx context.Context, service tenure.UnitID) error 
 	if err := s.await(ctx); err != nil {
 		return fmt.Errorf("launch %s: %w", service, err)
 	}
-	failure, known, err := request(ctx, s, service, func(u *unit, ctx context.Context, reply chan<- error) {
+	failure, err := requestKnown(ctx, s, service, func(u *unit, ctx context.Context, reply chan<- error) {
 		if u.rec.State.Alive() {
 			reply <- supervise.ErrRunning
 			return
@@ -313,9 +313,6 @@ func (s *Supervisor) Launched(ctx context.Context, service tenure.UnitID) error 
 		u.launchByItself(ctx)
 		reply <- nil
 	})
-	if err == nil && !known {
-		err = supervise.ErrUnknown
-	}
 	if err = errors.Join(err, failure); err != nil {
 		return fmt.Errorf("launch %s: %w", service, err)
 	}

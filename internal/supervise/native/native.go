@@ -265,6 +265,15 @@ func request[T any](ctx context.Context, s *Supervisor, id tenure.UnitID, m func
 	}
 }
 
+// requestKnown is request, of a unit that has to be known.
+func requestKnown[T any](ctx context.Context, s *Supervisor, id tenure.UnitID, m func(*unit, context.Context, chan<- T)) (answer T, err error) {
+	answer, known, err := request(ctx, s, id, m)
+	if err == nil && !known {
+		err = supervise.ErrUnknown
+	}
+	return answer, err
+}
+
 func await[T any](ctx context.Context, u *unit, reply <-chan T) (answer T, err error) {
 	select {
 	case answer, ok := <-reply:
@@ -302,11 +311,7 @@ func (s *Supervisor) Reload(ctx context.Context, req supervise.ReloadRequest) er
 	}
 	if err == nil {
 		var failure error
-		var known bool
-		failure, known, err = request(ctx, s, id, func(u *unit, ctx context.Context, reply chan<- error) { u.reload(ctx, req, reply) })
-		if err == nil && !known {
-			err = supervise.ErrUnknown
-		}
+		failure, err = requestKnown(ctx, s, id, func(u *unit, ctx context.Context, reply chan<- error) { u.reload(ctx, req, reply) })
 		err = errors.Join(err, failure)
 	}
 	if err != nil {
@@ -339,14 +344,10 @@ func (s *Supervisor) Processes(ctx context.Context, id tenure.UnitID) ([]proc.In
 	err := s.await(ctx)
 	var r result
 	if err == nil {
-		var known bool
-		r, known, err = request(ctx, s, id, func(u *unit, _ context.Context, reply chan<- result) {
+		r, err = requestKnown(ctx, s, id, func(u *unit, _ context.Context, reply chan<- result) {
 			infos, err := u.processes()
 			reply <- result{infos, err}
 		})
-		if err == nil && !known {
-			err = supervise.ErrUnknown
-		}
 		err = errors.Join(err, r.err)
 	}
 	if err != nil {

@@ -49,13 +49,10 @@ type bearing struct {
 
 func (s *Supervisor) succeed(ctx context.Context, spec supervise.Spec) error {
 	for {
-		born, known, err := request(ctx, s, spec.Unit, func(u *unit, ctx context.Context, reply chan<- bearing) {
+		born, err := requestKnown(ctx, s, spec.Unit, func(u *unit, ctx context.Context, reply chan<- bearing) {
 			heir, err := u.bear(ctx, spec)
 			reply <- bearing{heir, err}
 		})
-		if err == nil && !known {
-			err = supervise.ErrUnknown
-		}
 		if err = errors.Join(err, born.err); err != nil || born.heir == nil {
 			return err
 		}
@@ -259,11 +256,7 @@ func (s *Supervisor) TakeOver(ctx context.Context, service tenure.UnitID, drain 
 	err := s.await(ctx)
 	var c ceded
 	if err == nil {
-		var known bool
-		c, known, err = request(ctx, s, service, func(u *unit, ctx context.Context, reply chan<- ceded) { reply <- u.cede(ctx, drain) })
-		if err == nil && !known {
-			err = supervise.ErrUnknown
-		}
+		c, err = requestKnown(ctx, s, service, func(u *unit, ctx context.Context, reply chan<- ceded) { reply <- u.cede(ctx, drain) })
 		err = errors.Join(err, c.err)
 	}
 	if err == nil {

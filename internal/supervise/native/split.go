@@ -18,14 +18,10 @@ import (
 func (s *Supervisor) Split(ctx context.Context, service tenure.UnitID) error {
 	err := s.await(ctx)
 	if err == nil {
-		var known bool
-		_, known, err = request(ctx, s, service, func(u *unit, ctx context.Context, reply chan<- struct{}) {
+		_, err = requestKnown(ctx, s, service, func(u *unit, ctx context.Context, reply chan<- struct{}) {
 			u.setApart(ctx)
 			reply <- struct{}{}
 		})
-		if err == nil && !known {
-			err = supervise.ErrUnknown
-		}
 	}
 	if err != nil {
 		return fmt.Errorf("set workloads of %s apart: %w", service, err)

@@ -14,9 +14,12 @@ import (
 	"tenure/internal/supervise"
 )
 
-// given are the descriptors that systemd has passed to this process, by their names; those that it has stored
-// for the service are among them.
-type given []struct {
+// given are the descriptors that systemd has passed to this process; those that it has stored for the service
+// are among them.
+type given []named
+
+// named is a descriptor with its name.
+type named struct {
 	name string
 	fd   int
 }
@@ -40,10 +43,7 @@ func takeGiven() (g given) {
 			name = names[i]
 		}
 		unix.CloseOnExec(firstPassed + i)
-		g = append(g, struct {
-			name string
-			fd   int
-		}{name, firstPassed + i})
+		g = append(g, named{name, firstPassed + i})
 	}
 	return g
 }
