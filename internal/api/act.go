@@ -137,6 +137,18 @@ func (s *server) readAction(r *http.Request, name string) (asked, error) {
 	return a, nil
 }
 
+// instances are the snaps of some names.
+func instances(names []string) (snaps []tenure.Instance, err error) {
+	for _, name := range names {
+		snap, err := tenure.ParseInstance(name)
+		if err != nil {
+			return nil, err
+		}
+		snaps = append(snaps, snap)
+	}
+	return snaps, nil
+}
+
 func requestOf(action client.Action, files []refresh.File) (refresh.Request, error) {
 	request := refresh.Request{
 		Action: refresh.Action(action.Action), Files: files, Names: action.Names, Args: action.Args,
@@ -148,12 +160,9 @@ func requestOf(action client.Action, files []refresh.File) (refresh.Request, err
 			Force: action.Force, Now: action.Now, Leave: action.Leave,
 		},
 	}
-	for _, name := range action.Snaps {
-		snap, err := tenure.ParseInstance(name)
-		if err != nil {
-			return request, err
-		}
-		request.Snaps = append(request.Snaps, snap)
+	var err error
+	if request.Snaps, err = instances(action.Snaps); err != nil {
+		return request, err
 	}
 	if action.Action == "hold" || action.Action == "unhold" {
 		hold, err := holdOf(&action, request.Snaps)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net/http"
 
-	"tenure"
 	"tenure/client"
 	"tenure/internal/change"
 	"tenure/internal/refresh"
@@ -29,18 +28,6 @@ func (s *server) save(r *http.Request, action *client.Action) (*reply, error) {
 		return nil, err
 	}
 	return &reply{result: map[string]snapshot.Set{"set-id": set}, change: id}, nil
-}
-
-func instances(names []string) ([]tenure.Instance, error) {
-	snaps := make([]tenure.Instance, 0, len(names))
-	for _, name := range names {
-		snap, err := tenure.ParseInstance(name)
-		if err != nil {
-			return nil, err
-		}
-		snaps = append(snaps, snap)
-	}
-	return snaps, nil
 }
 
 // snapshots answers with sets and what is in them. What snaps were configured to is for

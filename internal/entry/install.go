@@ -35,32 +35,30 @@ func Install(program, helper string) (warning string, err error) {
 	return "", nil
 }
 
-// install replaces the helper, in one instant.
+// install replaces the helper.
 func install(text []byte, helper string) error {
 	dir := filepath.Dir(helper)
-	next := helper + ".next"
 	err := errors.Join(os.MkdirAll(dir, 0o755), os.Chmod(dir, 0o755)) //nolint:gosec // Everybody runs what is in it.
-	if err == nil {
-		err = removeIfThere(next)
+	if err != nil {
+		return err
 	}
-	if err == nil {
-		err = os.WriteFile(next, text, 0o755) //nolint:gosec // Everybody runs it.
-	}
-	if err == nil {
-		err = errors.Join(os.Chown(next, 0, 0), empower(next))
-	}
-	if err == nil {
-		err = os.Rename(next, helper)
-	}
-	return err
+	return replace(helper, text, 0o755, func(next string) error { return errors.Join(os.Chown(next, 0, 0), empower(next)) })
 }
 
-// installLoader replaces what shells read, in one instant.
+// installLoader replaces what shells read.
 func installLoader(path string) error {
+	return replace(path, loader, 0o644, func(string) error { return nil })
+}
+
+// replace replaces a file, in one instant, by one that finish has been called with.
+func replace(path string, text []byte, mode os.FileMode, finish func(next string) error) error {
 	next := path + ".next"
 	err := removeIfThere(next)
 	if err == nil {
-		err = os.WriteFile(next, loader, 0o644) //nolint:gosec // Everybody reads it.
+		err = os.WriteFile(next, text, mode)
+	}
+	if err == nil {
+		err = finish(next)
 	}
 	if err == nil {
 		err = os.Rename(next, path)

@@ -47,15 +47,10 @@ func (m *Manager) writeCompletion(path, command, app string) error {
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) && !ownCompletion(path) {
 		return errors.Join(err, fmt.Errorf("%s is there, and is not of Tenure", path))
 	}
-	next := path + nextSuffix
-	err = errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), removeExisting(next)) //nolint:gosec // Everybody reads it.
-	if err == nil {
-		err = os.WriteFile(next, []byte(text), 0o644) //nolint:gosec // Everybody reads it.
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // Everybody reads it.
+		return err
 	}
-	if err == nil {
-		err = os.Rename(next, path)
-	}
-	return err
+	return putFile(path, text, 0o644)
 }
 
 // ownCompletion reports whether a file is one that writeCompletion wrote.

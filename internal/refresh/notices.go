@@ -60,7 +60,7 @@ func (a *announcer) changed(ctx context.Context, c *change.Change) {
 		delete(a.statuses, c.ID)
 	}
 	// It may wait again, for others, and what was between be seen by nobody.
-	snaps, err := a.m.inhibitedBy(c)
+	snaps, _, err := a.m.inhibitedBy(c)
 	if err != nil {
 		a.m.cfg.Logger.ErrorContext(ctx, "cannot see which refreshes wait for apps", slog.Any("error", err))
 		return
@@ -74,14 +74,14 @@ func (a *announcer) changed(ctx context.Context, c *change.Change) {
 	a.m.notices.Record(notice.Occasion{Type: notice.RefreshInhibit, Key: "-"})
 }
 
-// inhibitedBy are the snaps that a change does not refresh as long as apps of them run.
-func (m *Manager) inhibitedBy(c *change.Change) ([]tenure.Instance, error) {
+// inhibitedBy are the snaps that a change does not refresh as long as apps of them run, and how it waits.
+func (m *Manager) inhibitedBy(c *change.Change) ([]tenure.Instance, wait, error) {
 	if _, waits := deferral(*c); !waits {
-		return nil, nil
+		return nil, wait{}, nil
 	}
 	w, _, err := m.waits.Get(c.ID.String())
 	if err != nil {
-		return nil, err
+		return nil, wait{}, err
 	}
 	snaps := map[tenure.Instance]bool{}
 	for _, a := range w.Units {
@@ -89,7 +89,7 @@ func (m *Manager) inhibitedBy(c *change.Change) ([]tenure.Instance, error) {
 			snaps[a.Unit.Snap] = true
 		}
 	}
-	return slices.Sorted(maps.Keys(snaps)), nil
+	return slices.Sorted(maps.Keys(snaps)), w, nil
 }
 
 // Inhibited are the snaps that are not refreshed as long as apps of them run, and until when
@@ -97,11 +97,7 @@ func (m *Manager) inhibitedBy(c *change.Change) ([]tenure.Instance, error) {
 func (m *Manager) Inhibited() (map[tenure.Instance]time.Time, error) {
 	until := map[tenure.Instance]time.Time{}
 	for _, c := range m.engine.List(change.Filter{Select: change.WaitingOnly}) {
-		snaps, err := m.inhibitedBy(&c)
-		if err != nil {
-			return nil, err
-		}
-		w, _, err := m.waits.Get(c.ID.String())
+		snaps, w, err := m.inhibitedBy(&c)
 		if err != nil {
 			return nil, err
 		}

@@ -297,7 +297,7 @@ func (s linkStep) Probe(_ context.Context, p linkParams) (nothing, bool, error) 
 	return nothing{}, true, s.m.link(p)
 }
 
-// nextSuffix is on the name of what is to replace a link or a command.
+// nextSuffix is on the name of what is to replace a link or a file.
 const nextSuffix = ".next"
 
 func (m *Manager) link(p linkParams) error {
@@ -348,6 +348,18 @@ func pointAt(link, target string) error {
 	return os.Rename(next, link)
 }
 
+// putFile makes a file, or replaces it, in one instant.
+func putFile(path, text string, mode os.FileMode) error {
+	next := path + nextSuffix
+	if err := removeExisting(next); err != nil {
+		return err
+	}
+	if err := os.WriteFile(next, []byte(text), mode); err != nil {
+		return err
+	}
+	return os.Rename(next, path)
+}
+
 func removeExisting(path string) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -394,11 +406,7 @@ func (m *Manager) makeCommand(snap tenure.Instance, app tenure.App) error {
 	if current, err := os.ReadFile(path); err == nil && string(current) == script {
 		return nil
 	}
-	next := path + nextSuffix
-	if err := os.WriteFile(next, []byte(script), 0o755); err != nil { //nolint:gosec // A command that everybody may run.
-		return err
-	}
-	return os.Rename(next, path)
+	return putFile(path, script, 0o755)
 }
 
 // startStep starts services on what is current now.
