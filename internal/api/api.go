@@ -115,7 +115,7 @@ func (cfg *Config) listen(ctx context.Context) ([]net.Listener, error) {
 			return nil, err
 		}
 	}
-	listeners := []net.Listener{&fair{UnixListener: own, of: map[uint32]int{}}}
+	listeners := []net.Listener{newFair(own, false)}
 	snapd := cfg.SnapdListener
 	if snapd == nil && cfg.SnapdSocket != "" {
 		var err error
@@ -124,7 +124,7 @@ func (cfg *Config) listen(ctx context.Context) ([]net.Listener, error) {
 		}
 	}
 	if snapd != nil {
-		listeners = append(listeners, &fair{UnixListener: snapd, of: map[uint32]int{}, snapd: true})
+		listeners = append(listeners, newFair(snapd, true))
 	}
 	return listeners, nil
 }

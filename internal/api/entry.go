@@ -34,7 +34,7 @@ func ServeEntry(ctx context.Context, cfg Config, socket, helper string) error {
 	defer stop()
 	var asking sync.WaitGroup
 	defer asking.Wait()
-	fairly := &fair{UnixListener: listener, of: map[uint32]int{}}
+	fairly := newFair(listener, false)
 	for {
 		conn, err := fairly.Accept()
 		if ctx.Err() != nil {

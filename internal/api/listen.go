@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"tenure/internal/quota"
 )
 
 // ErrOccupied is that somebody listens at a socket.
@@ -54,10 +56,11 @@ type fair struct {
 
 	// snapd is that it is for programs made for snapd.
 	snapd bool
+	open  *quota.Quota[uint32]
+}
 
-	mu  sync.Mutex
-	all int
-	of  map[uint32]int
+func newFair(listener *net.UnixListener, snapd bool) *fair {
+	return &fair{UnixListener: listener, snapd: snapd, open: quota.New[uint32](maxConnections, maxAllConnections)}
 }
 
 // Accept waits for a connection of one who has not too many of them.
@@ -75,29 +78,12 @@ func (f *fair) Accept() (net.Conn, error) {
 	}
 }
 
-func (f *fair) take(uid uint32) bool {
-	if uid == 0 {
-		return true
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.of[uid] == maxConnections || f.all == maxAllConnections {
-		return false
-	}
-	f.all++
-	f.of[uid]++
-	return true
-}
+// take counts a connection of a user. Root always has room.
+func (f *fair) take(uid uint32) bool { return uid == 0 || f.open.Take(uid) }
 
 func (f *fair) give(uid uint32) {
-	if uid == 0 {
-		return
-	}
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.all--
-	if f.of[uid]--; f.of[uid] == 0 {
-		delete(f.of, uid)
+	if uid != 0 {
+		f.open.Give(uid)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"tenure"
 	"tenure/internal/proc"
+	"tenure/internal/quota"
 )
 
 const (
@@ -66,7 +67,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	defer stop()
 	var calls sync.WaitGroup
 	defer calls.Wait()
-	free, held := make(chan struct{}, maxCalls), &quota{of: map[tenure.UnitID]int{}}
+	free, held := make(chan struct{}, maxCalls), quota.New[tenure.UnitID](maxCallsOf, maxCalls)
 	for {
 		select {
 		case free <- struct{}{}:
@@ -111,31 +112,6 @@ func (cfg *ServeConfig) accept(ctx context.Context, listener *net.UnixListener) 
 	}
 }
 
-// quota counts the calls of each unit that are served.
-type quota struct {
-	mu sync.Mutex
-	of map[tenure.UnitID]int
-}
-
-// take counts a call of a unit, unless it has enough of them.
-func (q *quota) take(unit tenure.UnitID) bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.of[unit] == maxCallsOf {
-		return false
-	}
-	q.of[unit]++
-	return true
-}
-
-func (q *quota) give(unit tenure.UnitID) {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	if q.of[unit]--; q.of[unit] == 0 {
-		delete(q.of, unit)
-	}
-}
-
 // listen makes the socket in place of one that nobody listens at any more.
 func listen(socket string) (*net.UnixListener, error) {
 	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
@@ -162,12 +138,12 @@ func listen(socket string) (*net.UnixListener, error) {
 
 // serve reads nothing before it is known who calls. A call of no unit is read all the
 // same: whoever closes before the other has written is not heard.
-func (cfg *ServeConfig) serve(ctx context.Context, conn *net.UnixConn, held *quota) error {
+func (cfg *ServeConfig) serve(ctx context.Context, conn *net.UnixConn, held *quota.Quota[tenure.UnitID]) error {
 	caller, refused := cfg.caller(conn)
-	if !held.take(caller.Unit) {
+	if !held.Take(caller.Unit) {
 		return answer(ctx, conn, complaint("there are too many calls of snapctl at a time"))
 	}
-	defer held.give(caller.Unit)
+	defer held.Give(caller.Unit)
 	call, err := read(ctx, conn)
 	if err != nil {
 		return err

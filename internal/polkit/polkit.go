@@ -18,12 +18,12 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"sync"
 	"time"
 
 	"github.com/godbus/dbus/v5"
 
 	"tenure"
+	"tenure/internal/quota"
 )
 
 // Action is what somebody wants to do; packaging/io.tenure.policy describes each.
@@ -66,17 +66,14 @@ type Config struct {
 // Authority is polkit.
 type Authority struct {
 	cfg Config
-
-	mu sync.Mutex
-	// open are the questions that are open, of each user.
-	open map[uint32]int
-	all  int
+	// open are the questions that are open, by their users.
+	open *quota.Quota[uint32]
 }
 
 // New is the authority of a bus. It connects when it is asked.
 func New(cfg Config) *Authority {
 	cfg.Patience = cmp.Or(cfg.Patience, 10*time.Second)
-	return &Authority{cfg: cfg, open: map[uint32]int{}}
+	return &Authority{cfg: cfg, open: quota.New[uint32](maxOpen, maxAllOpen)}
 }
 
 // maxOpen is how many questions about a user may be open, and maxAllOpen how many of all:
@@ -86,10 +83,10 @@ const maxOpen, maxAllOpen = 4, 32
 // Check returns nil if who may do what the action is. With interactive, a person may be
 // asked for a password, and has as long as ctx.
 func (a *Authority) Check(ctx context.Context, who Subject, action Action, interactive bool) error {
-	if !a.take(who.UID) {
+	if !a.open.Take(who.UID) {
 		return fmt.Errorf("ask whether user %d may %s: %w", who.UID, action, ErrBusy)
 	}
-	defer a.give(who.UID)
+	defer a.open.Give(who.UID)
 	if !interactive {
 		short, cancel := context.WithTimeout(ctx, a.cfg.Patience)
 		defer cancel()
@@ -99,26 +96,6 @@ func (a *Authority) Check(ctx context.Context, who Subject, action Action, inter
 		return fmt.Errorf("ask whether user %d may %s: %w", who.UID, action, err)
 	}
 	return nil
-}
-
-func (a *Authority) take(uid uint32) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.open[uid] == maxOpen || a.all == maxAllOpen {
-		return false
-	}
-	a.open[uid]++
-	a.all++
-	return true
-}
-
-func (a *Authority) give(uid uint32) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.all--
-	if a.open[uid]--; a.open[uid] == 0 {
-		delete(a.open, uid)
-	}
 }
 
 // answer is polkit's.
