@@ -9,8 +9,6 @@ import (
 	"os"
 	"time"
 
-	"golang.org/x/sync/errgroup"
-
 	"tenure/internal/proc"
 	"tenure/internal/supervise/systemd"
 )
@@ -138,15 +136,9 @@ func (p *parts) stopUnit(ctx context.Context, args []string) error {
 	if !is {
 		return fmt.Errorf("stop a unit: %w", errors.ErrUnsupported)
 	}
-	ctx, done := context.WithCancel(ctx)
-	defer done()
-	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return p.history.Run(ctx) })
-	group.Go(func() error { return s.Run(ctx) })
-	if !await(ctx, s.Ready()) {
-		return errors.Join(context.Cause(ctx), group.Wait())
+	ready, err := p.supervised(ctx, func(ctx context.Context) error { return s.StopByHand(ctx, systemd.UnitOf(args)) })
+	if !ready {
+		return errors.Join(context.Cause(ctx), err)
 	}
-	err := s.StopByHand(ctx, systemd.UnitOf(args))
-	done()
-	return errors.Join(err, group.Wait())
+	return err
 }

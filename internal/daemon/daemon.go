@@ -107,20 +107,24 @@ func Shutdown(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer p.close()
-	inner, done := context.WithCancel(ctx)
-	defer done()
-	group, inner := errgroup.WithContext(inner)
-	group.Go(func() error { return p.history.Run(inner) })
-	group.Go(func() error { return p.supervisor.Run(inner) })
-	if !await(inner, p.supervisor.Ready()) {
-		return group.Wait()
-	}
-	err = p.manager.Shutdown(inner)
-	done()
-	if err := errors.Join(err, group.Wait()); err != nil {
+	if ready, err := p.supervised(ctx, p.manager.Shutdown); err != nil || !ready {
 		return err
 	}
 	return p.dropGroups(ctx)
+}
+
+// supervised calls then when the supervisor is ready, if it comes to that, and ends the supervisor.
+func (p *parts) supervised(ctx context.Context, then func(context.Context) error) (ready bool, err error) {
+	ctx, done := context.WithCancel(ctx)
+	defer done()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return p.history.Run(ctx) })
+	group.Go(func() error { return p.supervisor.Run(ctx) })
+	if ready = await(ctx, p.supervisor.Ready()); ready {
+		err = then(ctx)
+		done()
+	}
+	return ready, errors.Join(err, group.Wait())
 }
 
 func assemble(ctx context.Context, cfg Config) (*parts, error) {
