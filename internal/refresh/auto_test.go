@@ -79,14 +79,7 @@ func newClockwork(t *testing.T) *clockwork {
 
 func (c *clockwork) wait(ctx context.Context, until time.Time) error {
 	c.waits++
-	timer := time.NewTimer(time.Until(until))
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return waitInBubble(ctx, until)
 }
 
 // sleep lets time pass.

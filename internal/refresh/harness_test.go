@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"tenure"
 	"tenure/internal/change"
@@ -40,6 +41,18 @@ func newHarness(t *testing.T) *harness {
 	return h
 }
 
+// waitInBubble is clock.Wait by the time of a bubble of testing/synctest.
+func waitInBubble(ctx context.Context, until time.Time) error {
+	timer := time.NewTimer(time.Until(until))
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
 // boot starts a daemon, which goes on with what the last one has left.
 func (h *harness) boot() {
 	h.t.Helper()
@@ -49,6 +62,7 @@ func (h *harness) boot() {
 	}
 	h.Manager = New(Config{
 		Paths: Paths{Root: h.dir}, Journal: db, Supervisor: h.twin, Mounts: mount.New(mount.Config{Root: h.dir}),
+		Wait: waitInBubble,
 	})
 	registry := change.NewRegistry()
 	h.Register(registry)

@@ -169,11 +169,19 @@ func (m *Manager) Attend(ctx context.Context) error {
 // lookAgain waits until it is time to look again: at next, if that is not zero. It
 // reports false when ctx has ended.
 func (m *Manager) lookAgain(ctx context.Context, look <-chan struct{}, next time.Time) bool {
-	var over <-chan time.Time
+	var over chan struct{}
 	if !next.IsZero() {
-		timer := time.NewTimer(max(next.Sub(m.cfg.Now()), 0))
-		defer timer.Stop()
-		over = timer.C
+		waiting, cancel := context.WithCancel(ctx)
+		defer cancel()
+		over = make(chan struct{})
+		go func() {
+			defer close(over)
+			// It also ends when the clock was set: what time it is then is looked at.
+			if err := m.cfg.Wait(waiting, next); err != nil && waiting.Err() == nil {
+				m.cfg.Logger.WarnContext(ctx, "the clock cannot tell when a wait is over", slog.Any("error", err))
+				<-time.After(again) // It is looked at again in any case.
+			}
+		}()
 	}
 	select {
 	case <-look:

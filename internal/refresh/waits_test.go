@@ -62,6 +62,7 @@ func newHouse(t *testing.T, program supervisetest.Program) *house {
 	paths := Paths{Root: root}
 	h.Manager = New(Config{
 		Paths: paths, Journal: db, Supervisor: h.twin, Mounts: mount.New(mount.Config{Root: root}),
+		Wait:  waitInBubble,
 		Rules: rulefile.New(rulefile.Config{Path: paths.Policy(), Kept: filepath.Join(root, "kept.yaml")}),
 	})
 	registry := change.NewRegistry()

@@ -230,6 +230,7 @@ func (u *unit) adopted(ctx context.Context) {
 		u.adoptMain(ctx)
 	}
 	u.adoptAux(ctx)
+	u.adoptAlarms(ctx)
 	switch {
 	case u.rec.Ending != nil:
 		u.watchGroups(ctx)
@@ -291,6 +292,32 @@ func (u *unit) adoptLaunch(ctx context.Context) {
 	}
 	u.dropGroup(ctx, true)()
 	u.launch(ctx)
+}
+
+// adoptAlarms sets again what the record says nothing of: where it is of a release that
+// counted by the clock on the wall, the time begins anew.
+func (u *unit) adoptAlarms(ctx context.Context) {
+	spec := u.rec.Spec
+	missing := func(name alarm, after time.Duration) {
+		if _, set := u.rec.Deadline[name]; !set && after > 0 {
+			u.setAlarm(name, after)
+		}
+	}
+	switch e := u.rec.Ending; {
+	case e != nil && e.Phase == phaseSignal && e.Told == 0:
+		e.Told, e.Began = present(), present()
+		u.resumeGrace()
+	case u.rec.State == supervise.Starting:
+		missing(alarmStart, spec.StartTimeout)
+	case u.rec.State == supervise.Backoff:
+		missing(alarmBackoff, restartDelay(spec.Restart, u.rec.Streak))
+	case u.rec.State == supervise.Waiting && u.rec.Next.IsZero() && u.s.cfg.Host == nil:
+		u.arm(ctx)
+	}
+	if u.rec.Aux != "" && u.rec.AuxKind != auxReload {
+		missing(alarmAux, u.grace())
+	}
+	u.awaitNext()
 }
 
 func (u *unit) adoptAux(ctx context.Context) {

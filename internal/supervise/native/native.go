@@ -17,6 +17,7 @@ import (
 
 	"tenure"
 	"tenure/internal/change"
+	"tenure/internal/clock"
 	"tenure/internal/proc"
 	"tenure/internal/sandbox"
 	"tenure/internal/supervise"
@@ -68,6 +69,10 @@ type Config struct {
 	// Terms says on which terms units end that nobody has asked to end. Without it
 	// their own protocols hold.
 	Terms supervise.Arbiter
+	// Now and Wait are the clock on the wall, which goes where people set it: it says when
+	// timers go off, and nothing else. The defaults are time.Now and clock.Wait.
+	Now  func() time.Time
+	Wait func(ctx context.Context, until time.Time) error
 	// Launch defaults to sandbox.Start. With another one nothing is prepared.
 	Launch Launch
 	// Host, if set, starts and keeps all processes. Launch is not used then, and groups are
@@ -125,6 +130,9 @@ func New(cfg Config) (*Supervisor, error) {
 	prepares := cfg.Launch == nil && cfg.Host == nil
 	if cfg.Launch == nil {
 		cfg.Launch = sandbox.Start
+	}
+	if cfg.Now == nil {
+		cfg.Now, cfg.Wait = time.Now, clock.Wait
 	}
 	if cfg.Settle == 0 {
 		cfg.Settle = defaultSettle

@@ -406,9 +406,9 @@ func (u *unit) extend(asked time.Duration) {
 	for _, name := range []alarm{alarmStart, alarmStop} {
 		by := asked
 		if e := u.rec.Ending; name == alarmStop && e != nil && e.Limit > 0 {
-			by = min(by, e.Limit-time.Since(e.Told.time()))
+			by = min(by, e.Limit+e.Told.left())
 		}
-		if at, set := u.rec.Deadline[name]; set && time.Until(at.time()) < by {
+		if at, set := u.rec.Deadline[name]; set && at.left() < by {
 			u.setAlarm(name, by)
 			if name == alarmStop && u.rec.Ending != nil {
 				u.rec.Ending.Extended = true

@@ -360,7 +360,8 @@ func (u *unit) drainingID() tenure.UnitID {
 func (u *unit) becomeDraining(id tenure.UnitID, drain time.Duration) {
 	u.answerStart(&supervise.StartError{Unit: u.id, Err: fmt.Errorf("%w: its successor has taken over", supervise.ErrNotReady)})
 	u.unprepare()
-	u.clearAlarms(alarmTimer, alarmBackoff)
+	u.unwind()
+	u.clearAlarms(alarmBackoff)
 	u.answerCallers()
 	spec := *u.rec.Spec
 	spec.Unit, spec.Timer, spec.After = id, "", nil

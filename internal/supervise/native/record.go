@@ -42,7 +42,9 @@ type record struct {
 	Watchdog time.Duration    `json:"watchdog,omitempty"`
 	Main     tenure.Process   `json:"main,omitzero"`
 	Text     string           `json:"text,omitempty"`
-	Deadline map[alarm]moment `json:"deadline,omitempty"`
+	Deadline map[alarm]moment `json:"alarms,omitempty"`
+	// Next is when the unit's own timer starts it, by the clock on the wall; zero for never.
+	Next time.Time `json:"next,omitzero"`
 
 	// Group is the control group of the current generation, if any.
 	Group string `json:"group,omitempty"`
@@ -99,12 +101,26 @@ type record struct {
 	AuxKind auxKind        `json:"aux_kind,omitempty"`
 }
 
-// moment is a point in time that is written as nanoseconds since the epoch:
-// a record is read back by the same machine in the same boot.
+// moment is a point in time on the clock that nobody can set, in nanoseconds: a record is
+// read back by the same machine in the same boot. Nothing that a unit is given or
+// kept waiting by is longer or shorter for the clock on the wall, and while the machine sleeps
+// it does not pass.
 type moment int64
 
-func momentOf(t time.Time) moment { return moment(t.UnixNano()) }
-func (m moment) time() time.Time  { return time.Unix(0, int64(m)) }
+// present is the moment of the call.
+func present() moment {
+	var now unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &now); err != nil {
+		panic(err) // The kernel has had it since Linux 2.6.
+	}
+	return moment(now.Nano())
+}
+
+// in is the moment after some time.
+func in(after time.Duration) moment { return present() + moment(after) }
+
+// left is how long it is until then, and less than zero when that was.
+func (m moment) left() time.Duration { return time.Duration(m - present()) }
 
 // maxRecord bounds what is read of a file: a Spec with a large environment is
 // some ten kilobytes.

@@ -253,7 +253,8 @@ func (u *unit) listen(ctx context.Context) {
 // connected is told of the first connection. A service that has just ended
 // without taking it is started again no faster than one that crashes.
 func (u *unit) connected(ctx context.Context) {
-	wait := restartDelay(u.rec.Spec.Restart, u.rec.Streak) - time.Since(u.rec.Started)
+	delay := restartDelay(u.rec.Spec.Restart, u.rec.Streak)
+	wait := min(delay, delay-time.Since(u.rec.Started)) // It may have been started later than now, if the clock was set.
 	if wait <= 0 {
 		u.rec.Streak = 0
 		u.launchByItself(ctx)

@@ -184,9 +184,10 @@ func (u *unit) arm(ctx context.Context) bool {
 	if timed {
 		state = supervise.Waiting
 	} else if u.rec.Spec.Timer != "" {
-		next, err := nextRun(u.rec.Spec.Timer, time.Now())
+		next, err := nextRun(u.rec.Spec.Timer, u.s.cfg.Now())
 		if err == nil {
-			u.rec.Deadline[alarmTimer] = momentOf(next)
+			u.rec.Next = next
+			u.awaitNext()
 			state = supervise.Waiting
 		}
 	}
@@ -207,7 +208,8 @@ func (u *unit) arm(ctx context.Context) bool {
 // disarm takes back what arm did; the sockets stay open.
 func (u *unit) disarm() {
 	u.stopListening()
-	u.clearAlarms(alarmTimer, alarmBackoff)
+	u.unwind()
+	u.clearAlarms(alarmBackoff)
 }
 
 // launchByItself starts the unit because a timer, a connection or its restart

@@ -41,10 +41,10 @@ type ending struct {
 	Kill   bool            `json:"kill,omitempty"`
 	Limit  time.Duration   `json:"limit,omitempty"`
 	// Told is when the grace period began; zero before.
-	Told moment `json:"told,omitzero"`
+	Told moment `json:"told_at,omitzero"`
 	// Began is when the stop command, and then the signal, began; Took is how long the
 	// longer of both needed, and Cut that one had no more time.
-	Began moment        `json:"began,omitzero"`
+	Began moment        `json:"began_at,omitzero"`
 	Took  time.Duration `json:"took,omitempty"`
 	Cut   bool          `json:"cut,omitempty"`
 	// Extended is that the unit has got more time than its grace period.
@@ -66,9 +66,9 @@ type ending struct {
 
 // next begins the next phase, and notes how long the one before took.
 func (e *ending) next(p phase) {
-	now := momentOf(time.Now())
+	now := present()
 	if e.Began != 0 {
-		e.Took = max(e.Took, now.time().Sub(e.Began.time()))
+		e.Took = max(e.Took, time.Duration(now-e.Began))
 	}
 	e.Phase, e.Began = p, now
 }
@@ -211,7 +211,7 @@ func (u *unit) endBy(ctx context.Context, why supervise.Cause) {
 func (u *unit) end(ctx context.Context, e ending) {
 	u.clearAlarms(alarmStart, alarmWatchdog, alarmSplit)
 	u.stopAwaiting()
-	e.Phase, e.Began = phaseCommand, momentOf(time.Now())
+	e.Phase, e.Began = phaseCommand, present()
 	u.rec.Ending = &e
 	u.outlive()
 	u.dropAux(ctx, supervise.Event{})
@@ -242,7 +242,7 @@ func (u *unit) grace() time.Duration {
 // sd_notify(3)): nobody is told, but it has no longer than if it had been.
 func (u *unit) endByItself() {
 	u.clearAlarms(alarmWatchdog, alarmSplit)
-	now := momentOf(time.Now())
+	now := present()
 	u.rec.Ending = &ending{Cause: supervise.CauseExit, Phase: phaseSignal, Began: now, Told: now}
 	u.answerReload(fmt.Errorf("%w: it is ending", supervise.ErrNotReady))
 	u.resumeGrace()
@@ -298,7 +298,7 @@ func (u *unit) keeps() bool { return len(u.matchers) > 0 && !u.rec.Passive }
 // signal tells the unit to end: with everything standing still, so that what
 // must not be told has been set apart, and nobody forks away meanwhile.
 func (u *unit) signal(ctx context.Context) {
-	u.rec.Ending.Told = momentOf(time.Now())
+	u.rec.Ending.Told = present()
 	u.resumeGrace()
 	number := u.stopSignal()
 	infos, _ := u.living()

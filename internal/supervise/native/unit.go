@@ -31,8 +31,6 @@ const (
 	alarmWatchdog alarm = "watchdog"
 	// alarmBackoff is when the unit is started again.
 	alarmBackoff alarm = "backoff"
-	// alarmTimer is when the unit's own timer starts it.
-	alarmTimer alarm = "timer"
 	// alarmSplit is when what may be a workload has lived long enough to be one.
 	alarmSplit alarm = "split"
 	// alarmAftermath is when what is left of the last life is taken down.
@@ -65,6 +63,8 @@ type unit struct {
 	extra     []*proc.Watch
 	notify    *notifySocket
 	listening func()
+	// ticking ends the wait for the unit's own timer.
+	ticking func()
 	// callers wait until those who have connected are served (Connected).
 	callers []chan<- struct{}
 	// awaiting ends the wait for a bus name; unready is why there will be none.
@@ -163,6 +163,7 @@ func (u *unit) run(ctx context.Context) {
 // letGo closes what the actor holds, which ends no process.
 func (u *unit) letGo() {
 	u.stopListening()
+	u.stopTicking()
 	u.stopAwaiting()
 	u.closeNotify()
 	u.unwatch()
@@ -182,12 +183,12 @@ func (u *unit) setTimer() {
 		u.timer.Stop()
 		return
 	}
-	u.timer.Reset(max(0, time.Until(next.time())))
+	u.timer.Reset(max(0, next.left()))
 }
 
 // ring carries out all alarms that are due.
 func (u *unit) ring(ctx context.Context) {
-	now := momentOf(time.Now())
+	now := present()
 	for _, name := range slices.Sorted(maps.Keys(u.rec.Deadline)) {
 		at, set := u.rec.Deadline[name]
 		if !set || at > now {
@@ -203,7 +204,7 @@ func (u *unit) ring(ctx context.Context) {
 			u.auxTimedOut(ctx)
 		case alarmWatchdog:
 			u.watchdogMissed(ctx)
-		case alarmBackoff, alarmTimer:
+		case alarmBackoff:
 			u.launchByItself(ctx)
 		case alarmSplit:
 			u.setApartEarly(ctx)
@@ -214,7 +215,7 @@ func (u *unit) ring(ctx context.Context) {
 }
 
 func (u *unit) setAlarm(name alarm, after time.Duration) {
-	u.rec.Deadline[name] = momentOf(time.Now().Add(after))
+	u.rec.Deadline[name] = in(after)
 }
 
 func (u *unit) clearAlarms(names ...alarm) {

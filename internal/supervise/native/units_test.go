@@ -188,10 +188,10 @@ func TestTimerOverTheDaemon(t *testing.T) {
 	end()
 	store := records{r.path("units")}
 	rec, err := readRecord(store.path(spec.Unit))
-	if err != nil || rec.Deadline[alarmTimer] == 0 {
+	if err != nil || rec.Next.IsZero() {
 		t.Fatalf("record %+v, %v", rec, err)
 	}
-	rec.Deadline[alarmTimer] = momentOf(time.Now())
+	rec.Next = time.Now()
 	if err := store.save(rec); err != nil {
 		t.Fatal(err)
 	}
