@@ -34,6 +34,7 @@ func BenchmarkTenure(b *testing.B) {
 		t.end(b, n)
 		return
 	}
+	b.Run("decide", func(b *testing.B) { benchDecide(b, t, n) })
 	b.Run("refresh", func(b *testing.B) { benchRefresh(b, t, n) })
 	b.Run("install", func(b *testing.B) { benchInstall(b, t, max(3, n/5)) })
 	b.Run("run", func(b *testing.B) { benchRun(b, t, 4*n) })

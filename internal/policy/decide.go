@@ -78,8 +78,12 @@ func (d *decider) subjects() []subject {
 	slices.SortStableFunc(units, func(a, b Unit) int {
 		return cmp.Or(compareBool(a.ID.Kind == tenure.Service, b.ID.Kind == tenure.Service), compareUnits(a, b))
 	})
-	var subjects []subject
-	claimed := map[tenure.Process]bool{}
+	processes := 0
+	for i := range units {
+		processes += len(units[i].Processes)
+	}
+	subjects := make([]subject, 0, len(units))
+	claimed := make(map[tenure.Process]bool, processes)
 	for _, u := range units {
 		u.Processes = claim(u.Processes, claimed)
 		if !d.concerns(u) {
@@ -93,7 +97,10 @@ func (d *decider) subjects() []subject {
 
 // claim gives the processes that no other unit has, oldest first, and marks them.
 func claim(procs []Process, claimed map[tenure.Process]bool) []Process {
-	var own []Process
+	if len(procs) == 0 {
+		return nil
+	}
+	own := make([]Process, 0, len(procs))
 	for _, p := range procs {
 		if !claimed[p.Process] {
 			claimed[p.Process] = true

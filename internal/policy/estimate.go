@@ -89,6 +89,9 @@ func (d *decider) sparing() bool {
 
 // endingWith is how many workloads of a service that are to end have one of these names.
 func endingWith(items []Item, service tenure.UnitID, names []string) int {
+	if len(names) == 0 {
+		return 0
+	}
 	n := 0
 	for i := range items {
 		unit := items[i].Unit

@@ -105,7 +105,7 @@ func (c *compiler) compile(text string) (*condition, []mistake) {
 	if err != nil {
 		return nil, []mistake{{1, 1, err.Error(), ""}}
 	}
-	spoken := variables(native.Expr())
+	spoken := names(native.Expr())
 	speaks := func(name string) bool { return spoken[name] }
 	return &condition{
 		env: c.env, ast: checked, program: program,
@@ -116,15 +116,15 @@ func (c *compiler) compile(text string) (*condition, []mistake) {
 	}, nil
 }
 
-// variables are the names that an expression speaks of.
-func variables(expr ast.Expr) map[string]bool {
-	names := map[string]bool{}
+// names are those that an expression speaks of.
+func names(expr ast.Expr) map[string]bool {
+	all := map[string]bool{}
 	ast.PreOrderVisit(expr, ast.NewExprVisitor(func(e ast.Expr) {
 		if e.Kind() == ast.IdentKind {
-			names[e.AsIdent()] = true
+			all[e.AsIdent()] = true
 		}
 	}))
-	return names
+	return all
 }
 
 // reads reports whether an expression reads a field of one of these names.

@@ -1,7 +1,6 @@
 package rules
 
 import (
-	"maps"
 	"slices"
 
 	"cel.dev/cel-go/cel"
@@ -39,7 +38,9 @@ func (s *Set) evaluate(f *Facts, asked func(key string) bool) Result {
 type evaluation struct {
 	facts *Facts
 	// common are the variables that are the same for all units.
-	common map[string]any
+	common cel.Activation
+	// units are those of facts, with what is known of each.
+	units  []*variables
 	spent  uint64
 	result Result
 	// asked are the aspects that are asked for.
@@ -58,19 +59,32 @@ type match struct {
 }
 
 func (s *Set) evaluation(f *Facts) *evaluation {
-	e := &evaluation{facts: f, common: map[string]any{
+	update := (*updateView)(nil)
+	if f.Update != nil {
+		update = &updateView{f.Update, f.Now}
+	}
+	e := &evaluation{facts: f, common: activation(map[string]any{
 		"now":      f.Now,
 		typeSnap:   object{typeSnap, &f.Snap},
 		typeChange: object{typeChange, &f.Change},
 		typeNode:   object{typeNode, &f.Node},
-		typeUpdate: object{typeUpdate, (*updateView)(nil)},
-	}}
-	if f.Update != nil {
-		e.common[typeUpdate] = object{typeUpdate, &updateView{f.Update, f.Now}}
-	}
+		typeUpdate: object{typeUpdate, update},
+	})}
 	e.asked = func(string) bool { return true }
-	e.result.Units = map[tenure.UnitID]Outcome{}
+	e.result.Units = make(map[tenure.UnitID]Outcome, len(f.Units))
+	for i := range f.Units {
+		e.result.Units[f.Units[i].ID] = Outcome{}
+		e.units = append(e.units, e.variables(&f.Units[i]))
+	}
 	return e
+}
+
+func activation(bindings map[string]any) cel.Activation {
+	a, err := cel.NewActivation(bindings)
+	if err != nil {
+		return cel.NoVars() // It takes every map.
+	}
+	return a
 }
 
 // rule adds what one rule gives.
@@ -81,28 +95,48 @@ func (e *evaluation) rule(r *rule) {
 	if !r.when.units {
 		m := e.match(r, nil)
 		e.give(r, nil, m, func(key string) bool { return !aboutUnits(key) })
-		for i := range e.facts.Units {
-			e.give(r, &e.facts.Units[i], m, aboutUnits)
+		for _, unit := range e.units {
+			e.give(r, unit.Unit, m, aboutUnits)
 		}
 		return
 	}
-	any := match{}
-	for i := range e.facts.Units {
-		unit := &e.facts.Units[i]
-		m := e.match(r, unit)
+	m, settled := e.settled(r)
+	any := m
+	for _, unit := range e.units {
+		if !settled {
+			m = e.match(r, unit)
+		}
 		any.yes = any.yes || m.yes
-		e.give(r, unit, m, func(key string) bool { return aboutUnits(key) || key == doRefuse })
+		e.give(r, unit.Unit, m, func(key string) bool { return aboutUnits(key) || key == doRefuse })
 	}
 	e.give(r, nil, any, func(key string) bool { return !aboutUnits(key) && key != doRefuse })
 }
 
+// settled evaluates the condition of a rule on units without one. What comes of it then is so for
+// every unit: in a condition nothing that fails is true or false, and && and || take
+// either side, so that most rules about other snaps are not asked for every unit.
+func (e *evaluation) settled(r *rule) (m match, settled bool) {
+	if e.spent >= maxTotal {
+		return m, false
+	}
+	out, details, err := r.when.program.Eval(e.common)
+	if details != nil && details.ActualCost() != nil {
+		e.spent += *details.ActualCost()
+	}
+	return match{yes: out == types.True}, err == nil
+}
+
 // match evaluates the condition of a rule, for a unit if it speaks of units.
-func (e *evaluation) match(r *rule, unit *Unit) match {
+func (e *evaluation) match(r *rule, unit *variables) match {
 	m := match{}
+	about := e.common
+	if unit != nil {
+		about = unit
+	}
 	if e.spent >= maxTotal {
 		m.failed = "the rules together take too many steps"
 	} else {
-		out, details, err := r.when.program.Eval(e.variables(unit))
+		out, details, err := r.when.program.Eval(about)
 		if details != nil && details.ActualCost() != nil {
 			e.spent += *details.ActualCost()
 		}
@@ -122,27 +156,51 @@ func (e *evaluation) match(r *rule, unit *Unit) match {
 	return m
 }
 
-func (e *evaluation) variables(unit *Unit) cel.Activation {
-	bindings := e.common
-	if unit != nil {
-		view := &unitView{unit, e.facts.Now}
-		process := (*processView)(nil)
-		if main := unit.main(); main != nil {
-			process = &processView{main, main.Process == unit.Main, e.facts.Now}
-		}
-		bindings = map[string]any{typeApp: object{typeApp, view}, typeUnit: object{typeUnit, view}, typeProcess: object{typeProcess, process}}
-		maps.Copy(bindings, e.common)
-	}
-	activation, err := cel.NewActivation(bindings)
-	if err != nil {
-		return cel.NoVars() // It takes every map.
-	}
-	return activation
+// variables are what conditions can speak of for one unit.
+type variables struct {
+	*Unit
+	common    cel.Activation
+	app, unit object
+	process   object
 }
+
+func (e *evaluation) variables(unit *Unit) *variables {
+	view := &unitView{unit, e.facts.Now}
+	process := (*processView)(nil)
+	if main := unit.main(); main != nil {
+		process = &processView{main, main.Process == unit.Main, e.facts.Now}
+	}
+	return &variables{unit, e.common, object{typeApp, view}, object{typeUnit, view}, object{typeProcess, process}}
+}
+
+// about is what a condition can speak of, for a unit if there is one.
+func (e *evaluation) about(unit *Unit) cel.Activation {
+	if unit == nil {
+		return e.common
+	}
+	return e.variables(unit)
+}
+
+func (v *variables) ResolveName(name string) (any, bool) {
+	switch name {
+	case typeApp:
+		return v.app, true
+	case typeUnit:
+		return v.unit, true
+	case typeProcess:
+		return v.process, true
+	}
+	return v.common.ResolveName(name)
+}
+
+func (v *variables) Parent() cel.Activation { return v.common }
 
 // give adds the effects of a rule that has matched to the outcome of a unit, or of the
 // snap.
 func (e *evaluation) give(r *rule, unit *Unit, m match, about func(key string) bool) {
+	if !m.yes && e.note == nil {
+		return
+	}
 	outcome := e.result.Snap
 	if unit != nil {
 		outcome = e.result.Units[unit.ID]

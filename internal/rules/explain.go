@@ -81,7 +81,7 @@ func (e *evaluation) why(c *condition, unit *Unit) string {
 	if err != nil {
 		return err.Error()
 	}
-	_, details, err := program.Eval(e.variables(unit))
+	_, details, err := program.Eval(e.about(unit))
 	if err != nil || details == nil {
 		return "it is not true"
 	}

@@ -175,10 +175,12 @@ func (u *unitView) memory() int64 {
 }
 
 func (u *unitView) processes() []ref.Val {
-	list := make([]ref.Val, 0, len(u.Processes))
+	views := make([]processView, len(u.Processes))
+	list := make([]ref.Val, len(u.Processes))
 	for i := range u.Processes {
 		p := &u.Processes[i]
-		list = append(list, object{typeProcess, &processView{p, p.Process == u.Main, u.now}})
+		views[i] = processView{p, p.Process == u.Main, u.now}
+		list[i] = object{typeProcess, &views[i]}
 	}
 	return list
 }
