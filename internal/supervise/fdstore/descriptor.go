@@ -24,6 +24,13 @@ func (d descriptor) close() {
 	}
 }
 
+// drop gives back a descriptor that a service has made. Its end may take time, which is nobody's
+// here: that of a socket that lingers takes as long as the service has said.
+func (d descriptor) drop() {
+	_ = unix.SetsockoptLinger(int(d), unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{}) // It may be no socket.
+	go d.close()
+}
+
 // dup is another descriptor of the same open file.
 func (d descriptor) dup() (descriptor, error) {
 	fd, err := unix.FcntlInt(uintptr(d), unix.F_DUPFD_CLOEXEC, 0)

@@ -11,6 +11,10 @@ import (
 // room for as many logs.
 const maxItems = 8192
 
+// What services have stored leaves room for the sockets of all, and that of the services of one
+// snap for those of others.
+const maxStored, maxStoredOfSnap = 6144, 1024
+
 // keptItem is an item with its descriptor.
 type keptItem struct {
 	Item
@@ -36,16 +40,48 @@ func (s *store) put(item Item, fd descriptor) error {
 			return nil
 		}
 		if k.fd.same(fd) {
-			fd.close()
+			fd.close() // It is not the last of that file.
 			return nil
 		}
 	}
-	if len(s.items) >= maxItems {
-		fd.close()
-		return fmt.Errorf("keep %s of %s: %w (%d)", item.Name, item.Unit, ErrFull, maxItems)
+	if limit, room := s.room(item); !room {
+		item.end(fd)
+		return fmt.Errorf("keep %s of %s: %w (%d)", item.Name, item.Unit, ErrFull, limit)
 	}
 	s.items = append(s.items, keptItem{Item: item, fd: fd})
 	return nil
+}
+
+// room reports whether there is any for another item, and the limit that there is.
+func (s *store) room(item Item) (limit int, room bool) {
+	if len(s.items) >= maxItems {
+		return maxItems, false
+	}
+	if item.Kind != Stored {
+		return 0, true
+	}
+	all, own := 0, 0
+	for _, k := range s.items {
+		if k.Kind == Stored {
+			all++
+			if k.Unit.Snap == item.Unit.Snap {
+				own++
+			}
+		}
+	}
+	if own >= maxStoredOfSnap {
+		return maxStoredOfSnap, false
+	}
+	return maxStored, all < maxStored
+}
+
+// end gives back the descriptor of an item.
+func (i Item) end(fd descriptor) {
+	if i.Kind == Stored {
+		fd.drop()
+		return
+	}
+	fd.close()
 }
 
 // remove closes the descriptors of a unit that have one of names, or all of the kind when
@@ -54,7 +90,7 @@ func (s *store) remove(unit tenure.UnitID, kind Kind, names []string) {
 	s.items = slices.DeleteFunc(s.items, func(k keptItem) bool {
 		doomed := k.Unit == unit && (kind == "" || k.Kind == kind) && (len(names) == 0 || slices.Contains(names, k.Name))
 		if doomed {
-			k.fd.close()
+			k.end(k.fd)
 		}
 		return doomed
 	})
@@ -63,7 +99,7 @@ func (s *store) remove(unit tenure.UnitID, kind Kind, names []string) {
 // close closes everything.
 func (s *store) close() {
 	for _, k := range s.items {
-		k.fd.close()
+		k.end(k.fd)
 	}
 	s.items = nil
 }

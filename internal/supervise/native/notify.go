@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -33,12 +34,16 @@ type notifySocket struct {
 	// out, and that the actor has not come to.
 	mu      sync.Mutex
 	unheard int
+	// looks are those that look at descriptors, or wait for their end.
+	looks atomic.Int32
 	// done is closed when nothing is heard any more.
 	done chan struct{}
 	// address is NOTIFY_SOCKET, and file what is there if it is a path; they are
 	// not known of a socket that was taken back from the holder.
 	address string
 	file    os.FileInfo
+	// refused is that it was said that descriptors cannot be kept.
+	refused bool
 }
 
 // maxSunPath is the longest path that a socket address has room for (unix(7)).
@@ -174,8 +179,12 @@ func (u *unit) hear(ctx context.Context, conn *net.UnixConn) error {
 	u.s.wg.Go(func() {
 		defer close(socket.done)
 		for {
-			heard, err := socket.receive()
+			heard, err := socket.receive(u.sentBy)
 			if err != nil {
+				return
+			}
+			if heard.files, err = socket.looked(heard.raw); err != nil {
+				_ = u.tell(ctx, func(ctx context.Context) { u.deafen(ctx, socket, err) })
 				return
 			}
 			if u.tell(ctx, func(ctx context.Context) {
@@ -190,24 +199,110 @@ func (u *unit) hear(ctx context.Context, conn *net.UnixConn) error {
 	return nil
 }
 
+// The end of a file may be the word of who serves it, which may be the service itself and does not
+// have to answer. So nobody waits for it but goroutines of their own, maxLooks for a socket;
+// lookTime is how long the socket waits for one.
+const (
+	lookTime = 100 * time.Millisecond
+	maxLooks = 8
+)
+
+// errLook is that too many descriptors were sent that do not end.
+var errLook = errors.New("there were descriptors that do not end")
+
+// looked are those of descriptors that can be kept.
+func (n *notifySocket) looked(fds []int) (kept []*os.File, err error) {
+	var doomed []int
+	for _, fd := range fds {
+		if harmless(fd) {
+			kept = append(kept, os.NewFile(uintptr(fd), "received")) //nolint:gosec // The kernel's own number.
+		} else {
+			doomed = append(doomed, fd)
+		}
+	}
+	if len(doomed) == 0 {
+		return kept, nil
+	}
+	if n.looks.Add(1) > maxLooks {
+		err = errLook
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer n.looks.Add(-1)
+		defer close(ended)
+		for _, fd := range doomed {
+			_ = unix.Close(fd)
+		}
+	}()
+	select {
+	case <-ended:
+	case <-time.After(lookTime):
+	}
+	return kept, err
+}
+
+// harmless reports whether a descriptor is of what the kernel serves by itself, and asks nobody
+// else for that: sockets, which do not linger any more, pipes, devices, files in memory and on
+// block devices, and such as a file system knows by a number of its own.
+func harmless(fd int) bool {
+	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{}) // It may be no socket.
+	var stat unix.Statx_t
+	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &stat); err != nil {
+		return false
+	}
+	kind := stat.Mode & unix.S_IFMT
+	if kind != unix.S_IFREG && kind != unix.S_IFDIR || stat.Dev_major != 0 {
+		return true
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0); err == nil {
+		return true
+	}
+	// What FUSE has for all that it serves (enum fid_type of the kernel).
+	const fuseFile, fuseFileBelow = 0x81, 0x82
+	handle, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
+	return err == nil && handle.Type() != fuseFile && handle.Type() != fuseFileBelow
+}
+
+// deafen ends it that a unit is heard, until it is launched again. Nobody waits for its words.
+func (u *unit) deafen(ctx context.Context, socket *notifySocket, why error) {
+	if u.notify != socket {
+		return
+	}
+	u.warn("it is not heard any more", why)
+	u.closeNotify()
+	for word := range u.barriers {
+		u.passBarrier(ctx, word)
+	}
+}
+
 // datagram is what was heard, with its descriptors and the pid of its sender.
 type datagram struct {
 	notification
 
+	// raw are descriptors as they came. Not even the poller of this process may have them before
+	// they were looked at; files are those that it may.
+	raw   []int
 	files []*os.File
 	pid   int
 }
 
-// receive waits for one datagram, and reads it. One that is too long says nothing.
-func (n *notifySocket) receive() (heard datagram, err error) {
+// receive waits for one datagram, and reads it. One that is too long says nothing. Descriptors
+// are taken from those who may be heard alone: what is never opened here has no end here.
+func (n *notifySocket) receive(mayBeHeard func(pid int) bool) (heard datagram, err error) {
 	const maxFiles = 253
 	data := make([]byte, maxNotification)
 	control := make([]byte, unix.CmsgSpace(unix.SizeofUcred)+unix.CmsgSpace(4*maxFiles))
 	var size, controlSize, flags int
 	closed := n.raw.Read(func(fd uintptr) bool {
-		n.mu.Lock()
-		defer n.mu.Unlock()
-		size, controlSize, flags, _, err = unix.Recvmsg(int(fd), data, control, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		if controlSize, err = peek(int(fd), control[:unix.CmsgSpace(unix.SizeofUcred)]); err == nil {
+			with := control
+			if !mayBeHeard(senderOf(control[:controlSize])) {
+				with = control[:unix.CmsgSpace(unix.SizeofUcred)]
+			}
+			n.mu.Lock()
+			defer n.mu.Unlock()
+			size, controlSize, flags, _, err = unix.Recvmsg(int(fd), data, with, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		}
 		if err == nil {
 			n.unheard++
 		}
@@ -216,23 +311,35 @@ func (n *notifySocket) receive() (heard datagram, err error) {
 	if err := errors.Join(closed, err); err != nil {
 		return datagram{}, err
 	}
+	heard.pid = senderOf(control[:controlSize])
 	messages, _ := unix.ParseSocketControlMessage(control[:controlSize])
 	for i := range messages {
 		if fds, err := unix.ParseUnixRights(&messages[i]); err == nil {
-			for _, fd := range fds {
-				heard.files = append(heard.files, os.NewFile(uintptr(fd), "received")) //nolint:gosec // The kernel's own number.
-			}
-		}
-		if cred, err := unix.ParseUnixCredentials(&messages[i]); err == nil {
-			heard.pid = int(cred.Pid)
+			heard.raw = append(heard.raw, fds...)
 		}
 	}
 	if flags&unix.MSG_TRUNC != 0 {
-		closeFiles(heard.files)
-		return datagram{}, nil
+		return datagram{raw: heard.raw}, nil
 	}
 	heard.notification = parseNotification(data[:size])
 	return heard, nil
+}
+
+// peek looks at who has sent the next datagram.
+func peek(fd int, control []byte) (controlSize int, err error) {
+	_, controlSize, _, _, err = unix.Recvmsg(fd, nil, control, unix.MSG_DONTWAIT|unix.MSG_PEEK)
+	return controlSize, err
+}
+
+// senderOf is the pid of who has sent a datagram, as the kernel tells; 0 if it does not.
+func senderOf(control []byte) int {
+	messages, _ := unix.ParseSocketControlMessage(control)
+	for i := range messages {
+		if cred, err := unix.ParseUnixCredentials(&messages[i]); err == nil {
+			return int(cred.Pid)
+		}
+	}
+	return 0
 }
 
 // heard is told when the actor comes to a datagram.
@@ -357,6 +464,13 @@ func (u *unit) notified(ctx context.Context, heard datagram) {
 	u.save()
 }
 
+// sentBy reports whether a process may be heard, as owns; anybody may ask. The main process may
+// have ended meanwhile, and nobody else has its pid yet.
+func (u *unit) sentBy(pid int) bool {
+	status := u.status.Load()
+	return pid == status.Main.PID || u.s.isIn(pid, status.Unit)
+}
+
 // reloadedBy reports whether a process is the unit's reload command: it may say
 // which process is the main one now. The command may have ended meanwhile, and nobody
 // else has its pid yet.
@@ -372,16 +486,18 @@ func (u *unit) reloadedBy(pid int) bool {
 }
 
 // owns reports whether a process is in one of the unit's groups.
-func (u *unit) owns(pid int) bool {
+func (u *unit) owns(pid int) bool { return u.s.isIn(pid, u.id) }
+
+func (s *Supervisor) isIn(pid int, unit tenure.UnitID) bool {
 	if pid <= 0 {
 		return false
 	}
-	group, err := u.s.cfg.Hierarchy.GroupOf(pid)
+	group, err := s.cfg.Hierarchy.GroupOf(pid)
 	if err != nil {
 		return false
 	}
-	owner, ok := u.s.owner(group.Path())
-	return ok && owner == u.id
+	owner, ok := s.owner(group.Path())
+	return ok && owner == unit
 }
 
 // changeMain makes another process of the unit the main one. Whoever has the pid is held
@@ -435,7 +551,8 @@ func (u *unit) store(ctx context.Context, n notification, files []*os.File) {
 			err = errors.Join(err, u.s.cfg.Holder.Put(ctx, u.id, fdstore.Stored, name, file))
 		}
 	}
-	if err != nil {
+	if err != nil && u.notify != nil && !u.notify.refused {
+		u.notify.refused = true // Who sends many is told once.
 		u.warn("descriptors cannot be kept", err)
 	}
 }
