@@ -169,7 +169,7 @@ func (s *server) handler() http.Handler {
 	open("GET /v2/snaps/{name}", s.snap)
 	open("GET /v2/apps", s.apps)
 	open("GET /v2/find", s.inTurn(s.find))
-	open("GET /v2/changes", s.changes)
+	open("GET /v2/changes", s.inTurn(s.changes))
 	open("GET /v2/changes/{id}", s.change)
 	manage("POST /v2/changes/{id}", s.changeAction)
 	manage("POST /v2/snaps", s.snapsAction)

@@ -114,18 +114,23 @@ func jointID(ids []change.ID) string {
 	return strings.Join(texts, ",")
 }
 
-// parts are the ids that a joint one is made of; one alone is that of a single change.
+// parts are the ids that a joint one is made of; one alone is that of a single change. Each is
+// there once: an answer is no longer than what there is to say.
 func parts(joint string) ([]change.ID, error) {
 	if joint == noChange {
 		return nil, nil
 	}
 	var ids []change.ID
+	seen := map[change.ID]bool{}
 	for text := range strings.SplitSeq(joint, ",") {
 		id, err := change.ParseID(text)
 		if err != nil {
 			return nil, err
 		}
-		ids = append(ids, id)
+		if !seen[id] {
+			ids = append(ids, id)
+		}
+		seen[id] = true
 	}
 	return ids, nil
 }
