@@ -35,7 +35,9 @@ func BenchmarkTenure(b *testing.B) {
 		return
 	}
 	b.Run("decide", func(b *testing.B) { benchDecide(b, t, n) })
+	b.Run("copy", func(b *testing.B) { benchCopy(b, t, n >= fullRefreshes) })
 	b.Run("refresh", func(b *testing.B) { benchRefresh(b, t, n) })
+	b.Run("together", func(b *testing.B) { benchTogether(b, t, max(3, n/5)) })
 	b.Run("install", func(b *testing.B) { benchInstall(b, t, max(3, n/5)) })
 	b.Run("run", func(b *testing.B) { benchRun(b, t, 4*n) })
 	b.Run("many", func(b *testing.B) { benchMany(b, t, max(3, n/5)) })

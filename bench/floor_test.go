@@ -39,7 +39,7 @@ func newByHand(b *testing.B, dir, file string) *byHand {
 	if _, err := mount.Mount(b.Context(), file, tree); err != nil {
 		b.Fatal(err)
 	}
-	hierarchy, err := proc.OpenHierarchy("tenure-bench-" + strconv.Itoa(os.Getpid()))
+	hierarchy, err := proc.OpenHierarchy("tenure-bench-" + strconv.Itoa(os.Getpid()) + "-" + filepath.Base(dir))
 	if err != nil {
 		b.Fatal(err)
 	}

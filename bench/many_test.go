@@ -120,7 +120,7 @@ func packMany(b *testing.B, i *rig.Instance, dir string) []string {
 	for k := range files {
 		name := fmt.Sprintf("many%02d", k)
 		files[k] = filepath.Join(dir, name+"_1.snap")
-		packing.Go(func() error { return packOne(i, filepath.Join(dir, name), name, tree, files[k]) })
+		packing.Go(func() error { return packOne(i, filepath.Join(dir, name), name, tree, files[k], manyServices) })
 	}
 	if err := packing.Wait(); err != nil {
 		b.Fatal(err)
@@ -128,10 +128,11 @@ func packMany(b *testing.B, i *rig.Instance, dir string) []string {
 	return files
 }
 
-func packOne(i *rig.Instance, dir, name, tree, file string) error {
+// packOne makes a snap of so many services.
+func packOne(i *rig.Instance, dir, name, tree, file string, services int) error {
 	var text strings.Builder
-	fmt.Fprintf(&text, "name: %s\nversion: '1'\nsummary: Ten small services\ndescription: For the benchmark.\nbase: bare\napps:\n", name)
-	for k := range manyServices {
+	fmt.Fprintf(&text, "name: %s\nversion: '1'\nsummary: Small services\ndescription: For the benchmark.\nbase: bare\napps:\n", name)
+	for k := range services {
 		fmt.Fprintf(&text, "  s%d:\n    command: bin/hellod\n    daemon: notify\n    environment:\n      HELLO_SOCKET: $SNAP_COMMON/s%d.sock\n", k, k)
 	}
 	program, err := os.ReadFile(filepath.Join(tree, "bin/hellod"))

@@ -4,8 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -81,10 +79,13 @@ func (c *Collection[T]) All() (docs map[string]T, err error) {
 	return docs, err
 }
 
-// Keys returns the keys of all documents, sorted.
-func (c *Collection[T]) Keys() ([]string, error) {
-	docs, err := NewCollection[json.RawMessage](c.db, c.name).All()
-	return slices.Sorted(maps.Keys(docs)), err
+// Keys returns the keys of all documents, sorted. It reads no document.
+func (c *Collection[T]) Keys() (keys []string, err error) {
+	err = c.db.View(func(tx *Tx) error {
+		keys, err = c.In(tx).Keys()
+		return err
+	})
+	return keys, err
 }
 
 // Documents is a collection inside a transaction.
@@ -154,6 +155,19 @@ func (d Documents[T]) All() (map[string]T, error) {
 		return nil
 	})
 	return docs, errors.Join(append(failures, err)...)
+}
+
+// Keys returns the keys of all documents, sorted.
+func (d Documents[T]) Keys() (keys []string, err error) {
+	b := d.bucket()
+	if b == nil {
+		return nil, nil
+	}
+	err = b.ForEach(func(k, _ []byte) error {
+		keys = append(keys, string(k))
+		return nil
+	})
+	return keys, err
 }
 
 func (d Documents[T]) bucket() *bolt.Bucket {

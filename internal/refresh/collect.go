@@ -131,13 +131,12 @@ func (m *Manager) Collect(ctx context.Context) error {
 			return nil
 		case <-m.collect:
 		}
-		all, err := m.snaps.All()
+		names, err := m.snaps.Names()
 		if err != nil {
 			m.cfg.Logger.ErrorContext(ctx, "cannot collect revisions", slog.Any("error", err))
 			continue
 		}
-		for i := range all {
-			snap := all[i].Instance
+		for _, snap := range names {
 			if err := m.collectIdle(ctx, snap); err != nil && ctx.Err() == nil {
 				m.cfg.Logger.ErrorContext(ctx, "cannot collect revisions", slog.Any("snap", snap), slog.Any("error", err))
 			}

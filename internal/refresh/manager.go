@@ -201,6 +201,19 @@ func (s *states) All() ([]snapState, error) {
 	return list, nil
 }
 
+// Names are all instances of which anything may be on the machine, ordered. No state is read for them.
+func (s *states) Names() ([]tenure.Instance, error) {
+	keys, err := s.docs.Keys()
+	if err != nil {
+		return nil, fmt.Errorf("read the names of snaps: %w", err)
+	}
+	names := make([]tenure.Instance, 0, len(keys))
+	for _, key := range keys {
+		names = append(names, tenure.Instance(key))
+	}
+	return names, nil
+}
+
 // Get is the state of one instance; nil when there is none.
 func (s *states) Get(snap tenure.Instance) (*snapState, error) {
 	state, found, err := s.docs.Get(string(snap))

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"reflect"
 	"slices"
 	"time"
 
@@ -99,8 +100,11 @@ func check(spec *supervise.Spec) error {
 	return nil
 }
 
-// sameSpec compares two Specs as they are stored.
+// sameSpec compares two Specs as they are stored, where nothing is as good as empty.
 func sameSpec(a, b *supervise.Spec) bool {
+	if reflect.DeepEqual(a, b) {
+		return true
+	}
 	textA, errA := json.Marshal(a)
 	textB, errB := json.Marshal(b)
 	return errA == nil && errB == nil && bytes.Equal(textA, textB)
