@@ -38,6 +38,8 @@ func BenchmarkTenure(b *testing.B) {
 	b.Run("copy", func(b *testing.B) { benchCopy(b, t, n >= fullRefreshes) })
 	b.Run("refresh", func(b *testing.B) { benchRefresh(b, t, n) })
 	b.Run("together", func(b *testing.B) { benchTogether(b, t, max(3, n/5)) })
+	b.Run("serve", func(b *testing.B) { benchServe(b, t, max(3, n/5)) })
+	b.Run("births", func(b *testing.B) { benchBirths(b, t, 40*n) })
 	b.Run("install", func(b *testing.B) { benchInstall(b, t, max(3, n/5)) })
 	b.Run("run", func(b *testing.B) { benchRun(b, t, 4*n) })
 	b.Run("many", func(b *testing.B) { benchMany(b, t, max(3, n/5)) })
