@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"runtime/debug"
+	"slices"
 )
 
 // Step is one kind of work, with its undo. P says what to do, U what was done;
@@ -202,4 +204,20 @@ func (reg *Registry) lookup(kind string) erasedStep {
 		do:   func(context.Context, json.RawMessage) (json.RawMessage, error) { return nil, err },
 		undo: func(context.Context, json.RawMessage, json.RawMessage) error { return err },
 	}
+}
+
+// Missing are the kinds of the tasks of changes that have not ended, and for which there is no step.
+func (reg *Registry) Missing(changes []Change) []string {
+	missing := map[string]bool{}
+	for i := range changes {
+		if changes[i].Status.Ready() {
+			continue
+		}
+		for j := range changes[i].Tasks {
+			if kind := changes[i].Tasks[j].Kind; reg.steps[kind].do == nil {
+				missing[kind] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(missing))
 }

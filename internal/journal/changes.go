@@ -46,7 +46,7 @@ func (c changes) Apply(_ context.Context, batch change.Batch) error {
 		}
 		encoded[i] = raw
 	}
-	err := c.db.bolt.Update(func(tx *bolt.Tx) error {
+	err := c.db.write(func(tx *bolt.Tx) error {
 		b := tx.Bucket([]byte(bucketChanges))
 		for i, raw := range encoded {
 			id := uint64(batch.Put[i].ID)

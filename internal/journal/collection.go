@@ -26,7 +26,7 @@ type Tx struct {
 // Update runs f and commits what it wrote, durably; or nothing, if f fails or
 // panics.
 func (db *DB) Update(f func(tx *Tx) error) error {
-	return db.bolt.Update(func(tx *bolt.Tx) error { return f(&Tx{bolt: tx}) })
+	return db.write(func(tx *bolt.Tx) error { return f(&Tx{bolt: tx}) })
 }
 
 // View runs f on the state of one moment. Writing in f fails.

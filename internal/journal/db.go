@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -26,6 +27,8 @@ type Config struct {
 	LockTimeout time.Duration
 	// Logger hears about migrations; by default nobody does.
 	Logger *slog.Logger
+	// Trial is that it is only to be seen whether the journal can be worked on: a copy that was made by Keep stays.
+	Trial bool
 }
 
 const (
@@ -63,6 +66,8 @@ func (e *DamagedError) Unwrap() error { return e.Cause }
 // DB is an open journal.
 type DB struct {
 	bolt *bolt.DB
+	// begin is called before anything is written.
+	begin func() error
 }
 
 // The top-level buckets.
@@ -92,7 +97,10 @@ func open(cfg Config, steps []migration) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{bolt: b}
+	db := &DB{bolt: b, begin: func() error { return nil }}
+	if !cfg.Trial {
+		db.begin = sync.OnceValue(func() error { return Discard(cfg.Path) })
+	}
 	if err := db.prepare(cfg, existed, steps); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}

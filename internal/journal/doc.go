@@ -16,7 +16,11 @@
 //	        key text      : JSON          what the collection's owner keeps
 //
 // A file of an older version is migrated when it is opened, in one transaction.
-// The file as it was before is kept beside it, as state.db.bak, at every open.
+// The file as it was before is kept beside it, as state.db.bak, at every open. The version goes up with
+// whatever a release writes, here or elsewhere, that the one before would misread.
+//
+// While another program is to take over, a copy is there as state.db.before-upgrade (Keep). It
+// goes before the first write, so that it can be put back as long as it is there.
 //
 // Any number of goroutines may use a DB. Readers never wait for writers; one
 // writer runs at a time, and its commit waits for the disk (about 0.3 ms).

@@ -15,7 +15,7 @@ type migration func(tx *bolt.Tx) error
 
 // migrations are all there are, from version 0, a new file, to the present.
 func migrations() []migration {
-	return []migration{toVersion1, toVersion2}
+	return append([]migration{toVersion1, toVersion2}, later()...)
 }
 
 func toVersion1(tx *bolt.Tx) error {

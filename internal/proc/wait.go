@@ -69,3 +69,25 @@ func exitInfo(fd int) Exit {
 	}
 	return exitOf(syscall.WaitStatus(info.Exit_code)) //nolint:gosec // A wait status is 16 bits.
 }
+
+// ReapOthers collects the children of the caller that have ended and that nobody waits for, but for
+// the one with a pid. Others learn how they have ended only when they are collected.
+func ReapOthers(pid int) error {
+	for {
+		var info siginfo
+		err := unix.Waitid(unix.P_ALL, 0, (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.ECHILD):
+			return nil
+		case err != nil:
+			return os.NewSyscallError("waitid", err)
+		case info.pid == 0, int(info.pid) == pid:
+			return nil
+		}
+		if _, err := unix.Wait4(int(info.pid), nil, unix.WNOHANG, nil); err != nil && !errors.Is(err, unix.ECHILD) && !errors.Is(err, unix.EINTR) {
+			return os.NewSyscallError("wait4", err)
+		}
+	}
+}

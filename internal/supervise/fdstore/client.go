@@ -257,3 +257,27 @@ const (
 
 // errLost is that the connection ended before the answer.
 var errLost = errors.New("lost the holder")
+
+// Understood is nil if this program can talk to the holder that listens at socket, or there is none.
+func Understood(socket string) error {
+	c, err := dial(socket)
+	if errors.Is(err, unix.ENOENT) || errors.Is(err, unix.ECONNREFUSED) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reach holder: %w", err)
+	}
+	defer c.conn.Close() //nolint:errcheck // Nothing is asked of it.
+	if err := c.send(frame{Op: opHello}, none); err != nil {
+		return fmt.Errorf("talk to the holder: %w", err)
+	}
+	answer, fd, err := c.receive()
+	fd.close()
+	if err == nil && answer.Op != opOK {
+		err = fmt.Errorf("%w: %s", errFrame, answer.Op)
+	}
+	if err != nil {
+		return fmt.Errorf("talk to the holder: %w", err)
+	}
+	return nil
+}

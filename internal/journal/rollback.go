@@ -1,0 +1,66 @@
+package journal
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// Schema is the version of the schema that this program writes.
+func Schema() uint64 { return uint64(len(migrations())) }
+
+// keptPath is where a copy is kept of the journal at path while another program is to take it over.
+func keptPath(path string) string { return path + ".before-upgrade" }
+
+// Keep makes a copy of the journal as it is now, durably, which Restore puts in its place. It is
+// gone before anything is written to the journal that is opened next, but for its migration: whoever finds it
+// loses nothing by putting it back.
+func (db *DB) Keep() error { return db.backupTo(keptPath(db.bolt.Path())) }
+
+// Kept reports whether there is a copy that Keep has made of the journal at path.
+func Kept(path string) bool {
+	_, err := os.Stat(keptPath(path))
+	return err == nil
+}
+
+// write is an update of the journal, before the first of which the copy goes.
+func (db *DB) write(f func(*bolt.Tx) error) error {
+	if err := db.begin(); err != nil {
+		return err
+	}
+	return db.bolt.Update(f)
+}
+
+// Restore puts the copy that Keep has made in the place of the journal at path, which nobody
+// has open.
+func Restore(path string) error {
+	if err := os.Rename(keptPath(path), path); err != nil {
+		return fmt.Errorf("restore journal: %w", err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// Discard removes the copy that Keep has made, if there is one.
+func Discard(path string) error {
+	err := os.Remove(keptPath(path))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("remove copy of the journal: %w", err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// WriteCopy writes a copy of the journal as it is now to a new file.
+func (db *DB) WriteCopy(path string) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+	if err != nil {
+		return fmt.Errorf("copy journal: %w", err)
+	}
+	return errors.Join(db.Backup(f), f.Close())
+}

@@ -1,0 +1,70 @@
+package journal
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// A copy that is kept while a newer program tries the journal can be put back until that has written
+// anything, and is gone then.
+func TestKeptJournal(t *testing.T) {
+	t.Parallel()
+	newer := append(migrations(), func(*bolt.Tx) error { return nil })
+	for name, c := range map[string]struct {
+		trial, writes, kept bool
+	}{
+		"a rehearsal":                  {trial: true, kept: true},
+		"a rehearsal that writes":      {trial: true, writes: true, kept: true},
+		"a start that writes nothing":  {kept: true},
+		"a start that writes anything": {writes: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := Config{Path: filepath.Join(t.TempDir(), "state.db"), Trial: c.trial}
+			settings := func(db *DB) *Collection[string] { return NewCollection[string](db, Settings) }
+			old := must(Open(cfg))(t)
+			if err := errors.Join(settings(old).Put("from", "old"), old.Keep(), old.Close()); err != nil {
+				t.Fatal(err)
+			}
+			next := must(open(cfg, newer))(t)
+			var err error
+			if c.writes {
+				err = settings(next).Put("from", "new")
+			}
+			if err := errors.Join(err, next.Close()); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Open(cfg); !errors.Is(err, ErrNewer) {
+				t.Fatalf("the old program opens what the new one has migrated: %v", err)
+			}
+			if got := Kept(cfg.Path); got != c.kept {
+				t.Fatalf("the copy is there: %t, want %t", got, c.kept)
+			}
+			if err := Restore(cfg.Path); (err == nil) != c.kept {
+				t.Fatalf("restore: %v", err)
+			}
+			if !c.kept {
+				return
+			}
+			db := must(Open(cfg))(t)
+			defer db.Close() //nolint:errcheck // Only read.
+			if from, _, err := settings(db).Get("from"); err != nil || from != "old" {
+				t.Errorf("what was restored says %q, %v", from, err)
+			}
+		})
+	}
+}
+
+// must is a value without an error.
+func must[T any](v T, err error) func(*testing.T) T {
+	return func(t *testing.T) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+}
