@@ -11,6 +11,7 @@ import (
 	"tenure/examples/clients/hello"
 	"tenure/examples/clients/snaps"
 	"tenure/test/nspawn"
+	"tenure/test/rig"
 )
 
 // machine is one that Tenure is installed on.
@@ -131,6 +132,37 @@ func (m machine) expectPolkit() {
 	}
 }
 
+// expectUpgrade fails the test if the daemon is not upgraded by a reload of its unit, or one that does
+// not start is not taken back, or systemd sees more of either than a reload.
+func (m machine) expectUpgrade(before hello.Answer) {
+	m.t.Helper()
+	next, err := rig.BuildNext(m.t.Context())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	pid, restarts := m.property("MainPID"), m.property("NRestarts")
+	for _, dir := range []string{"root/hangs-at-rehearsal", "root/exits-at-ready", "usr/local/bin"} {
+		if out, err := exec.CommandContext(m.t.Context(), "install", "-D", "-t", m.Path(dir), next).CombinedOutput(); err != nil {
+			m.t.Fatalf("install the next tenured: %v\n%s", err, out)
+		}
+	}
+	for dir, why := range map[string]string{"hangs-at-rehearsal": "not ready", "exits-at-ready": "fails on purpose"} {
+		got := m.Run(m.t.Context(), "tenure", "daemon", "upgrade", "--patience=2s", "/root/"+dir+"/tenured")
+		if got.Status != 1 || !strings.Contains(got.Stderr, why) {
+			m.t.Errorf("an upgrade to a tenured that %s: %+v", dir, got)
+		}
+		m.expect("after an upgrade that was taken back", "ActiveState", "active")
+	}
+	m.run("systemctl", "reload", "tenured.service")
+	if status := m.run("tenure", "daemon", "status"); !regexp.MustCompile(`version +next\nprocess +` + pid).MatchString(status) {
+		m.t.Errorf("after the upgrade of process %s the daemon is\n%s", pid, status)
+	}
+	for name, want := range map[string]string{"ActiveState": "active", "MainPID": pid, "NRestarts": restarts, "StatusText": "Idle."} {
+		m.expect("after an upgrade", name, want)
+	}
+	m.expectSame("after an upgrade", before)
+}
+
 // TestTenuredAsAUnit is a life of the daemon below systemd: whatever is done to it, the
 // service lives, and whoever calls meanwhile is answered.
 func TestTenuredAsAUnit(t *testing.T) {
@@ -175,6 +207,8 @@ func TestTenuredAsAUnit(t *testing.T) {
 	if got := m.Run(t.Context(), "journalctl", "--unit=tenured.service", "--grep="+complaint, "--quiet"); got.Stdout != "" {
 		t.Errorf("the daemon complains:\n%s", got.Stdout)
 	}
+
+	m.expectUpgrade(before)
 
 	m.run("systemctl", "stop", "tenured.service")
 	m.run("systemctl", "enable", "--now", "tenured-snapd.socket")

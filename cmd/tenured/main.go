@@ -9,6 +9,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -71,6 +72,7 @@ func run(args []string) error {
 	supervisor := flags.String("supervisor", os.Getenv("TENURE_SUPERVISOR"), "")
 	verbose := flags.Bool("verbose", false, "")
 	version := flags.Bool("version", false, "")
+	state := flags.String("journal", "", "") // Of preflight.
 	if err := flags.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil
@@ -101,7 +103,7 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	return dispatch(command, daemon.Config{Root: dir, SnapdSocket: socket, Supervisor: kind}, *verbose)
+	return dispatch(command, daemon.Config{Root: dir, SnapdSocket: socket, Supervisor: kind, Args: args}, *verbose, *state)
 }
 
 // collectAt is how much the heap grows, in percent of what is in use, before it
@@ -119,7 +121,7 @@ func configure(cfg daemon.Config, level slog.Level) (daemon.Config, error) {
 	return cfg, sandbox.Disinherit()
 }
 
-func dispatch(command string, cfg daemon.Config, verbose bool) error {
+func dispatch(command string, cfg daemon.Config, verbose bool, state string) error {
 	level := slog.LevelInfo
 	if verbose {
 		level = slog.LevelDebug
@@ -148,6 +150,14 @@ func dispatch(command string, cfg daemon.Config, verbose bool) error {
 		}
 		cfg.Ready = func() { cfg.Logger.Info("ready", slog.String("root", cfg.Root)) }
 		return daemon.Run(ctx, cfg)
+	case "preflight":
+		fit, err := daemon.Preflight(ctx, cfg, state)
+		if err != nil {
+			return err
+		}
+		return json.NewEncoder(os.Stdout).Encode(fit)
+	case "rehearse":
+		return daemon.Rehearse(ctx, cfg)
 	case "boot":
 		if err := inherit(&cfg); err != nil {
 			return err
@@ -195,10 +205,16 @@ func inherit(cfg *daemon.Config) error {
 	if err != nil {
 		return err
 	}
-	for name, target := range map[string]**net.UnixListener{"tenured": &cfg.API, "snapctl": &cfg.Snapctl, "snapd": &cfg.Snapd} {
+	if cfg.Handed, err = daemon.Inherit(os.Getenv); err != nil {
+		return err
+	}
+	for name, target := range map[string]**net.UnixListener{"tenured": &cfg.API, "snapctl": &cfg.Snapctl, "snapd": &cfg.Snapd, "entry": &cfg.Entry} {
 		if listener, ok := passed.Listeners[name].(*net.UnixListener); ok {
 			*target = listener
 			delete(passed.Listeners, name)
+		}
+		if listener := cfg.Handed.Listeners[name]; listener != nil {
+			*target = listener
 		}
 	}
 	for name := range passed.Listeners {

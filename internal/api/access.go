@@ -39,7 +39,9 @@ func (s *server) let(action polkit.Action) access {
 			return denied()
 		}
 		interactive, _ := strconv.ParseBool(r.Header.Get(interactionHeader)) // What is no word for it is no.
-		ctx, done := p.conn.whileThere(r.Context())
+		serving, stop := s.whileServing(r.Context())
+		defer stop()
+		ctx, done := p.conn.whileThere(serving)
 		defer done()
 		err := s.cfg.Polkit.Check(ctx, polkit.Subject{Process: p.process, UID: p.uid}, action, interactive)
 		switch {

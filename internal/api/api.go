@@ -41,6 +41,7 @@ type Config struct {
 	SnapdListener *net.UnixListener
 	Manager       *refresh.Manager
 	Logs          supervise.LogReader
+	Upgrader      Upgrader
 	Version       string
 	// Group is the group whose members may do what root may, by default "tenure".
 	Group string
@@ -49,6 +50,9 @@ type Config struct {
 	Logger *slog.Logger
 	// Ready, if set, is called when requests are answered.
 	Ready func()
+	// Quiesce, if set, is closed when others are to answer at the sockets: nobody is accepted any more,
+	// who waits for what happens is sent away, and all else that was asked is answered.
+	Quiesce <-chan struct{}
 }
 
 type server struct {
@@ -57,6 +61,8 @@ type server struct {
 	admins int
 	// turn is for what is work for the daemon, and may be asked for by anybody.
 	turn refresh.Turn
+	// quiet is closed when nobody is to wait any more.
+	quiet <-chan struct{}
 }
 
 // Serve answers requests until ctx ends; then it ends those that wait and
@@ -67,7 +73,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return err
 	}
-	s := &server{cfg: cfg, admins: groupID(cmp.Or(cfg.Group, "tenure")), turn: refresh.NewTurn()}
+	s := &server{cfg: cfg, admins: groupID(cmp.Or(cfg.Group, "tenure")), turn: refresh.NewTurn(), quiet: cfg.Quiesce}
 	requests, cancel := context.WithCancel(ctx)
 	defer cancel()
 	httpServer := &http.Server{
@@ -79,6 +85,7 @@ func Serve(ctx context.Context, cfg Config) error {
 		BaseContext:       func(net.Listener) context.Context { return requests },
 		ConnContext:       withPeer,
 	}
+	open := newDrain(httpServer)
 	ended := make(chan error, len(listeners))
 	for _, listener := range listeners {
 		go func() { ended <- httpServer.Serve(listener) }()
@@ -90,13 +97,18 @@ func Serve(ctx context.Context, cfg Config) error {
 	case err := <-ended:
 		return fmt.Errorf("serve %s: %w", cfg.Socket, err)
 	case <-ctx.Done():
+	case <-cfg.Quiesce:
+	}
+	for _, listener := range listeners {
+		listener.quiet()
+	}
+	for range listeners {
+		<-ended //nolint:errcheck // It is errQuiet.
 	}
 	last, done := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
 	defer done()
+	open.end(last)
 	err = httpServer.Shutdown(last)
-	for range listeners {
-		<-ended //nolint:errcheck // It is http.ErrServerClosed.
-	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return httpServer.Close()
 	}
@@ -106,20 +118,35 @@ func Serve(ctx context.Context, cfg Config) error {
 // shutdownGrace bounds how long the end of the daemon waits for answers.
 const shutdownGrace = 5 * time.Second
 
+// whileServing is ctx until nobody is to wait any more.
+func (s *server) whileServing(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
+	if s.quiet != nil {
+		go func() {
+			select {
+			case <-s.quiet:
+				cancel()
+			case <-ctx.Done():
+			}
+		}()
+	}
+	return ctx, cancel
+}
+
 // listen makes the sockets that do not listen already, or none.
-func (cfg *Config) listen(ctx context.Context) ([]net.Listener, error) {
+func (cfg *Config) listen(ctx context.Context) ([]*fair, error) {
 	own := cfg.Listener
 	if own == nil {
 		var err error
-		if own, err = listen(ctx, cfg.Socket); err != nil {
+		if own, err = Listen(ctx, cfg.Socket); err != nil {
 			return nil, err
 		}
 	}
-	listeners := []net.Listener{newFair(own, false)}
+	listeners := []*fair{newFair(own, false)}
 	snapd := cfg.SnapdListener
 	if snapd == nil && cfg.SnapdSocket != "" {
 		var err error
-		if snapd, err = listen(ctx, cfg.SnapdSocket); err != nil {
+		if snapd, err = Listen(ctx, cfg.SnapdSocket); err != nil {
 			return nil, errors.Join(err, own.Close())
 		}
 	}
@@ -129,8 +156,8 @@ func (cfg *Config) listen(ctx context.Context) ([]net.Listener, error) {
 	return listeners, nil
 }
 
-// listen makes a socket, in place of one that nobody listens at any more.
-func listen(ctx context.Context, socket string) (*net.UnixListener, error) {
+// Listen makes a socket, in place of one that nobody listens at any more.
+func Listen(ctx context.Context, socket string) (*net.UnixListener, error) {
 	dir, err := os.Open(filepath.Dir(socket))
 	if err != nil {
 		return nil, fmt.Errorf("listen at %s: %w", socket, err)
@@ -202,6 +229,8 @@ func (s *server) handleOwn(open, admin, manage, configure func(string, handler))
 	manage("POST /v2/plan", s.plan)
 	open("GET /v2/units", s.inTurn(s.units))
 	admin("GET /v2/pins", s.pins)
+	admin("GET /v2/daemon", s.daemon)
+	admin("POST /v2/daemon", s.upgrade)
 	admin("GET /v2/policy", s.policy)
 	admin("POST /v2/policy/check", s.checkPolicy)
 	admin("GET /v2/policy/explain", s.explainPolicy)

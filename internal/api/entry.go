@@ -19,25 +19,40 @@ import (
 // may not read.
 const askPatience = 30 * time.Second
 
-// ServeEntry answers those who want to become an app (package entry) until ctx ends.
+// ServeEntry answers those who want to become an app (package entry) until ctx ends, or
+// cfg.Quiesce is closed; then it returns when who was accepted has become one.
 //
 // Whoever asks must be the helper: a process whose program is the file at helper. That is
 // what keeps people from putting other processes into units of snaps.
 func ServeEntry(ctx context.Context, cfg Config, socket, helper string) error {
-	listener, err := listen(ctx, socket)
-	if err != nil {
-		return err
+	listener := cfg.Listener
+	if listener == nil {
+		var err error
+		if listener, err = Listen(ctx, socket); err != nil {
+			return err
+		}
 	}
-	e := &entries{cfg: cfg, helper: helper, life: ctx}
+	life, end := context.WithCancel(ctx)
+	e := &entries{cfg: cfg, helper: helper, life: life}
 	defer e.running.Wait()
+	defer end()
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
 	var asking sync.WaitGroup
 	defer asking.Wait()
 	fairly := newFair(listener, false)
+	if cfg.Quiesce != nil {
+		go func() {
+			select {
+			case <-cfg.Quiesce:
+				fairly.quiet()
+			case <-life.Done():
+			}
+		}()
+	}
 	for {
 		conn, err := fairly.Accept()
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, errQuiet) {
 			return nil
 		}
 		if err != nil {

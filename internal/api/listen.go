@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -63,10 +64,19 @@ func newFair(listener *net.UnixListener, snapd bool) *fair {
 	return &fair{UnixListener: listener, snapd: snapd, open: quota.New[uint32](maxConnections, maxAllConnections)}
 }
 
+// errQuiet ends accepting. It is no time that was over to net/http, which would try again.
+var errQuiet = errors.New("accepting has ended")
+
+// quiet ends accepting, and leaves whoever is not accepted yet in the queue of the socket.
+func (f *fair) quiet() { _ = f.SetDeadline(time.Unix(1, 0)) } // One that is closed is quiet.
+
 // Accept waits for a connection of one who has not too many of them.
 func (f *fair) Accept() (net.Conn, error) {
 	for {
 		conn, err := f.AcceptUnix()
+		if errors.Is(err, os.ErrDeadlineExceeded) {
+			return nil, errQuiet
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -25,10 +25,12 @@ func (s *server) notices(r *http.Request) (*reply, error) {
 	book := s.cfg.Manager.Notices()
 	found := book.List(filter)
 	if timeout > 0 && len(found) == 0 {
-		ctx, cancel := context.WithTimeout(r.Context(), timeout)
+		serving, stop := s.whileServing(r.Context())
+		defer stop()
+		ctx, cancel := context.WithTimeout(serving, timeout)
 		defer cancel()
 		found, err = book.Wait(ctx, filter)
-		if err != nil && (!errors.Is(err, context.DeadlineExceeded) || r.Context().Err() != nil) {
+		if err != nil && (!errors.Is(err, context.DeadlineExceeded) || serving.Err() != nil) {
 			return nil, err
 		}
 	}

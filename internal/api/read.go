@@ -240,12 +240,14 @@ func (s *server) watch(r *http.Request) (*reply, error) {
 	if err != nil {
 		return nil, bad(fmt.Sprintf("after should be the revision of a change; it is %q", r.FormValue("after")))
 	}
-	c, err := s.cfg.Manager.Engine().Watch(r.Context(), id, seen)
+	ctx, cancel := s.whileServing(r.Context())
+	defer cancel()
+	c, err := s.cfg.Manager.Engine().Watch(ctx, id, seen)
 	if err != nil {
 		return nil, aboutChange("watch", id, err)
 	}
 	if seen > 0 {
-		if c, err = s.gather(r.Context(), c); err != nil {
+		if c, err = s.gather(ctx, c); err != nil {
 			return nil, err
 		}
 	}
@@ -427,7 +429,9 @@ func (s *server) logs(w http.ResponseWriter, r *http.Request) error {
 			return bad(fmt.Sprintf("n should be a number of lines, or -1 for all; it is %q", text))
 		}
 	}
-	lines := s.cfg.Logs.Logs(r.Context(), units, n, r.FormValue("follow") == "true")
+	ctx, cancel := s.whileServing(r.Context())
+	defer cancel()
+	lines := s.cfg.Logs.Logs(ctx, units, n, r.FormValue("follow") == "true")
 	s.writeLines(w, lines)
 	return nil
 }

@@ -126,7 +126,7 @@ do to each process, and why.`,
 	root.AddCommand(a.policyCommand())
 	root.AddCommand(a.changeCommands()...)
 	root.AddCommand(a.configCommands()...)
-	root.AddCommand(a.try(), a.packCommand(), a.runCommand(), a.versionCommand())
+	root.AddCommand(a.try(), a.packCommand(), a.runCommand(), a.daemonCommand(), a.versionCommand())
 	root.AddCommand(a.sourceCommand(), a.switchCommand(), a.findCommand())
 	return root
 }

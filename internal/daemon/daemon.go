@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -47,6 +48,10 @@ type Config struct {
 	Root string
 	// Self is the path of the program, which is run again as the holder.
 	Self string
+	// Args are what the program was called with: another one that takes its place is called so too.
+	Args []string
+	// Handed is what a program has left that this one takes the place of.
+	Handed Handed
 	// SnapdSocket, if set, is a second path to listen at: where programs made for snapd
 	// look for it.
 	SnapdSocket string
@@ -58,6 +63,8 @@ type Config struct {
 	// API, Snapctl and Snapd, if set, are sockets that listen already for the root; the last
 	// one is in place of SnapdSocket.
 	API, Snapctl, Snapd *net.UnixListener
+	// Entry is the same for those who want to become an app.
+	Entry *net.UnixListener
 	// Manager is who manages the daemon's process.
 	Manager Manager
 
@@ -67,6 +74,8 @@ type Config struct {
 	ending bool
 	// helper is that this ends one unit.
 	helper bool
+	// trial is that this only tries whether it could be the daemon.
+	trial bool
 }
 
 // parts are the components of one daemon.
@@ -82,16 +91,34 @@ type parts struct {
 	rules                  *rulefile.Keeper
 	manager                *refresh.Manager
 	engine                 *change.Engine
+
+	doors      *doors
+	succession *succession
+	// upgrading is locked from when an upgrade is asked for, next has it when it begins, and
+	// replacement is it when this daemon has ended for it.
+	upgrading   sync.Mutex
+	next        chan replacement
+	replacement *replacement
 }
 
-// Run is the daemon's life. It ends with ctx, and leaves everything running.
+// Run is the daemon's life. It ends with ctx, and leaves everything running; or another program
+// takes its place in the process.
 func Run(ctx context.Context, cfg Config) error {
-	p, err := assemble(ctx, cfg)
-	if err != nil {
-		return err
+	p := parted(cfg)
+	p.succession = p.succeed()
+	err := p.open(ctx)
+	if err == nil {
+		err = p.run(ctx, p.serve)
 	}
-	defer p.close()
-	return p.run(ctx, p.serve)
+	if p.replacement != nil && errors.Is(err, errReplaced) {
+		return p.replace(ctx)
+	}
+	p.close()
+	if err != nil && ctx.Err() == nil {
+		p.succession.fail(err)
+	}
+	p.doors.drop()
+	return err
 }
 
 // Shutdown ends the daemon of a root, if there is one, and what runs below it, as
@@ -127,9 +154,14 @@ func (p *parts) supervised(ctx context.Context, then func(context.Context) error
 	return ready, errors.Join(err, group.Wait())
 }
 
-func assemble(ctx context.Context, cfg Config) (*parts, error) {
+// parted are no components yet.
+func parted(cfg Config) *parts {
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
-	p := &parts{cfg: cfg, paths: refresh.Paths{Root: cfg.Root}}
+	return &parts{cfg: cfg, paths: refresh.Paths{Root: cfg.Root}, doors: newDoors(), next: make(chan replacement, 1)}
+}
+
+func assemble(ctx context.Context, cfg Config) (*parts, error) {
+	p := parted(cfg)
 	if err := p.open(ctx); err != nil {
 		p.close()
 		return nil, err
@@ -151,8 +183,7 @@ func (p *parts) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	p.journal, err = journal.Open(journal.Config{Path: filepath.Join(p.paths.State(), "state.db"), Logger: p.cfg.Logger})
-	if err != nil {
+	if err := p.openJournal(); err != nil {
 		return err
 	}
 	if p.history, err = journal.OpenHistory(journal.HistoryConfig{Dir: p.paths.History(), Logger: p.cfg.Logger}); err != nil {
@@ -161,6 +192,7 @@ func (p *parts) open(ctx context.Context) (err error) {
 	if err := p.openHolder(ctx); err != nil {
 		return err
 	}
+	p.reapInherited(ctx)
 	if err := p.openSupervisor(); err != nil {
 		return err
 	}
@@ -187,6 +219,8 @@ func (p *parts) open(ctx context.Context) (err error) {
 	p.manager.Use(p.engine)
 	return p.manager.Began()
 }
+
+func (p *parts) journalPath() string { return filepath.Join(p.paths.State(), "state.db") }
 
 // openHolder connects to the holder, or starts one in a group of its own, which
 // nothing that ends the daemon's group or its units reaches.
@@ -257,12 +291,13 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 	ctx, failed := context.WithCancelCause(ctx)
 	defer failed(nil)
 	group, ctx := errgroup.WithContext(ctx)
+	defer context.AfterFunc(ctx, p.doors.dropUnlessQuiet)()
 	group.Go(func() error { return p.history.Run(ctx) })
 	group.Go(func() error { return p.supervisor.Run(ctx) })
 	if !await(ctx, p.supervisor.Ready()) {
 		return group.Wait()
 	}
-	if err := p.manager.Boot(ctx); err != nil {
+	if err := errors.Join(p.manager.Boot(ctx), fault("start")); err != nil {
 		failed(err)
 		return errors.Join(err, group.Wait())
 	}
@@ -273,9 +308,13 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 	group.Go(func() error { return p.manager.Collect(ctx) })
 	group.Go(func() error { return p.manager.Confirm(ctx) })
 	group.Go(func() error { return p.rules.Watch(ctx, func() { p.manager.RulesChanged(ctx) }) })
-	group.Go(func() error {
+	p.doors.answer(group, func() error {
+		listener, err := p.doors.open(doorSnapctl, p.cfg.Snapctl, func() (*net.UnixListener, error) { return hook.Listen(p.paths.SnapctlSocket()) })
+		if err != nil {
+			return fmt.Errorf("serve snapctl: %w", err)
+		}
 		return hook.Serve(ctx, hook.ServeConfig{
-			Socket: p.paths.SnapctlSocket(), Listener: p.cfg.Snapctl, Host: p.manager.Packages(Version), Logger: p.cfg.Logger,
+			Listener: listener, Host: p.manager.Packages(Version), Logger: p.cfg.Logger, Quiesce: p.doors.quiet,
 		})
 	})
 	group.Go(func() error {
@@ -298,21 +337,42 @@ func (p *parts) serve(ctx context.Context) error {
 	group.Go(func() error { return p.manager.AutoRefresh(ctx) })
 	ready := make(chan struct{})
 	p.serveEntry(ctx, group)
+	p.doors.answer(group, func() error { return p.serveAPI(ctx, func() { close(ready) }) })
 	group.Go(func() error {
-		return api.Serve(ctx, api.Config{
-			Socket: filepath.Join(p.paths.Run(), "tenured.sock"), Listener: p.cfg.API, SnapdSocket: p.cfg.SnapdSocket, SnapdListener: p.cfg.Snapd,
-			Manager: p.manager, Logs: p.supervisor, Version: Version, Logger: p.cfg.Logger,
-			Polkit: polkit.New(polkit.Config{}),
-			Ready:  func() { close(ready) },
-		})
-	})
-	group.Go(func() error {
-		if await(ctx, ready) {
-			p.ready(ctx)
+		if !await(ctx, ready) {
+			return nil
 		}
+		if err := fault("ready"); err != nil {
+			return err
+		}
+		p.succession.ready()
+		p.ready(ctx)
 		return nil
 	})
+	group.Go(func() error { return p.awaitReplacement(ctx) })
 	return group.Wait()
+}
+
+func (p *parts) serveAPI(ctx context.Context, ready func()) error {
+	own, err := p.doors.open(doorAPI, p.cfg.API, func() (*net.UnixListener, error) {
+		return api.Listen(ctx, filepath.Join(p.paths.Run(), "tenured.sock"))
+	})
+	if err != nil {
+		return err
+	}
+	snapd := p.cfg.Snapd
+	if snapd != nil || p.cfg.SnapdSocket != "" {
+		snapd, err = p.doors.open(doorSnapd, snapd, func() (*net.UnixListener, error) { return api.Listen(ctx, p.cfg.SnapdSocket) })
+	}
+	if err != nil {
+		return errors.Join(err, own.Close())
+	}
+	return api.Serve(ctx, api.Config{
+		Listener: own, SnapdListener: snapd, Quiesce: p.doors.quiet,
+		Manager: p.manager, Logs: p.supervisor, Upgrader: p, Version: Version, Logger: p.cfg.Logger,
+		Polkit: polkit.New(polkit.Config{}),
+		Ready:  ready,
+	})
 }
 
 // close gives back what open has taken, as far as it came.

@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"log/slog"
+	"net"
 	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
@@ -22,6 +23,12 @@ func (p *parts) serveEntry(ctx context.Context, group *errgroup.Group) {
 	if warning != "" {
 		p.cfg.Logger.Warn("only root can run apps", slog.String("helper", helper), slog.String("reason", warning))
 	}
-	cfg := api.Config{Manager: p.manager, Logger: p.cfg.Logger}
-	group.Go(func() error { return api.ServeEntry(ctx, cfg, p.paths.EntrySocket(), helper) })
+	p.doors.answer(group, func() error {
+		listener, err := p.doors.open(doorEntry, p.cfg.Entry, func() (*net.UnixListener, error) { return api.Listen(ctx, p.paths.EntrySocket()) })
+		if err != nil {
+			return err
+		}
+		cfg := api.Config{Listener: listener, Quiesce: p.doors.quiet, Manager: p.manager, Logger: p.cfg.Logger}
+		return api.ServeEntry(ctx, cfg, p.paths.EntrySocket(), helper)
+	})
 }

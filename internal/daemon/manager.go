@@ -41,10 +41,18 @@ func (p *parts) ready(ctx context.Context) {
 		return nil
 	})
 	_ = group.Wait() // None of them fails.
+	select {
+	case <-p.doors.quiet:
+		return // Another program takes the place of this one, in this process.
+	default:
+	}
 	p.notify(context.WithoutCancel(ctx), "STOPPING=1\nSTATUS=Ending; what runs goes on.")
 }
 
 func (p *parts) notify(ctx context.Context, state string) {
+	if p.cfg.Manager.Notify == nil {
+		return
+	}
 	if err := p.cfg.Manager.Notify(ctx, state); err != nil {
 		p.cfg.Logger.Warn("cannot tell the manager of this process", slog.String("state", state), slog.Any("error", err))
 	}

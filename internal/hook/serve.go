@@ -44,6 +44,9 @@ type ServeConfig struct {
 	Listener *net.UnixListener
 	Host     Host
 	Logger   *slog.Logger
+	// Quiesce, if set, is closed when others are to answer there: nobody is accepted any more, and
+	// who was is answered.
+	Quiesce <-chan struct{}
 }
 
 // Call is what snapctl sends: one of it, in JSON, on a connection of its own. Who closes
@@ -59,23 +62,32 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	listener := cfg.Listener
 	if listener == nil {
 		var err error
-		if listener, err = listen(cfg.Socket); err != nil {
+		if listener, err = Listen(cfg.Socket); err != nil {
 			return fmt.Errorf("serve snapctl: %w", err)
 		}
 	}
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
+	go func() {
+		select {
+		case <-cfg.Quiesce:
+			_ = listener.SetDeadline(time.Unix(1, 0)) // Who is not accepted yet stays in the queue.
+		case <-ctx.Done():
+		}
+	}()
 	var calls sync.WaitGroup
 	defer calls.Wait()
 	free, held := make(chan struct{}, maxCalls), quota.New[tenure.UnitID](maxCallsOf, maxCalls)
 	for {
 		select {
 		case free <- struct{}{}:
+		case <-cfg.Quiesce:
+			return nil
 		case <-ctx.Done():
 			return nil
 		}
 		conn, err := cfg.accept(ctx, listener)
-		if ctx.Err() != nil {
+		if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil
 		}
 		if err != nil {
@@ -112,8 +124,8 @@ func (cfg *ServeConfig) accept(ctx context.Context, listener *net.UnixListener) 
 	}
 }
 
-// listen makes the socket in place of one that nobody listens at any more.
-func listen(socket string) (*net.UnixListener, error) {
+// Listen makes the socket in place of one that nobody listens at any more.
+func Listen(socket string) (*net.UnixListener, error) {
 	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
 		return nil, err
 	}

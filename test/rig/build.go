@@ -38,6 +38,35 @@ func once(f func(context.Context) (string, error)) func(context.Context) (string
 	}
 }
 
+// Next is the version that the programs of BuildNext say.
+const Next = "next"
+
+// BuildNext builds another version of the daemon, once in the life of a test binary, and returns the path of
+// the program. It has fail points, and fails where the name of the directory that it is executed from
+// says so (internal/daemon/fault_failpoints.go); where that begins with "next" its journal
+// has a newer schema.
+func BuildNext(ctx context.Context) (string, error) { return buildNext(ctx) }
+
+//nolint:gochecknoglobals // As above.
+var buildNext = once(func(ctx context.Context) (string, error) {
+	root, err := snaps.Checkout()
+	if err != nil {
+		return "", err
+	}
+	program := filepath.Join(root, ".cache", "test-bin-next", "tenured")
+	if err := os.MkdirAll(filepath.Dir(program), 0o755); err != nil {
+		return "", fmt.Errorf("build the next tenured: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, "flock", program+".lock", //nolint:gosec // Only paths of the checkout.
+		"go", "build", "-trimpath", "-tags", "failpoints", "-ldflags", "-s -w -X tenure/internal/daemon.Version="+Next, "-o", program, "./cmd/tenured")
+	cmd.Dir = root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("build the next tenured: %w\n%s", err, out)
+	}
+	return program, nil
+})
+
 func build(ctx context.Context, failPoints bool) (string, error) {
 	root, err := snaps.Checkout()
 	if err != nil {

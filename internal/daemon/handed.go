@@ -1,0 +1,149 @@
+package daemon
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// handedEnv is the variable in which a daemon tells the program that comes in its place, in the
+// same process, what it leaves to it.
+const handedEnv = "TENURE_HANDED"
+
+// estate is what one program leaves to the next one, in JSON. The next one may be of any other
+// release: what is here keeps its meaning, and what is not known is passed over.
+type estate struct {
+	// Sockets are descriptors that listen, by the names of the doors.
+	Sockets map[string]int `json:"sockets,omitempty"`
+	// Previous is the descriptor of the program before, and PreviousPath where that was; it
+	// comes back if this one does not get ready in Patience. It knows the schema Schema.
+	Previous     int           `json:"previous,omitempty"`
+	PreviousPath string        `json:"previous-path,omitempty"`
+	Patience     time.Duration `json:"patience,omitempty"`
+	Schema       uint64        `json:"schema,omitempty"`
+	// Failure is why this one comes back.
+	Failure string `json:"failure,omitempty"`
+}
+
+// Handed is what the program before has left in this process. Its zero value is nothing.
+type Handed struct {
+	// Listeners are the sockets that it listened at.
+	Listeners map[string]*net.UnixListener
+
+	estate
+
+	is       bool
+	sockets  map[string]*os.File
+	previous *program
+}
+
+// Inherit takes what the program before has left in this process, of which getenv reads the environment. A
+// process in which none was inherits nothing.
+func Inherit(getenv func(string) string) (Handed, error) {
+	text := getenv(handedEnv)
+	if text == "" {
+		return Handed{}, nil
+	}
+	if err := os.Unsetenv(handedEnv); err != nil {
+		return Handed{}, fmt.Errorf("inherit from the program before: %w", err)
+	}
+	h := Handed{is: true, Listeners: map[string]*net.UnixListener{}, sockets: map[string]*os.File{}}
+	if err := json.Unmarshal([]byte(text), &h.estate); err != nil {
+		return Handed{}, fmt.Errorf("inherit from the program before: %w", err)
+	}
+	var errs []error
+	for name, fd := range h.Sockets {
+		file := adopted(fd, name)
+		h.sockets[name] = file
+		listener, err := net.FileListener(file)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("inherit socket %s: %w", name, err))
+			continue
+		}
+		if unixListener, is := listener.(*net.UnixListener); is {
+			unixListener.SetUnlinkOnClose(false)
+			h.Listeners[name] = unixListener
+		}
+	}
+	if h.Previous > 0 {
+		h.previous = &program{file: adopted(h.Previous, h.PreviousPath), path: h.PreviousPath}
+	}
+	// The name of a process that was executed by a descriptor is a number.
+	_ = os.WriteFile("/proc/self/comm", []byte("tenured"), 0) // It is only for people.
+	return h, errors.Join(errs...)
+}
+
+// adopted is a descriptor that was passed to this process. It is passed to nobody else.
+func adopted(fd int, name string) *os.File {
+	syscall.CloseOnExec(fd)
+	return os.NewFile(uintptr(fd), name) //nolint:gosec // A descriptor.
+}
+
+// forget gives up what is only for the way back.
+func (h *Handed) forget() {
+	for _, file := range h.sockets {
+		_ = file.Close() // There is nothing in it.
+	}
+	h.sockets = nil
+	if h.previous != nil {
+		h.previous.close()
+		h.previous = nil
+	}
+}
+
+// become executes a program in place of this one, in the same process. It returns only if
+// that cannot be done.
+func become(next *program, args []string, e estate, sockets map[string]*os.File, previous *program) error {
+	e.Sockets = map[string]int{}
+	var passed []int
+	defer func() {
+		for _, fd := range passed {
+			_ = syscall.Close(fd) // It was not passed.
+		}
+	}()
+	// Nothing is started from here on: it would inherit what is passed.
+	syscall.ForkLock.Lock()
+	defer syscall.ForkLock.Unlock()
+	pass := func(file *os.File) (int, error) {
+		fd, err := syscall.Dup(descriptorOf(file))
+		passed = append(passed, fd)
+		return fd, err
+	}
+	var errs []error
+	for name, file := range sockets {
+		fd, err := pass(file)
+		errs, e.Sockets[name] = append(errs, err), fd
+	}
+	if previous != nil {
+		fd, err := pass(previous.file)
+		errs, e.Previous, e.PreviousPath = append(errs, err), fd, previous.path
+	}
+	text, err := json.Marshal(e)
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return fmt.Errorf("become %s: %w", next.path, err)
+	}
+	env := append(without(os.Environ(), handedEnv), handedEnv+"="+string(text))
+	err = syscall.Exec(next.executable(), append([]string{next.path}, args...), env) //nolint:gosec // It was checked.
+	return fmt.Errorf("become %s: %w", next.path, err)
+}
+
+// without are the variables in env but for those named.
+func without(env []string, names ...string) []string {
+	var kept []string
+	for _, variable := range env {
+		name, _, _ := strings.Cut(variable, "=")
+		left := true
+		for _, n := range names {
+			left = left && name != n
+		}
+		if left {
+			kept = append(kept, variable)
+		}
+	}
+	return kept
+}

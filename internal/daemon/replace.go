@@ -1,0 +1,194 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"tenure/internal/journal"
+	"tenure/internal/proc"
+)
+
+// replace puts another program in the place of this one, whose components have ended. It is rehearsed
+// first, beside this process, on the state as it is; this program comes back if that fails.
+func (p *parts) replace(ctx context.Context) error {
+	next := p.replacement
+	own, err := ownProgram(p.cfg.Self)
+	if err != nil {
+		return err
+	}
+	kept := p.journal.Keep()
+	sockets := p.doors.files()
+	p.close()
+	cause := kept
+	if cause == nil {
+		cause = p.rehearse(ctx, next)
+	}
+	select {
+	case <-ctx.Done():
+		p.concluded("the daemon was ended meanwhile")
+		p.doors.drop()
+		return nil
+	default:
+	}
+	if cause == nil {
+		cause = become(next.program, p.cfg.Args, estate{Patience: next.patience, Schema: journal.Schema()}, sockets, own)
+	}
+	return become(own, p.cfg.Args, estate{Failure: cause.Error()}, sockets, nil)
+}
+
+// rehearse has the new program do all that its start does, but for what it would go on with.
+func (p *parts) rehearse(ctx context.Context, next *replacement) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, next.patience, late(next.patience))
+	defer cancel()
+	go p.cfg.Manager.tellAlive(ctx, func() { p.notify(ctx, "WATCHDOG=1") })
+	said, err := p.have(ctx, next.program, "rehearse")
+	if err == nil && string(said) != rehearsed {
+		err = fmt.Errorf("its rehearsal ends with %q", said)
+	}
+	return err
+}
+
+func late(patience time.Duration) error { return fmt.Errorf("it was not ready after %s", patience) }
+
+// rehearsed is what a rehearsal says at its end.
+const rehearsed = "ready\n"
+
+// Rehearse is a start of the daemon that does not serve: it opens the state, adopts what runs, and ends.
+func Rehearse(ctx context.Context, cfg Config) error {
+	cfg.trial = true
+	p, err := assemble(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	defer p.close()
+	ready, err := p.supervised(ctx, func(ctx context.Context) error {
+		if err := p.manager.Boot(ctx); err != nil {
+			return err
+		}
+		_, err := p.journal.Changes().Load(ctx)
+		return err
+	})
+	if err == nil && !ready {
+		err = errors.New("the supervisor has ended")
+	}
+	if err = errors.Join(err, fault("rehearsal")); err != nil {
+		return err
+	}
+	_, err = os.Stdout.WriteString(rehearsed)
+	return err
+}
+
+// reapOthers collects children of this process that end meanwhile: services that it has started, of which it is
+// the parent, whoever supervises them.
+func reapOthers(pid int) (stop func()) {
+	ended := make(chan os.Signal, 1)
+	signal.Notify(ended, syscall.SIGCHLD)
+	done := make(chan struct{})
+	var running sync.WaitGroup
+	running.Go(func() {
+		for {
+			_ = proc.ReapOthers(pid) // There is nothing else to be done.
+			select {
+			case <-ended:
+			case <-done:
+				return
+			}
+		}
+	})
+	return func() {
+		signal.Stop(ended)
+		close(done)
+		running.Wait()
+	}
+}
+
+// succession is the start of a program in the place of another, which comes back if this one does not get ready.
+type succession struct {
+	p     *parts
+	timer *time.Timer
+	once  sync.Once
+}
+
+// succeed begins the time in which this program has to get ready.
+func (p *parts) succeed() *succession {
+	s := &succession{p: p}
+	if handed := &p.cfg.Handed; handed.previous != nil {
+		s.timer = time.AfterFunc(handed.Patience, func() { s.fail(late(handed.Patience)) })
+	}
+	return s
+}
+
+// ready is that this program serves. There is no way back.
+func (s *succession) ready() {
+	s.once.Do(func() {
+		if s.timer != nil {
+			s.timer.Stop()
+		}
+		failure := s.p.cfg.Handed.Failure
+		if !s.p.cfg.Handed.is {
+			failure = "the new program ended before it was ready, and this one was started"
+		}
+		s.p.cfg.Handed.forget()
+		s.p.concluded(failure)
+	})
+}
+
+// fail gives the process back to the program before, if there is one, whatever else goes on in it. If this one has
+// another schema and has written anything, nobody else can read that, and there is no way back.
+func (s *succession) fail(cause error) {
+	s.once.Do(func() {
+		handed, cfg := &s.p.cfg.Handed, &s.p.cfg
+		if handed.previous == nil || handed.Schema != journal.Schema() && !journal.Kept(s.p.journalPath()) {
+			return
+		}
+		cfg.Logger.Error("go back to the program before", slog.Any("reason", cause))
+		err := become(handed.previous, cfg.Args, estate{Failure: cause.Error()}, handed.sockets, nil)
+		cfg.Logger.Error("cannot go back to the program before", slog.Any("error", err))
+	})
+}
+
+// openJournal opens the journal. One that a newer program has opened, and has written nothing to, is put back as
+// it was before.
+func (p *parts) openJournal() (err error) {
+	cfg := journal.Config{Path: p.journalPath(), Logger: p.cfg.Logger, Trial: p.cfg.trial}
+	p.journal, err = journal.Open(cfg)
+	if !errors.Is(err, journal.ErrNewer) {
+		return err
+	}
+	switch restoreErr := journal.Restore(cfg.Path); {
+	case errors.Is(restoreErr, fs.ErrNotExist):
+		return err
+	case restoreErr != nil:
+		return errors.Join(err, restoreErr)
+	}
+	p.cfg.Logger.Warn("the journal is as it was before a newer program has opened it")
+	p.journal, err = journal.Open(cfg)
+	return err
+}
+
+// reapInherited waits for the end of a holder that the program before has started in this process.
+func (p *parts) reapInherited(ctx context.Context) {
+	if !p.cfg.Handed.is {
+		return
+	}
+	infos, err := proc.GroupAt(p.holderGroup.Path()).Processes()
+	if err != nil {
+		return // Then it is not there.
+	}
+	for _, info := range infos {
+		if handle, err := proc.Open(info.Process); err == nil {
+			go func() {
+				defer handle.Close()
+				_, _ = handle.Wait(ctx) // How it ends nobody asks.
+			}()
+		}
+	}
+}

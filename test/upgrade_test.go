@@ -1,0 +1,379 @@
+package test
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"tenure/client"
+	"tenure/examples/clients/unixdial"
+	"tenure/test/rig"
+)
+
+// upgraded is an instance whose daemon is upgraded.
+type upgraded struct {
+	*rig.Instance
+	t *testing.T
+}
+
+// newUpgraded is an instance whose programs are in a directory that nobody but root can change.
+func newUpgraded(t *testing.T) *upgraded {
+	t.Helper()
+	i := rig.New(t, rig.Config{})
+	u := &upgraded{Instance: i, t: t}
+	i.Stop()
+	i.Bin = u.put("bin", filepath.Join(i.Bin, "tenured"))
+	i.Start()
+	return u
+}
+
+// put puts a tenured, and the programs that belong to it, into a directory, in place of what is there.
+func (u *upgraded) put(dir, tenured string) string {
+	u.t.Helper()
+	dir = u.Path("programs", dir)
+	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // Everybody may see programs.
+		u.t.Fatal(err)
+	}
+	for _, name := range []string{"tenured", "tenure", "tenure-run", "snapctl"} {
+		from := filepath.Join(u.Bin, name)
+		if name == "tenured" {
+			from = tenured
+		}
+		text, err := os.ReadFile(from)
+		to := filepath.Join(dir, name)
+		if err == nil {
+			err = os.WriteFile(to+".new", text, 0o755) //nolint:gosec // A program.
+		}
+		if err == nil {
+			err = os.Rename(to+".new", to) // As a package manager does it.
+		}
+		if err != nil {
+			u.t.Fatal(err)
+		}
+	}
+	return dir
+}
+
+// next puts the next version into a directory, whose name says how it fails, and is its path.
+func (u *upgraded) next(dir string) string {
+	u.t.Helper()
+	program, err := rig.BuildNext(u.t.Context())
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	return filepath.Join(u.put(dir, program), "tenured")
+}
+
+// version is that of the daemon.
+func (u *upgraded) version() string {
+	u.t.Helper()
+	daemon, err := u.Client().Daemon(u.t.Context())
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	if daemon.PID != u.PID() {
+		u.t.Errorf("the daemon is process %d, want %d", daemon.PID, u.PID())
+	}
+	return daemon.Version
+}
+
+// processes are those of all units, by unit.
+func (u *upgraded) processes() map[string][]int {
+	u.t.Helper()
+	found := map[string][]int{}
+	for id, unit := range u.Units() {
+		for _, p := range unit.Processes {
+			found[id] = append(found[id], p.PID)
+		}
+		slices.Sort(found[id])
+	}
+	return found
+}
+
+// upgradedYAML are a service with a declared socket that has a descriptor kept and converses with whoever
+// connects, and one with a workload.
+const upgradedYAML = `
+name: probe
+version: '1'
+base: bare
+apps:
+  svc:
+    command: bin/probe svc passed store:kept notify:READY:1 converse run
+    daemon: notify
+    plugs: [network-bind]
+    sockets:
+      main:
+        listen-stream: $SNAP_COMMON/main.sock
+  manager:
+    command: bin/probe manager child:vm run
+    daemon: simple
+    lifecycle:
+      workloads:
+        vm: {match: ' vm '}
+`
+
+// An upgrade of the daemon under load touches nothing: clients of services and of the daemon are answered,
+// whoever waits for a change sees its end, and hooks, workloads, connections and kept descriptors stay.
+func TestUpgradeUnderLoad(t *testing.T) {
+	t.Parallel()
+	u := newUpgraded(t)
+	old := filepath.Join(u.put("old", filepath.Join(u.Bin, "tenured")), "tenured")
+	u.Tenure("install", "--dangerous", snap(t, "debian12", "1"))
+	heard := listen(t, u.Instance)
+	u.Tenure("install", "--dangerous", probeSnap(t, u.Instance, upgradedYAML))
+	open := conversed(t, u.Common("probe")+"/main.sock")
+	line := open.says()
+	if got := heard.next("svc"); got != "passed main" {
+		t.Fatalf("the first one was %s", got)
+	}
+	wait := map[string]string{"pre-refresh": `read -r line <"$SNAP_COMMON/pre-refresh"`}
+	u.Tenure("install", "--dangerous", hooked(t, u.Instance, wait))
+	fifo := filepath.Join(u.Common("hooked"), "pre-refresh")
+	if err := unix.Mkfifo(fifo, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	refresh, hook := u.refreshing(hooked(t, u.Instance, wait), fifo)
+	before := u.processes()
+	load := u.load()
+
+	// The package is replaced on disk, and then there is another one that knows a newer schema.
+	u.put("bin", u.next("plain"))
+	newer := u.next("next")
+	u.Bin = filepath.Dir(newer) // Only that one can shut down what it has written.
+	for _, program := range [][]string{nil, {newer}} {
+		said := u.Tenure(append([]string{"daemon", "upgrade"}, program...)...)
+		if !strings.HasSuffix(said, "to next\n") {
+			t.Errorf("upgrade to %v says %q", program, said)
+		}
+		if got := u.version(); got != rig.Next {
+			t.Errorf("after the upgrade to %v the version is %q", program, got)
+		}
+		if diff := cmp.Diff(before, u.processes()); diff != "" {
+			t.Errorf("processes after the upgrade to %v (-before +after):\n%s", program, diff)
+		}
+		if got := open.says(); got != line {
+			t.Errorf("on an open connection there is %q, before it was %q", got, line)
+		}
+	}
+	load.end()
+	if _, err := fmt.Fprintln(hook, "go on"); err != nil {
+		t.Fatal(err)
+	}
+	if err := hook.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if r := <-refresh; r.Status != 0 || !strings.Contains(r.Stdout, "hooked") {
+		t.Errorf("who waits for a refresh sees %+v", r)
+	}
+	u.Tenure("restart", "probe.svc")
+	conversed(t, u.Common("probe")+"/main.sock").says()
+	heard.holds("svc", "kept=kept of "+strings.Fields(line)[2])
+
+	// The way back is refused without harm: the state is newer than what that program knows.
+	ready := strings.Count(u.Said(), "msg=ready")
+	if r := u.Try("daemon", "upgrade", old); r.Status != 1 || !strings.Contains(r.Stderr, "newer version of Tenure") {
+		t.Errorf("a downgrade: %+v", r)
+	}
+	if got := strings.Count(u.Said(), "msg=ready"); got != ready || u.version() != rig.Next {
+		t.Errorf("after a downgrade that was refused the daemon is another")
+	}
+}
+
+// refreshing begins a refresh that waits in its pre-refresh hook, which goes on with the file.
+func (u *upgraded) refreshing(file, fifo string) (end <-chan rig.Result, hook *os.File) {
+	u.t.Helper()
+	done := make(chan rig.Result, 1)
+	go func() { done <- u.Try("refresh", "--dangerous", file) }()
+	hook, err := os.OpenFile(fifo, os.O_WRONLY, 0) // It is open when the hook has opened it too.
+	if err != nil {
+		u.t.Fatal(err)
+	}
+	return done, hook
+}
+
+// conversation is a connection that stays open.
+type conversation struct {
+	t    *testing.T
+	conn interface {
+		Write(p []byte) (int, error)
+	}
+	answers *bufio.Reader
+}
+
+func conversed(t *testing.T, socket string) *conversation {
+	t.Helper()
+	conn, err := unixdial.Dial(t.Context(), socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return &conversation{t: t, conn: conn, answers: bufio.NewReader(conn)}
+}
+
+// says is the answer to one question.
+func (c *conversation) says() string {
+	c.t.Helper()
+	if _, err := fmt.Fprintln(c.conn, "who?"); err != nil {
+		c.t.Fatal(err)
+	}
+	line, err := c.answers.ReadString('\n')
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return line
+}
+
+// upgradeLoad are clients that ask without a pause, and must all be answered.
+type upgradeLoad struct {
+	t      *testing.T
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	mu     sync.Mutex
+	asked  map[string]int
+}
+
+// load has clients ask the service, and the daemon on new connections and on ones that stay open, for reading
+// and for changes.
+func (u *upgraded) load() *upgradeLoad {
+	ctx, cancel := context.WithCancel(u.t.Context())
+	l := &upgradeLoad{t: u.t, cancel: cancel, asked: map[string]int{}}
+	u.t.Cleanup(l.end)
+	kept := u.Client()
+	for what, ask := range map[string]func() error{
+		"service": func() error {
+			conn, err := unixdial.Dial(ctx, u.Common("probe")+"/main.sock")
+			if err != nil {
+				return err
+			}
+			defer conn.Close() //nolint:errcheck // All has been read.
+			if _, err := fmt.Fprintln(conn, "who?"); err != nil {
+				return err
+			}
+			_, err = bufio.NewReader(conn).ReadString('\n')
+			return err
+		},
+		"daemon, anew": func() error { _, err := u.Client().Snaps(ctx, true); return err },
+		"daemon":       func() error { _, err := kept.Units(ctx); return err },
+		"configuration": func() error {
+			_, err := u.Client().SetConf(ctx, "system", map[string]any{"refresh.retain": 3})
+			if failed, answered := errors.AsType[*client.Error](err); answered && failed.Kind == "snap-change-conflict" {
+				return nil // The change before has not ended.
+			}
+			return err
+		},
+	} {
+		l.done.Go(func() {
+			for ctx.Err() == nil {
+				err := ask()
+				if ctx.Err() != nil {
+					return
+				}
+				if err != nil {
+					l.t.Errorf("%s: %v", what, err)
+				}
+				l.mu.Lock()
+				l.asked[what]++
+				l.mu.Unlock()
+			}
+		})
+	}
+	return l
+}
+
+func (l *upgradeLoad) end() {
+	l.cancel()
+	l.done.Wait()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.t.Logf("asked: %v", l.asked)
+}
+
+// A new daemon that does not get ready, in whatever way, is replaced by the old one by itself. What is
+// in progress goes on.
+func TestUpgradeGoesBack(t *testing.T) {
+	t.Parallel()
+	u := newUpgraded(t)
+	u.Tenure("install", "--dangerous", snap(t, "hello", "1"))
+	before, version := u.processes(), u.version()
+	for _, c := range []struct{ dir, why string }{
+		{"next-panics-at-rehearsal", "it panics on purpose"},
+		{"hangs-at-rehearsal", "it was not ready after 2s"},
+		{"next-exits-at-start", "it fails on purpose"},
+		{"next-hangs-at-start", "it was not ready after 2s"},
+		{"exits-at-ready", "it fails on purpose"},
+		{"next-exits-at-ready", "it fails on purpose"},
+	} {
+		patience := "1m"
+		if strings.Contains(c.dir, "hangs") {
+			patience = "2s"
+		}
+		r := u.Try("daemon", "upgrade", "--json", "--patience", patience, u.next(c.dir))
+		var outcome client.Upgrade
+		if err := json.Unmarshal([]byte(r.Stdout), &outcome); err != nil {
+			t.Fatalf("%s: %v: %+v", c.dir, err, r)
+		}
+		if r.Status != 1 || outcome.Status != client.UpgradeError || !strings.Contains(outcome.Err, c.why) || !strings.Contains(r.Stderr, version+" serves again") {
+			t.Errorf("%s: %+v, want an error because of %q", c.dir, r, c.why)
+		}
+		if got := u.version(); got != version {
+			t.Errorf("%s: %q serves, want %q", c.dir, got, version)
+		}
+		if diff := cmp.Diff(before, u.processes()); diff != "" {
+			t.Errorf("%s: processes (-before +after):\n%s", c.dir, diff)
+		}
+		u.Tenure("set", "system", "refresh.retain=3")
+	}
+	if left, err := filepath.Glob(u.Path("var/lib/tenure/*upgrade*")); err != nil || len(left) > 0 {
+		t.Errorf("upgrades leave %v, %v", left, err)
+	}
+	u.Tenure("refresh", "--dangerous", snap(t, "hello", "2"))
+}
+
+// What is not fit to be the daemon is refused, and the daemon goes on as if nobody had asked.
+func TestUpgradeIsRefused(t *testing.T) {
+	t.Parallel()
+	u := newUpgraded(t)
+	program := u.next("others")
+	if err := os.Chown(program, 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	open := u.next("open")
+	if err := os.Chmod(filepath.Dir(open), 0o777); err != nil { //nolint:gosec // It is what is to be refused.
+		t.Fatal(err)
+	}
+	writeFile(t, u.Path("script"), "#!/bin/sh\necho '{}'\n")
+	for path, why := range map[string]string{
+		program:                        "others than root",
+		open:                           "others than root",
+		u.Path("script"):               "not a tenured",
+		filepath.Join(u.Bin, "tenure"): "not a tenured",
+		u.Path("programs"):             "not an executable file",
+		u.Path("missing"):              "no such file",
+		u.next("exits-at-preflight"):   "it fails on purpose",
+		u.next("panics-at-preflight"):  "it panics on purpose",
+	} {
+		if r := u.Try("daemon", "upgrade", path); r.Status != 1 || !strings.Contains(r.Stderr, why) {
+			t.Errorf("%s: %+v, want an error because of %q", path, r, why)
+		}
+	}
+	if got := strings.Count(u.Said(), "msg=ready"); got != 1 {
+		t.Errorf("the daemon has begun %d times, want 1", got)
+	}
+	// The last one has done no harm to the next.
+	u.Tenure("daemon", "upgrade", u.next("plain"))
+	if status := u.Tenure("daemon", "status"); !strings.Contains(status, "to next at "+time.Now().Format("2006-")) {
+		t.Errorf("the status is\n%s", status)
+	}
+}
