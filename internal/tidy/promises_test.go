@@ -22,7 +22,7 @@ func TestDocumentsNameTestsThatAreThere(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for _, match := range regexp.MustCompile("`(Test[A-Z][A-Za-z]*)`").FindAllSubmatch(text, -1) {
+		for _, match := range regexp.MustCompile("`((?:Test|Fuzz)[A-Z][A-Za-z]*)`").FindAllSubmatch(text, -1) {
 			named[string(match[1])] = filepath.Base(document)
 		}
 	}
@@ -37,11 +37,11 @@ func TestDocumentsNameTestsThatAreThere(t *testing.T) {
 	}
 }
 
-// testNames are the names of all tests, also of those that only some builds have.
+// testNames are the names of all tests and fuzz targets, also of those that only some builds have.
 func testNames(t *testing.T) map[string]bool {
 	t.Helper()
 	names := map[string]bool{}
-	declared := regexp.MustCompile(`(?m)^func (Test[A-Za-z]+)\(`)
+	declared := regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)[A-Za-z]+)\(`)
 	err := filepath.WalkDir(root(t), func(path string, entry fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
