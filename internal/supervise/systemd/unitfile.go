@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 
 	sd "github.com/coreos/go-systemd/v22/dbus"
 	"github.com/godbus/dbus/v5"
@@ -44,17 +45,25 @@ type section struct {
 	settings []setting
 }
 
-// render is the text of a unit file.
+// render is the text of a unit file. No value makes a line of its own, whatever is in it.
 func render(sections ...section) string {
 	var b strings.Builder
 	b.WriteString("# Written by tenured, for one revision. Changes are lost.\n")
 	for _, s := range sections {
 		fmt.Fprintf(&b, "\n[%s]\n", s.name)
 		for _, line := range s.settings {
-			fmt.Fprintf(&b, "%s=%s\n", line.key, line.value)
+			fmt.Fprintf(&b, "%s=%s\n", line.key, strings.TrimRight(strings.Map(onOneLine, line.value), `\ `))
 		}
 	}
 	return b.String()
+}
+
+// onOneLine takes away what ends a line for systemd, and other control characters with it.
+func onOneLine(r rune) rune {
+	if unicode.IsControl(r) {
+		return ' '
+	}
+	return r
 }
 
 // serviceFile is the unit file of a service.
@@ -191,7 +200,7 @@ func span(d, more time.Duration) string {
 func quoteCommand(argv []string) string {
 	quoted := make([]string, len(argv))
 	for i, arg := range argv {
-		arg = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%", "$", "$$", "\n", `\n`).Replace(arg)
+		arg = strings.NewReplacer(`\`, `\\`, `"`, `\"`, "%", "%%", "$", "$$", "\n", `\n`, "\r", `\r`).Replace(arg)
 		quoted[i] = `"` + arg + `"`
 	}
 	return strings.Join(quoted, " ")
