@@ -7,8 +7,10 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"golang.org/x/sys/unix"
 
@@ -44,7 +46,7 @@ func Enter(q Question, say io.Writer) error {
 		}
 		switch m.Kind {
 		case Say:
-			fmt.Fprintln(say, strings.Join(m.Words, " ")) //nolint:errcheck // Nobody may be listening.
+			fmt.Fprintln(say, plain(m.Words)) //nolint:errcheck // Nobody may be listening.
 		case Home:
 			if err := answerHome(daemon, m); err != nil {
 				return err
@@ -52,13 +54,23 @@ func Enter(q Question, say io.Writer) error {
 		case Become:
 			return become(q, m)
 		case Fail:
-			return errors.New(strings.Join(m.Words, " ")) //nolint:err113 // The daemon's words.
+			return errors.New(plain(m.Words)) //nolint:err113 // The daemon's words.
 		case Ask, Made:
 			return fmt.Errorf("%w: %q", ErrProtocol, m.Kind)
 		default:
 			return fmt.Errorf("%w: %q", ErrProtocol, m.Kind)
 		}
 	}
+}
+
+// plain are words for people, without what commands a terminal: some may be a package's.
+func plain(words []string) string {
+	return strings.Map(func(r rune) rune {
+		if r == '\n' || r == '\t' || r != utf8.RuneError && strconv.IsPrint(r) {
+			return r
+		}
+		return '?'
+	}, strings.Join(words, " "))
 }
 
 // become makes the calling process what the daemon has answered. It returns only with an error.
