@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -324,6 +325,12 @@ func (m *Manager) controlTasks(ctx context.Context, req Request, c *controlled) 
 		}
 		sw.Start = append(sw.Start, instances...)
 	}
+	var stay []tenure.UnitID
+	if req.Action == ActionStart {
+		if sw.Start, stay, err = m.startable(ctx, sw.Start); err != nil {
+			return nil, err
+		}
+	}
 	snap := c.state.Instance
 	var tasks []change.TaskSpec
 	if len(c.asked.keep.After) > 0 {
@@ -340,11 +347,41 @@ func (m *Manager) controlTasks(ctx context.Context, req Request, c *controlled) 
 	}
 	if len(sw.Start) > 0 {
 		tasks = append(tasks, change.NewTask(taskStart, fmt.Sprintf("Start services of %q", snap), startParams{
-			Change: c.plan.Change, Specs: sw.Start,
+			Change: c.plan.Change, Specs: sw.Start, Stay: stay,
 		}).InGap())
 	}
 	return append(tasks, change.NewTask(taskCommit, fmt.Sprintf("Record %q", snap),
 		commitParams{Snap: snap, Before: c.state, After: j.After})), nil
+}
+
+// startable are those of specs that can be asked to start, and which of them run already:
+// who gives up the start of others leaves those alone. What runs otherwise than it would
+// now, from an older revision or on an older base, runs, and that is all that was asked for.
+func (m *Manager) startable(ctx context.Context, specs []supervise.Spec) (start []supervise.Spec, stay []tenure.UnitID, err error) {
+	statuses, err := m.statuses(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := range specs {
+		status := statuses[specs[i].Unit]
+		switch status.State {
+		case supervise.Running, supervise.Reloading, supervise.Starting:
+			if status.Spec == nil || !sameSpec(status.Spec, &specs[i]) {
+				continue
+			}
+			stay = append(stay, specs[i].Unit)
+		case supervise.Inactive, supervise.Listening, supervise.Waiting, supervise.Stopping, supervise.Backoff, supervise.Failed:
+		}
+		start = append(start, specs[i])
+	}
+	return start, stay, nil
+}
+
+// sameSpec compares as a supervisor does: as they are stored.
+func sameSpec(a, b *supervise.Spec) bool {
+	textA, errA := json.Marshal(a)
+	textB, errB := json.Marshal(b)
+	return errA == nil && errB == nil && bytes.Equal(textA, textB)
 }
 
 // after is the state that a request leads to: which services are stopped or

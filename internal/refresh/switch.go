@@ -419,6 +419,8 @@ type startParams struct {
 	Idle []supervise.Spec `json:"idle,omitempty"`
 	// Before are the workloads on the revision that is started, of an earlier time.
 	Before []tenure.UnitID `json:"before,omitempty"`
+	// Stay are those of Specs that ran already: to give up is not to stop them.
+	Stay []tenure.UnitID `json:"stay,omitempty"`
 }
 
 func (s startStep) Do(ctx context.Context, p startParams) (nothing, error) {
@@ -476,6 +478,10 @@ func (s startStep) wanted(ctx context.Context, p startParams) ([]supervise.Spec,
 func (s startStep) Undo(ctx context.Context, p startParams, _ nothing) error {
 	stop := undoing(p.Change)
 	stop.Units, stop.HoldSockets = slices.Concat(names(p.Specs), names(p.Idle)), !p.Change.From.IsZero()
+	stop.Units = slices.DeleteFunc(stop.Units, func(unit tenure.UnitID) bool { return slices.Contains(p.Stay, unit) })
+	if len(stop.Units) == 0 {
+		return nil
+	}
 	_, err := s.m.stopOrWait(ctx, stop)
 	if err == nil {
 		err = s.endOffspring(ctx, p)
