@@ -429,11 +429,15 @@ func names(specs []supervise.Spec) []tenure.UnitID {
 }
 
 // next is what the service of known is on j's target: its app there, and the Spec
-// that it goes on with, for who goes on without being stopped first.
-func (m *Manager) next(j *job, known supervise.Status) (*snapfile.App, supervise.Spec, error) {
+// that it goes on with, for who goes on without being stopped first. A process that stays
+// the same stays on the revision of the base that it has.
+func (m *Manager) next(j *job, known supervise.Status, stays bool) (*snapfile.App, supervise.Spec, error) {
 	r, err := m.runnable(j.After, j.to())
 	if err != nil {
 		return nil, supervise.Spec{}, err
+	}
+	if stays && known.Spec != nil && known.Spec.Base.Snap == r.Base.Snap {
+		r.Base = known.Spec.Base
 	}
 	kept, err := m.instancesOf(j.snap())
 	if err != nil {

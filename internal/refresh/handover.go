@@ -33,7 +33,7 @@ type handOverParams struct {
 
 // succession is the hand-over of the service of known, compiled.
 func (m *Manager) succession(j *job, known supervise.Status, drain time.Duration) (succession, error) {
-	_, next, err := m.next(j, known)
+	_, next, err := m.next(j, known, false)
 	if err != nil {
 		return succession{}, fmt.Errorf("hand over: %w", err)
 	}

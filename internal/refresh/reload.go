@@ -35,7 +35,7 @@ const defaultReload = 30 * time.Second
 
 // follow is the following of the service of known, compiled.
 func (m *Manager) follow(j *job, known supervise.Status) (following, error) {
-	app, next, err := m.next(j, known)
+	app, next, err := m.next(j, known, true)
 	if err != nil {
 		return following{}, fmt.Errorf("reload: %w", err)
 	}
