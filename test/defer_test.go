@@ -201,3 +201,34 @@ func TestDeferUntilAnythingElse(t *testing.T) {
 		t.Errorf("kept after the removal: %+v", kept)
 	}
 }
+
+// What waits for a service goes on waiting when the daemon comes back, also if somebody has
+// opened an app meanwhile, which would be in the way only of a change that goes on.
+func TestAStagedRevisionWaitsOnWhileAnAppIsOpen(t *testing.T) {
+	t.Parallel()
+	i := rig.New(t, rig.Config{})
+	trace := listen(t, i)
+	pack := func(version string) string {
+		return probeSnap(t, i, probeYAML(version, `
+db:
+	daemon: notify
+	command: PROBE trap env:SNAP_REVISION notify:READY:1 run
+	lifecycle: {refresh: defer}
+`, `
+plain:
+	command: PROBE say:v`+version+` run
+`))
+	}
+	i.Tenure("install", "--dangerous", pack("1"))
+	trace.expect("db", "env SNAP_REVISION=x1")
+	id := staging(t, i, pack("2"))
+	opened := personRuns(t, i, "plain", "1")
+	i.Kill()
+	i.Start()
+	if kept := revisions(t, i); kept["x2"].StagedBy != id {
+		t.Errorf("after the death of the daemon: %+v, change %s", kept["x2"], i.Tenure("tasks", id))
+	}
+	personEnds(t, opened)
+	i.Tenure("restart", "probe.db")
+	trace.expect("db", "heard SIGTERM", "env SNAP_REVISION=x2")
+}

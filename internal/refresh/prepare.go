@@ -291,7 +291,10 @@ func (s decideStep) Do(ctx context.Context, p decideParams) (nothing, error) {
 	if err != nil {
 		return nothing{}, err
 	}
-	if plan.Refusal != nil {
+	// What only keeps a change from going on is no reason to give one up that waits on: it
+	// may have passed when the wait is over.
+	passing := before != nil && len(plan.Waits) > 0 && plan.Refusal != nil && len(plan.Refusal.Rules) == 0
+	if plan.Refusal != nil && !passing {
 		return nothing{}, refused(string(j.Reason), plan)
 	}
 	if len(plan.Waits) > 0 {
