@@ -237,9 +237,11 @@ func (u *unit) adopted(ctx context.Context) {
 		u.askTerms()
 		u.progress(ctx)
 	case u.rec.State == supervise.Listening:
-		u.listen(ctx)
+		u.listenAgain(ctx)
 	case u.rec.State == supervise.Reloading && u.rec.Aux == "":
 		u.state(supervise.Running)
+	case u.main == nil && u.forkedUnseen():
+		u.forked(ctx)
 	case u.rec.State.Alive() && u.main == nil:
 		u.endBy(ctx, supervise.CauseExit)
 	case u.rec.State == supervise.Starting && u.rec.Spec.Type == supervise.DBus:
@@ -249,6 +251,25 @@ func (u *unit) adopted(ctx context.Context) {
 	// started workloads.
 	u.feedWatchdog()
 	u.setApartEarly(ctx)
+}
+
+// listenAgain waits for somebody to connect. A holder that has died as well has taken the
+// sockets along: they are opened anew.
+func (u *unit) listenAgain(ctx context.Context) {
+	if u.s.cfg.Host == nil {
+		if err := u.openSockets(ctx, u.rec.Spec); err != nil {
+			u.warn("sockets cannot be opened again", err)
+		}
+	}
+	u.listen(ctx)
+}
+
+// forkedUnseen reports whether the first process of a service that forks has ended while
+// nobody watched, and not by a failure that is known: what it has left, if anything, is the
+// service.
+func (u *unit) forkedUnseen() bool {
+	return u.rec.State == supervise.Starting && u.rec.Spec.Type == supervise.Forking &&
+		u.rec.Exit != nil && (!u.rec.Exit.Known || u.rec.Exit.Success())
 }
 
 // adoptMain waits for the main process again. One that ended while nobody
@@ -280,7 +301,7 @@ func (u *unit) adoptLaunch(ctx context.Context) {
 		if err != nil {
 			continue
 		}
-		u.rec.Started = info.Started
+		u.rec.Started, u.rec.Found = info.Started, true
 		u.holdMain(handle)
 		u.serves()
 		u.started(ctx)

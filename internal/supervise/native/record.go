@@ -55,6 +55,9 @@ type record struct {
 	Claims []string `json:"claims,omitempty"`
 	// Launching is set from the intent to fork until the main process is known.
 	Launching bool `json:"launching,omitempty"`
+	// Found is that the main process was found in the group, by a supervisor that did not
+	// start it: of a service that forks it is the first process or what that has left.
+	Found bool `json:"found,omitempty"`
 	// Ready is set when the current generation has been ready.
 	Ready bool `json:"ready,omitempty"`
 	// Passive units came out of another (Parent) or were started elsewhere: they are

@@ -230,7 +230,7 @@ func (u *unit) launchByItself(ctx context.Context) {
 func (u *unit) launch(ctx context.Context) {
 	u.stopListening()
 	u.rec.Ready, u.rec.Text, u.rec.Exit, u.rec.Watchdog = false, "", nil, 0
-	u.rec.Told, u.rec.Again, u.rec.Ceded, u.rec.Alone = false, false, nil, false
+	u.rec.Told, u.rec.Again, u.rec.Ceded, u.rec.Alone, u.rec.Found = false, false, nil, false, false
 	u.unready = nil
 	if err := u.fork(context.WithoutCancel(ctx)); err != nil {
 		u.rec.Launching = false
@@ -298,9 +298,14 @@ func (u *unit) forked(ctx context.Context) {
 	u.endBy(ctx, supervise.CauseExit)
 }
 
-// startTimedOut ends a unit that was not ready in time.
+// startTimedOut ends a unit that was not ready in time. What was found of one that forks,
+// and has not ended in that time, is what its first process has left behind.
 func (u *unit) startTimedOut(ctx context.Context) {
-	if u.rec.State == supervise.Starting {
+	switch {
+	case u.rec.State != supervise.Starting:
+	case u.rec.Found && u.rec.Spec.Type == supervise.Forking && u.main != nil:
+		u.becomeReady()
+	default:
 		u.endBy(ctx, supervise.CauseTimeout)
 	}
 }
