@@ -276,3 +276,16 @@ func (h *Handle) zombie() (exit Exit, ok bool) {
 	}
 	return exitOf(syscall.WaitStatus(s.exitCode)), true //nolint:gosec // A wait status is 16 bits.
 }
+
+// Descriptor is a copy of a descriptor that the process has open.
+func (h *Handle) Descriptor(number int) (*os.File, error) {
+	copied := -1
+	err := control(h.pidfd, func(fd int) (err error) {
+		copied, err = unix.PidfdGetfd(fd, number, 0)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("copy descriptor %d of process %d: %w", number, h.process.PID, goneProcess(err))
+	}
+	return os.NewFile(uintptr(copied), fmt.Sprintf("descriptor %d of process %d", number, h.process.PID)), nil //nolint:gosec // An open descriptor.
+}

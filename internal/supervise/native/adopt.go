@@ -213,6 +213,7 @@ func (s *Supervisor) spawn(_ context.Context, u *unit, first func(context.Contex
 
 // adopted is how a unit begins its life with another supervisor than before.
 func (u *unit) adopted(ctx context.Context) {
+	u.recover(ctx)
 	u.openNotifyAgain(ctx)
 	if !u.rec.Successor.IsZero() {
 		u.relabel()

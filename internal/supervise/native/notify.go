@@ -138,11 +138,20 @@ func (u *unit) openNotifyAgain(ctx context.Context) {
 		u.warn("notify socket cannot be taken back", err)
 		return
 	}
+	heard := false
 	for _, k := range kept {
 		if k.Kind == fdstore.Notify && k.Name == u.home {
 			u.hearFile(ctx, k.File)
+			heard = true
 		}
 		_ = k.File.Close()
+	}
+	if heard || u.rec.Alone || u.rec.Main.PID == 0 {
+		return
+	}
+	// The holder has died as well: who speaks finds another socket at the same place.
+	if err := u.openNotify(ctx); err != nil {
+		u.warn("notify socket cannot be made again", err)
 	}
 }
 
@@ -544,11 +553,13 @@ func (u *unit) store(ctx context.Context, n notification, files []*os.File) {
 	case u.rec.Draining: // It has no next life.
 	case n.Remove && n.Name != "":
 		err = u.s.cfg.Holder.Remove(ctx, u.id, fdstore.Stored, n.Name)
+		u.unkeep(fdstore.Stored, n.Name)
+		u.save()
 	case n.Store:
 		u.rec.Stored = true
 		u.save()
 		for _, file := range files {
-			err = errors.Join(err, u.s.cfg.Holder.Put(ctx, u.id, fdstore.Stored, name, file))
+			err = errors.Join(err, u.keep(ctx, fdstore.Stored, name, file))
 		}
 	}
 	if err != nil && u.notify != nil && !u.notify.refused {

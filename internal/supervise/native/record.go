@@ -90,6 +90,9 @@ type record struct {
 	// Stored is set when the holder may have descriptors that the unit stored,
 	// also before this record was begun.
 	Stored bool `json:"stored,omitempty"`
+	// Kept are the descriptors that the holder keeps for the unit, as far as they can be told
+	// from others.
+	Kept []keptFile `json:"kept,omitempty"`
 	// Holding is set while sockets and descriptors are kept for a start to come.
 	Holding bool `json:"holding,omitempty"`
 	// InGap is that the unit was made ready in the gap of a change that is not over: until then

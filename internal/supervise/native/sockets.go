@@ -52,6 +52,7 @@ func (u *unit) openSockets(ctx context.Context, old *supervise.Spec) error {
 			if err := u.s.cfg.Holder.Remove(ctx, u.id, fdstore.Listen, name); err != nil {
 				return err
 			}
+			u.unkeep(fdstore.Listen, name)
 		}
 	}
 	return nil
@@ -68,7 +69,7 @@ func (u *unit) openToKeep(ctx context.Context, socket supervise.Socket) error {
 		return fmt.Errorf("open socket %s: %w", socket.Name, err)
 	}
 	defer file.Close() //nolint:errcheck // The holder has its own.
-	return u.s.cfg.Holder.Put(ctx, u.id, fdstore.Listen, socket.Name, file)
+	return u.keep(ctx, fdstore.Listen, socket.Name, file)
 }
 
 func openSocket(socket supervise.Socket) (*os.File, error) {
@@ -182,6 +183,7 @@ func (u *unit) closeSockets(ctx context.Context) {
 		kinds = append(kinds, fdstore.Stored)
 	}
 	for _, kind := range kinds {
+		u.unkeep(kind, "")
 		if err := u.s.cfg.Holder.Remove(ctx, u.id, kind); err != nil {
 			u.warn("sockets cannot be closed", err)
 		}
