@@ -57,6 +57,14 @@ test: examples ## Run all tests, end-to-end ones natively and under systemd (SUP
 crash: examples ## Kill the daemon at 200 moments of refreshes, and print where.
 	go test ./test -run '^TestCrash' -count=1 -timeout 15m -v
 
+SOAK_TIME ?= 2h
+SOAK_SNAPS ?= 40
+# The seed of a run that is to be had again; drawn and printed where there is none.
+SOAK_SEED ?= $(shell date +%s)
+.PHONY: soak
+soak: ## Random operations and faults on 40 snaps (SOAK_SNAPS) with 200 services for SOAK_TIME (2h), against a model; SOAK_SEED repeats a run.
+	SOAK_SEED=$(SOAK_SEED) SOAK_SNAPS=$(SOAK_SNAPS) SOAK_TIME=$(SOAK_TIME) go test ./test/soak -run '^TestSoak$$' -count=1 -timeout 0 -v
+
 .PHONY: soak-web
 soak-web: examples ## Refresh web servers 50 times each under full load, and count what fails.
 	go test ./test -tags soak -run '^TestSoak' -count=1 -timeout 15m -v

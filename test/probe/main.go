@@ -7,6 +7,9 @@
 // the probe was given, then what happened.
 //
 //	probe NAME STEP...
+//
+// As the executable of a hook it takes its steps from the file $SNAP/steps/HOOK, one a
+// line, and its name is that of the hook.
 package main
 
 import (
@@ -32,20 +35,27 @@ import (
 const broken = 99
 
 func main() {
-	if len(os.Args) < 2 {
+	name, todo, err := task()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		os.Exit(broken)
 	}
-	p := &probe{name: os.Args[1], signals: make(chan os.Signal, 16)}
-	for _, step := range os.Args[2:] {
-		verb, argument, _ := strings.Cut(step, ":")
-		do, ok := steps()[verb]
-		if !ok {
-			p.fail(step, errors.New("there is no such step"))
-		}
-		if err := do(p, argument); err != nil {
+	p := &probe{name: name, signals: make(chan os.Signal, 16)}
+	for _, step := range todo {
+		if err := p.do(step); err != nil {
 			p.fail(step, err)
 		}
 	}
+}
+
+// task is what this process is called, and what it is to do.
+func task() (name string, steps []string, err error) {
+	if len(os.Args) > 1 {
+		return os.Args[1], os.Args[2:], nil
+	}
+	name = filepath.Base(os.Args[0])
+	text, err := os.ReadFile(filepath.Join(os.Getenv("SNAP"), "steps", name)) //nolint:gosec // Of its own snap.
+	return name, strings.Fields(string(text)), err
 }
 
 // probe is one process.
@@ -57,6 +67,18 @@ type probe struct {
 	// listeners are what serve accepts at, serving the loops that do.
 	listeners []net.Listener
 	serving   sync.WaitGroup
+	// renews is that SIGHUP makes it the program of the current revision.
+	renews bool
+}
+
+// do does one step.
+func (p *probe) do(step string) error {
+	verb, argument, _ := strings.Cut(step, ":")
+	do, ok := steps()[verb]
+	if !ok {
+		return errors.New("there is no such step")
+	}
+	return do(p, argument)
 }
 
 func (p *probe) fail(step string, err error) {
@@ -103,6 +125,9 @@ func steps() map[string]func(*probe, string) error {
 		"exit":     (*probe).exit,
 		"lines":    (*probe).lines,
 		"run":      (*probe).run,
+		"obey":     (*probe).obey,
+		"exec":     (*probe).exec,
+		"renew":    (*probe).renew,
 	}
 }
 
@@ -419,12 +444,84 @@ func (p *probe) lines(span string) error {
 	return nil
 }
 
+// obey does, from now on, the step that each connection to $SNAP_COMMON/NAME.ask names in
+// a line, and answers "ok" or what is wrong.
+func (p *probe) obey(string) error {
+	path := filepath.Join(common(), p.name+".ask")
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	listener, err := net.Listen("unix", path) //nolint:noctx // For life.
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go p.answer(conn)
+		}
+	}()
+	return nil
+}
+
+// answer does what one connection asks for.
+func (p *probe) answer(conn net.Conn) {
+	defer conn.Close() //nolint:errcheck // The client has gone.
+	step, err := bufio.NewReader(conn).ReadString('\n')
+	if err == nil {
+		err = p.do(strings.TrimSuffix(step, "\n"))
+	}
+	answer := "ok"
+	if err != nil {
+		answer = err.Error()
+	}
+	_, _ = fmt.Fprintln(conn, answer)
+}
+
+// exec runs a command, in whose words variables are replaced, and waits for its end.
+func (p *probe) exec(command string) error {
+	words := strings.Fields(os.ExpandEnv(command))
+	if len(words) == 0 {
+		return errors.New("no command")
+	}
+	out, err := exec.Command(words[0], words[1:]...).CombinedOutput() //nolint:noctx,gosec // A test's.
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
+}
+
+// renew makes run become the program of the current revision at SIGHUP, as the same
+// process.
+func (p *probe) renew(string) error {
+	p.renews = true
+	signal.Notify(p.signals, syscall.SIGHUP)
+	return nil
+}
+
+// become executes the program of the current revision with the same steps.
+func (p *probe) become() error {
+	current := filepath.Join("/snap", os.Getenv("SNAP_INSTANCE_NAME"), "current")
+	revision, err := os.Readlink(current)
+	if err != nil {
+		return err
+	}
+	program := filepath.Join(current, "bin", filepath.Base(os.Args[0]))
+	return syscall.Exec(program, os.Args, append(os.Environ(), "SNAP_REVISION="+revision)) //nolint:gosec // Of its own snap.
+}
+
 // run waits for the signals that it hears, reports each, and is done with the
 // first that is not ignored, before whose report it stops serving.
 func (p *probe) run(string) error {
 	signal.Notify(p.signals, syscall.SIGWINCH) // Without any, Go takes the wait for a deadlock.
 	for s := range p.signals {
 		number, _ := s.(syscall.Signal)
+		if p.renews && s == syscall.SIGHUP {
+			return p.become()
+		}
 		if !p.ignored[s] {
 			p.quiesce()
 		}

@@ -1,0 +1,181 @@
+package soak
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+)
+
+// flatness is what the daemon and the holder have needed, in samples.
+type flatness struct {
+	samples []sample
+}
+
+// sample is what they need after a step.
+type sample struct {
+	step int
+	// life is the process of the daemon.
+	life int
+	// size is how many processes there are of units: what a daemon needs depends on it.
+	size   int
+	values map[string]float64
+}
+
+func killHolder(pid int) error { return syscall.Kill(pid, syscall.SIGKILL) }
+
+// sample notes what daemon and holder need now.
+func (r *run) sample(n int) error {
+	values := map[string]float64{}
+	for who, pid := range map[string]int{"daemon": r.PID(), "holder": r.Holder()} {
+		status, err := readStatus(pid)
+		if err != nil {
+			return fmt.Errorf("what the %s needs: %w", who, err)
+		}
+		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		if err != nil {
+			return fmt.Errorf("what the %s needs: %w", who, err)
+		}
+		values[who+" own KiB"] = status["RssAnon"]
+		values[who+" KiB"] = status["VmRSS"]
+		values[who+" threads"] = status["Threads"]
+		values[who+" descriptors"] = float64(len(fds))
+	}
+	for _, file := range []string{"state.db", "history.db"} {
+		if info, err := os.Stat(r.Path("var/lib/tenure", file)); err == nil {
+			values[file+" KiB"] = float64(info.Size() >> 10)
+		}
+	}
+	size, err := treeSize(r.Path("var/lib/tenure"), "snaps", "snapshots")
+	if err != nil {
+		return err
+	}
+	values["state KiB"] = float64(size >> 10)
+	r.flat.samples = append(r.flat.samples, sample{step: n, life: r.PID(), size: len(r.known), values: values})
+	return nil
+}
+
+// treeSize is how much is in the files below a directory, but for those of some names.
+func treeSize(dir string, but ...string) (total int64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case err != nil:
+			return err
+		case entry.IsDir() && slices.Contains(but, entry.Name()):
+			return fs.SkipDir
+		case entry.Type().IsRegular():
+			if info, err := entry.Info(); err == nil {
+				total += info.Size()
+			}
+		}
+		return nil
+	})
+	return total, err
+}
+
+// readStatus are the numbers in /proc/PID/status.
+func readStatus(pid int) (map[string]float64, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return nil, err
+	}
+	numbers := map[string]float64{}
+	for line := range strings.Lines(string(text)) {
+		key, value, _ := strings.Cut(line, ":")
+		number, _, _ := strings.Cut(strings.TrimSpace(value), " ")
+		if n, err := strconv.ParseFloat(number, 64); err == nil {
+			numbers[key] = n
+		}
+	}
+	return numbers, nil
+}
+
+// bounds are how much more of each may be needed at the end of half a life of the daemon
+// than at its beginning: what grows with every step comes to more.
+func bounds() map[string]float64 {
+	return map[string]float64{
+		"daemon own KiB": 4 << 10, "holder own KiB": 1 << 10,
+		"daemon threads": 6, "holder threads": 6,
+		"daemon descriptors": 8, "holder descriptors": 8,
+	}
+}
+
+// enough is how many steps a daemon must have lived for before it is judged.
+const enough = 60
+
+// lives are the samples of each daemon.
+func (f *flatness) lives() [][]sample {
+	var lives [][]sample
+	for _, s := range f.samples {
+		if last := len(lives) - 1; last >= 0 && lives[last][0].life == s.life {
+			lives[last] = append(lives[last], s)
+			continue
+		}
+		lives = append(lives, []sample{s})
+	}
+	return lives
+}
+
+// growth says what has grown beyond its bound over the second half of the life of a daemon,
+// apart from what more processes need.
+func (f *flatness) growth() []string {
+	var grown []string
+	for _, life := range f.lives() {
+		if len(life) < enough {
+			continue
+		}
+		half := life[len(life)/2:]
+		for name, bound := range bounds() {
+			if more := trend(half, name) * float64(half[len(half)-1].step-half[0].step); more > bound {
+				grown = append(grown, fmt.Sprintf("%s grew by %.0f in the steps %d to %d, more than %.0f",
+					name, more, half[0].step, half[len(half)-1].step, bound))
+			}
+		}
+	}
+	slices.Sort(grown)
+	return grown
+}
+
+// trend is how much a value grows with each step, by least squares over steps and the
+// number of processes.
+func trend(samples []sample, name string) float64 {
+	var n, step, size, value float64
+	for _, s := range samples {
+		n, step, size, value = n+1, step+float64(s.step), size+float64(s.size), value+s.values[name]
+	}
+	step, size, value = step/n, size/n, value/n
+	var ss, sz, zz, sv, zv float64
+	for _, s := range samples {
+		a, b, c := float64(s.step)-step, float64(s.size)-size, s.values[name]-value
+		ss, sz, zz, sv, zv = ss+a*a, sz+a*b, zz+b*b, sv+a*c, zv+b*c
+	}
+	if det := ss*zz - sz*sz; det > 1e-9 {
+		return (sv*zz - zv*sz) / det
+	}
+	return sv / ss
+}
+
+// String is the curve: what was needed in the first, the middle and the last step.
+func (f *flatness) String() string {
+	if len(f.samples) == 0 {
+		return "no samples"
+	}
+	var b strings.Builder
+	last := len(f.samples) - 1
+	for _, name := range sortedNames(f.samples[last].values) {
+		fmt.Fprintf(&b, "%-20s", name)
+		for part := range 5 {
+			s := f.samples[last*part/4]
+			fmt.Fprintf(&b, "  %8.0f", s.values[name])
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
