@@ -26,6 +26,7 @@ import (
 
 	"tenure/internal/api"
 	"tenure/internal/change"
+	"tenure/internal/durable"
 	"tenure/internal/hook"
 	"tenure/internal/journal"
 	"tenure/internal/mount"
@@ -170,10 +171,9 @@ func assemble(ctx context.Context, cfg Config) (*parts, error) {
 }
 
 func (p *parts) open(ctx context.Context) (err error) {
-	for _, dir := range []string{p.paths.State(), p.paths.Run(), p.paths.Logs()} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return fmt.Errorf("make directories: %w", err)
-		}
+	// A journal that is on the disk is found there if the way to it is.
+	if err := errors.Join(durable.MkdirAll(0o755, p.paths.Logs(), p.paths.State()), os.MkdirAll(p.paths.Run(), 0o755)); err != nil {
+		return fmt.Errorf("make directories: %w", err)
 	}
 	if p.cfg.helper {
 		p.lock, err = lockRoot(p.paths, helperMark)

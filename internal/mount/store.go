@@ -23,6 +23,7 @@ import (
 	"strings"
 
 	"tenure"
+	"tenure/internal/durable"
 )
 
 // Config says where a Store is. The zero value is the store of the machine.
@@ -75,7 +76,7 @@ func (s *Store) Put(ctx context.Context, snap tenure.Instance, rev tenure.Revisi
 }
 
 func (s *Store) put(ctx context.Context, file string, src io.Reader) error {
-	if err := mkdirDurable(s.fileDir()); err != nil {
+	if err := durable.MkdirAll(0o700, s.fileDir()); err != nil {
 		return err
 	}
 	tmp, err := os.CreateTemp(s.fileDir(), tmpPrefix+"*")
@@ -90,7 +91,7 @@ func (s *Store) put(ctx context.Context, file string, src io.Reader) error {
 		_ = os.Remove(tmp.Name())
 		return err
 	}
-	return syncDir(s.fileDir())
+	return durable.Sync(s.fileDir())
 }
 
 const tmpPrefix = ".put-"
@@ -131,7 +132,7 @@ func (s *Store) Remove(snap tenure.Instance, rev tenure.Revision) error {
 		return nil
 	}
 	if err == nil {
-		err = syncDir(s.fileDir())
+		err = durable.Sync(s.fileDir())
 	}
 	if err != nil {
 		return fmt.Errorf("remove %s: %w", file, err)
@@ -185,26 +186,4 @@ func parseFileName(name string) (Stored, bool) {
 	}
 	rev, err := tenure.ParseRevision(stem[at+1:])
 	return Stored{Snap: snap, Revision: rev}, err == nil
-}
-
-// mkdirDurable makes dir, which only root may look into.
-func mkdirDurable(dir string) error {
-	if info, err := os.Stat(dir); err == nil && info.IsDir() {
-		return nil
-	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return syncDir(filepath.Dir(dir))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

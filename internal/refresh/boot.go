@@ -40,12 +40,17 @@ func (m *Manager) Boot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := m.bootChanges(ctx); err != nil {
+	links, err := m.bootChanges(ctx)
+	if err != nil {
 		return err
 	}
 	for i := range states {
 		state := &states[i]
-		if err := m.bootSnap(ctx, state); err != nil {
+		err := m.bootSnap(ctx, state)
+		if fresh {
+			err = errors.Join(err, m.restore(state, links))
+		}
+		if err != nil {
 			m.cfg.Logger.ErrorContext(ctx, "cannot bring a snap back", slog.Any("snap", state.Instance), slog.Any("error", err))
 		}
 		if fresh && len(state.Stopped) > 0 {
@@ -58,11 +63,12 @@ func (m *Manager) Boot(ctx context.Context) error {
 	return nil
 }
 
-// bootChanges mounts again what changes that have not ended had mounted.
-func (m *Manager) bootChanges(ctx context.Context) error {
+// bootChanges mounts again what changes that have not ended had mounted, and makes again what they had
+// made and does not outlive the machine. It returns what they have done, or may have done, to links.
+func (m *Manager) bootChanges(ctx context.Context) (links []relinked, err error) {
 	saved, err := m.cfg.Journal.Changes().Load(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for i := range saved.Changes {
 		c := &saved.Changes[i]
@@ -70,21 +76,37 @@ func (m *Manager) bootChanges(ctx context.Context) error {
 			continue
 		}
 		for j := range c.Tasks {
-			task := &c.Tasks[j]
-			if task.Kind != taskMount || task.Status != change.Done {
-				continue
-			}
-			var params mountParams
-			err := json.Unmarshal(task.Params, &params)
-			if err == nil {
-				err = m.mountRevision(ctx, params.Ref)
-			}
+			link, err := m.bootTask(ctx, &c.Tasks[j])
 			if err != nil {
-				m.cfg.Logger.ErrorContext(ctx, "cannot mount a revision of a change", slog.Any("change", c.ID), slog.Any("error", err))
+				m.cfg.Logger.ErrorContext(ctx, "cannot bring back what a change has done", slog.Any("change", c.ID), slog.Any("error", err))
+			} else if link != nil {
+				links = append(links, *link)
 			}
 		}
 	}
-	return nil
+	return links, nil
+}
+
+// bootTask is bootChanges for one task.
+func (m *Manager) bootTask(ctx context.Context, task *change.Task) (*relinked, error) {
+	var err error
+	switch {
+	case task.Kind == taskMount && task.Status == change.Done:
+		var params mountParams
+		if err = json.Unmarshal(task.Params, &params); err == nil {
+			err = m.mountRevision(ctx, params.Ref)
+		}
+	case task.Kind == taskCopy && task.Status == change.Done:
+		var params copyParams
+		if err = json.Unmarshal(task.Params, &params); err == nil {
+			err = m.makeDataDirs(params.To.Snap)
+		}
+	case task.Kind == taskLink && task.Begun:
+		link := relinked{status: task.Status}
+		err = json.Unmarshal(task.Params, &link.params)
+		return &link, err
+	}
+	return nil, err
 }
 
 func (m *Manager) bootSnap(ctx context.Context, state *snapState) error {
@@ -97,6 +119,45 @@ func (m *Manager) bootSnap(ctx context.Context, state *snapState) error {
 		failures = append(failures, m.makeDataDirs(state.Instance), m.makeUserDirs(ref))
 	}
 	return errors.Join(failures...)
+}
+
+// relinked is what a change that has not ended has done to the links of a snap, or may have done.
+type relinked struct {
+	params linkParams
+	status change.Status
+}
+
+// restore makes again what follows from the state of a snap, and from the change that works on it: the
+// directories of its data, its links, its commands and their other names. Nobody has waited for those
+// to be on the disk, and a machine that lost its power may have lost them.
+func (m *Manager) restore(state *snapState, links []relinked) error {
+	p := linkParams{Snap: state.Instance}
+	if info := state.Kept[state.Line.Current].Info; info != nil && state.Line.Active {
+		p.To, p.ToApps, p.ToCompleted = state.Line.Current, commands(info), completed(info)
+	}
+	for rev := range state.Kept {
+		if info := state.Kept[rev].Info; info != nil {
+			p.FromApps = append(p.FromApps, commands(info)...)
+		}
+	}
+	for _, l := range links {
+		if l.params.Snap != state.Instance {
+			continue
+		}
+		switch l.status {
+		case change.Do, change.Doing:
+			return nil // The step finds out, and does the same.
+		case change.Done, change.Undo, change.Undoing:
+			p.To, p.ToApps, p.ToCompleted = l.params.To, l.params.ToApps, l.params.ToCompleted
+			p.FromApps = append(p.FromApps, l.params.FromApps...)
+		case change.Abort, change.Undone, change.Hold, change.Error, change.Wait:
+		}
+	}
+	var failures []error
+	for _, rev := range state.Line.Kept() {
+		failures = append(failures, os.MkdirAll(m.cfg.Paths.Data(tenure.Ref{Snap: state.Instance, Revision: rev}), 0o755)) //nolint:gosec // As it was made at first.
+	}
+	return errors.Join(append(failures, m.link(p))...)
 }
 
 // bootMarker tells a start of the daemon from a start of the machine.
@@ -134,6 +195,9 @@ func (m *Manager) Settle(ctx context.Context) error {
 			return fmt.Errorf("see what waits: %w", err)
 		}
 		works := !running.Status.Ready() && (running.Status != change.Wait || running.Holds || attended) && !observes(&running)
+		if works && !attended {
+			go m.startAfter(ctx, running.ID)
+		}
 		for _, snap := range running.Snaps {
 			busy[snap] = busy[snap] || works
 		}
@@ -172,11 +236,29 @@ func (m *Manager) BringUp(ctx context.Context) error {
 	}
 	m.resumeWaits(ctx)
 	for _, c := range m.engine.List(change.Filter{Select: change.All}) {
+		ended := c.Status.Ready()
 		if _, err := m.settled(ctx, c.ID); err != nil && ctx.Err() != nil {
 			return fmt.Errorf("wait for change %s: %w", c.ID, err)
 		}
+		if !ended {
+			m.startAfter(ctx, c.ID)
+		}
 	}
 	return nil
+}
+
+// startAfter starts what should run of the snaps of a change that was interrupted, when it has ended: one that
+// is undone starts only what it has stopped itself, and nothing ran when the machine started.
+func (m *Manager) startAfter(ctx context.Context, id change.ID) {
+	c, err := m.settled(ctx, id)
+	if err != nil || !c.Status.Ready() {
+		return
+	}
+	for _, snap := range c.Snaps {
+		if err := m.startMissing(ctx, snap, undone(&c)); err != nil && ctx.Err() == nil {
+			m.cfg.Logger.ErrorContext(ctx, "not every service could be started", slog.Any("error", err))
+		}
+	}
 }
 
 // startMissing starts the services of one snap that should run and are not known,
@@ -231,7 +313,7 @@ func (m *Manager) missing(ctx context.Context, state *snapState, known map[tenur
 	return append(specs, instances...)
 }
 
-// sweepStaging removes staged files that no change speaks of.
+// sweepStaging removes staged files that no change speaks of, or that are kept already.
 func (m *Manager) sweepStaging() {
 	entries, err := os.ReadDir(m.cfg.Paths.Staging())
 	if err != nil {
@@ -240,8 +322,11 @@ func (m *Manager) sweepStaging() {
 	unfinished := slices.DeleteFunc(m.engine.List(change.Filter{}), func(c change.Change) bool { return c.Status.Ready() })
 	for _, entry := range entries {
 		path := filepath.Join(m.cfg.Paths.Staging(), entry.Name())
+		speaks := func(t change.Task) bool { return strings.Contains(string(t.Params), path) }
 		wanted := slices.ContainsFunc(unfinished, func(c change.Change) bool {
-			return slices.ContainsFunc(c.Tasks, func(t change.Task) bool { return strings.Contains(string(t.Params), path) })
+			return slices.ContainsFunc(c.Tasks, speaks) && !slices.ContainsFunc(c.Tasks, func(t change.Task) bool {
+				return t.Kind == taskPrepare && t.Status == change.Done && speaks(t)
+			})
 		})
 		if !wanted {
 			_ = os.Remove(path) // Tried again at the next start.

@@ -13,6 +13,7 @@ import (
 
 	"tenure"
 	"tenure/internal/change"
+	"tenure/internal/durable"
 	"tenure/internal/mount"
 	"tenure/internal/revision"
 	"tenure/internal/snapdata"
@@ -258,7 +259,7 @@ func (m *Manager) sweepSnap(ctx context.Context, snap tenure.Instance, state *sn
 // present are the revisions of which anything is on the machine.
 func (m *Manager) present(snap tenure.Instance) []tenure.Revision {
 	found := map[tenure.Revision]bool{}
-	for _, dir := range []string{m.cfg.Mounts.SnapDir(snap), m.cfg.Paths.DataDir(snap)} {
+	for _, dir := range []string{m.cfg.Mounts.SnapDir(snap), m.cfg.Paths.DataDir(snap), m.cfg.Paths.UserDir(snap)} {
 		entries, err := os.ReadDir(dir)
 		if err != nil {
 			continue
@@ -342,6 +343,10 @@ func (m *Manager) sweepRest(ctx context.Context, snap tenure.Instance) error {
 	}
 	if err := errors.Join(m.confs.drop(snap), m.instances.drop(snap), m.allowances.drop(snap), m.aliases.drop(snap), m.estimates.drop(snap), m.forgetUpdates(snap)); err != nil {
 		return err
+	}
+	// When nothing speaks of the snap any more nothing of it may come back.
+	if err := durable.Sync(m.cfg.Paths.Bin(), m.cfg.Paths.Mounts(), filepath.Dir(m.cfg.Paths.DataDir(snap)), filepath.Dir(m.cfg.Paths.UserDir(snap))); err != nil {
+		return fmt.Errorf("remove %s: %w", snap, err)
 	}
 	return m.snaps.Put(snap, nil)
 }

@@ -67,7 +67,9 @@ func (m *Manager) tasks(p decideParams) ([]change.TaskSpec, error) {
 	if j.Staged != "" {
 		ref := j.target()
 		tasks = append(tasks,
-			change.NewTask(taskPrepare, fmt.Sprintf("Keep snap file of %s", ref), prepareParams{Ref: ref, Staged: j.Staged}),
+			change.NewTask(taskPrepare, fmt.Sprintf("Keep snap file of %s", ref), prepareParams{
+				Ref: ref, Staged: j.Staged, Digest: j.After.Kept[ref.Revision].Digest,
+			}),
 			change.NewTask(taskMount, fmt.Sprintf("Mount %s", ref), mountParams{Ref: ref}))
 	}
 	if j.Present {

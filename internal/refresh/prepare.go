@@ -2,9 +2,13 @@ package refresh
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -12,6 +16,7 @@ import (
 
 	"tenure"
 	"tenure/internal/change"
+	"tenure/internal/durable"
 	"tenure/internal/mount"
 	"tenure/internal/policy"
 	"tenure/internal/snapdata"
@@ -26,6 +31,9 @@ type prepareStep struct{ m *Manager }
 type prepareParams struct {
 	Ref    tenure.Ref `json:"ref"`
 	Staged string     `json:"staged"`
+	// Digest is what the file was when it was admitted, a SHA-256 in hex: nobody has waited
+	// for it to be on the disk.
+	Digest string `json:"digest,omitempty"`
 }
 
 type nothing struct{}
@@ -50,15 +58,36 @@ func (s prepareStep) keep(ctx context.Context, p prepareParams) error {
 		return fmt.Errorf("keep snap file: %w", err)
 	}
 	defer staged.Close() //nolint:errcheck // Opened for reading.
-	if _, err := s.m.cfg.Mounts.Put(ctx, p.Ref.Snap, p.Ref.Revision, staged); err != nil {
+	if _, err := s.m.cfg.Mounts.Put(ctx, p.Ref.Snap, p.Ref.Revision, &whole{Reader: staged, digest: p.Digest, sum: sha256.New()}); err != nil {
 		return err
 	}
 	return os.Remove(p.Staged)
 }
 
+// errTorn is that a file is not what it was.
+var errTorn = errors.New("it is not the file that was admitted any more: the machine has lost a part of it; give it again")
+
+// whole is a file that is read to its end without an error only if it is the one of a digest.
+type whole struct {
+	io.Reader
+
+	digest string
+	sum    hash.Hash
+}
+
+func (w *whole) Read(b []byte) (int, error) {
+	n, err := w.Reader.Read(b)
+	_, _ = w.sum.Write(b[:n]) // A hash takes everything.
+	if errors.Is(err, io.EOF) && w.digest != "" && hex.EncodeToString(w.sum.Sum(nil)) != w.digest {
+		return n, errTorn
+	}
+	return n, err
+}
+
 func (s prepareStep) Undo(ctx context.Context, p prepareParams, _ nothing) error {
 	return errors.Join(
 		s.m.dropStaged(ctx, p.Ref),
+		removeExisting(p.Staged),
 		s.m.cfg.Mounts.Remove(p.Ref.Snap, p.Ref.Revision),
 		snapdata.Restore(s.m.cfg.Paths.Data(p.Ref)),
 	)
@@ -151,7 +180,7 @@ func (s copyStep) Do(ctx context.Context, p copyParams) (nothing, error) {
 		err = s.m.firstCopy(ctx, p)
 	}
 	if err == nil {
-		err = errors.Join(os.MkdirAll(s.m.cfg.Paths.Data(p.To), 0o755), s.m.makeUserDirs(p.To))
+		err = errors.Join(durable.MkdirAll(0o755, s.m.cfg.Paths.Data(p.To)), s.m.makeUserDirs(p.To))
 	}
 	if err != nil {
 		return nothing{}, change.Partial(fmt.Errorf("copy data to %s: %w", p.To, err))
@@ -195,7 +224,7 @@ func isMissing(path string) bool {
 func (m *Manager) makeDataDirs(snap tenure.Instance) error {
 	common := m.cfg.Paths.Common(snap)
 	// What is there already is the snap's, and the machine's.
-	if err := errors.Join(os.MkdirAll(common, 0o755), os.MkdirAll(m.cfg.Paths.at(rootHome), 0o700)); err != nil {
+	if err := errors.Join(durable.MkdirAll(0o755, common), durable.MkdirAll(0o700, m.cfg.Paths.at(rootHome))); err != nil {
 		return err
 	}
 	if err := m.makeTmpDirs(snap); err != nil {
@@ -238,12 +267,7 @@ func (m *Manager) makeTmpDirs(snap tenure.Instance) error {
 // apps of root have as their home. Nobody else can put a link in the way there.
 func (m *Manager) makeUserDirs(ref tenure.Ref) error {
 	dir := m.cfg.Paths.UserDir(ref.Snap)
-	for _, name := range []string{ref.Revision.String(), "common"} {
-		if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
-			return err
-		}
-	}
-	return nil
+	return durable.MkdirAll(0o700, filepath.Join(dir, ref.Revision.String()), filepath.Join(dir, "common"))
 }
 
 // dropDataDir removes all data of a snap, and ends what it had mounted there.

@@ -291,8 +291,9 @@ func (s linkStep) Probe(_ context.Context, p linkParams) (nothing, bool, error) 
 		before = p.From.String()
 	}
 	if target == before {
-		// What was to become the link may be there already.
-		return nothing{}, false, removeExisting(s.m.cfg.Paths.Current(p.Snap) + nextSuffix)
+		// What was to become a link may be there already, and a power failure may have kept what
+		// came after it.
+		return nothing{}, false, s.m.link(p.reversed())
 	}
 	return nothing{}, true, s.m.link(p)
 }
@@ -341,6 +342,9 @@ func pointAt(link, target string) error {
 	next := link + nextSuffix
 	if err := removeExisting(next); err != nil {
 		return err
+	}
+	if there, err := os.Readlink(link); err == nil && there == target {
+		return nil
 	}
 	if err := os.Symlink(target, next); err != nil {
 		return err

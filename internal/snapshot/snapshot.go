@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"tenure"
+	"tenure/internal/durable"
 )
 
 // ErrBroken is that a snapshot is not whole.
@@ -111,7 +112,9 @@ func (s Store) Path(set Set, snap tenure.Instance) string {
 
 // Work is a directory for what is made on the way to a snapshot, or from one, under a name
 // of the caller's. It is on the disk of the snapshots, and for root alone.
-func (s Store) Work(name string) string { return filepath.Join(s.Dir, ".work", name) }
+func (s Store) Work(name string) string { return filepath.Join(s.Dir, workName, name) }
+
+const workName = ".work"
 
 // Save makes a snapshot of trees, each by the name of its archive: what is in the directory is
 // archived, and not its own name. What d says of archives is filled in. One that is there already is replaced.
@@ -133,7 +136,8 @@ func (s Store) Save(ctx context.Context, d Description, trees map[string]string,
 		err = os.Rename(file.Name(), path)
 	}
 	if err == nil {
-		err = syncDir(s.Dir)
+		// Work may have made the directory.
+		err = durable.Sync(s.Dir, filepath.Dir(s.Dir))
 	} else {
 		err = errors.Join(err, os.Remove(file.Name()))
 	}
@@ -374,7 +378,7 @@ func (s Store) Forget(set Set, snap tenure.Instance) error {
 		return nil
 	}
 	if err == nil {
-		err = syncDir(s.Dir)
+		err = durable.Sync(s.Dir)
 	}
 	if err != nil {
 		return fmt.Errorf("forget the snapshot of %s in set %s: %w", snap, set, err)
@@ -382,9 +386,11 @@ func (s Store) Forget(set Set, snap tenure.Instance) error {
 	return nil
 }
 
-// Sweep removes what a Save has left that did not come to its end. None may be running.
+// Sweep removes what a Save has left that did not come to its end, and what is in directories for
+// work. Nobody may be working.
 func (s Store) Sweep() error {
 	left, err := filepath.Glob(filepath.Join(s.Dir, ".new-*"))
+	err = errors.Join(err, os.RemoveAll(filepath.Join(s.Dir, workName)))
 	for _, file := range left {
 		err = errors.Join(err, os.Remove(file))
 	}
@@ -392,12 +398,4 @@ func (s Store) Sweep() error {
 		return fmt.Errorf("sweep snapshots: %w", err)
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

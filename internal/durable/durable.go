@@ -1,0 +1,78 @@
+// Package durable makes names that survive a power failure.
+//
+// A directory that MkdirAll has made is on the disk when it returns, with the way to it from
+// where there was something before. What is in a file is up to who writes it.
+//
+// Everything here may run at the same time.
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// MkdirAll makes directories, with the parents that are missing, which get the mode too. Those that
+// are there already cost nothing; for all others the disk is waited for once they are all made, for what one
+// wait brings to the disk the next ones find there.
+func MkdirAll(mode fs.FileMode, dirs ...string) error {
+	var parents []string
+	for _, dir := range dirs {
+		missing, err := missing(dir)
+		if err != nil {
+			return fmt.Errorf("make directory %s: %w", dir, err)
+		}
+		if len(missing) == 0 {
+			continue
+		}
+		if err := os.MkdirAll(dir, mode); err != nil {
+			return fmt.Errorf("make directory: %w", err)
+		}
+		for _, made := range missing {
+			parents = append(parents, filepath.Dir(made))
+		}
+	}
+	return Sync(parents...)
+}
+
+// missing are the directories on the way to dir that are not there, the lowest first.
+func missing(dir string) ([]string, error) {
+	var all []string
+	for {
+		_, err := os.Stat(dir)
+		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+			return all, err
+		}
+		all = append(all, dir)
+		dir = filepath.Dir(dir)
+	}
+}
+
+// Sync waits until the names in directories are on the disk. A directory that is not there has
+// none.
+func Sync(dirs ...string) error {
+	done := make(map[string]bool, len(dirs))
+	for _, dir := range dirs {
+		if done[dir] {
+			continue
+		}
+		done[dir] = true
+		if err := sync(dir); err != nil {
+			return fmt.Errorf("sync directory: %w", err)
+		}
+	}
+	return nil
+}
+
+func sync(path string) error {
+	dir, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
