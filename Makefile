@@ -65,6 +65,12 @@ SOAK_SEED ?= $(shell date +%s)
 soak: ## Random operations and faults on 40 snaps (SOAK_SNAPS) with 200 services for SOAK_TIME (2h), against a model; SOAK_SEED repeats a run.
 	SOAK_SEED=$(SOAK_SEED) SOAK_SNAPS=$(SOAK_SNAPS) SOAK_TIME=$(SOAK_TIME) go test ./test/soak -run '^TestSoak$$' -count=1 -timeout 0 -v
 
+CUTS  ?= 300
+READS ?= 5000
+.PHONY: power
+power: ## Cut the power at CUTS (300) moments and start on what is left, read READS (5000) more; SEED repeats.
+	SEED=$${SEED:-$$RANDOM} CUTS=$(CUTS) READS=$(READS) go test ./test/powercut -run '^TestPowerCuts$$' -count=1 -timeout 60m -v
+
 .PHONY: soak-web
 soak-web: examples ## Refresh web servers 50 times each under full load, and count what fails.
 	go test ./test -tags soak -run '^TestSoak' -count=1 -timeout 15m -v

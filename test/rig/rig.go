@@ -48,6 +48,12 @@ type Config struct {
 	// Disk keeps everything on the disk. By default the root is in memory: what
 	// tests kill are processes, and a machine's disk is what they wait for most.
 	Disk bool
+	// Root is an empty directory that is to be the root; by default a new one.
+	Root string
+	// Mount, if set, mounts what the root is to lie on, in place of memory, and returns what takes it away.
+	Mount func(dir string) (unmount func() error, err error)
+	// Waits leaves the first start to the test.
+	Waits bool
 	// Observe lets services be observed after refreshes for as long as their packages
 	// say, and data be saved before snaps are removed. Otherwise they are not, for most tests look at what
 	// comes after.
@@ -73,8 +79,8 @@ type Instance struct {
 	wrap   []string
 	args   []string
 	daemon *server
-	// inMemory is that the root is a mount of our own.
-	inMemory bool
+	// unmount, if set, takes away what the root lies on.
+	unmount func(ctx context.Context) error
 }
 
 // New makes an instance and starts its daemon.
@@ -87,28 +93,48 @@ func New(tb testing.TB, cfg Config) *Instance {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	root, err := os.MkdirTemp(cfg.Dir, "tn-") //nolint:usetesting // Sockets need a short path.
-	if err != nil {
-		tb.Fatal(err)
+	root := cfg.Root
+	if root == "" {
+		if root, err = os.MkdirTemp(cfg.Dir, "tn-"); err != nil { //nolint:usetesting // Sockets need a short path.
+			tb.Fatal(err)
+		}
 	}
 	i := &Instance{Root: root, Bin: bin, t: tb, env: cfg.Env, wrap: cfg.Wrap}
 	if cfg.Snapd {
 		i.args = []string{"--snapd-socket", i.Path("run", "snapd.socket")}
 	}
 	tb.Cleanup(i.end)
-	if !cfg.Disk {
-		if err := unix.Mount("tenure-test", root, "tmpfs", 0, "mode=0755,size=2g"); err != nil {
-			tb.Fatalf("mount %s: %v", root, err)
-		}
-		i.inMemory = true
+	if err := i.lay(cfg); err != nil {
+		tb.Fatalf("mount %s: %v", root, err)
 	}
 	if !cfg.Observe {
 		if err := observeNothing(root); err != nil {
 			tb.Fatal(err)
 		}
 	}
-	i.Start()
+	if !cfg.Waits {
+		i.Start()
+	}
 	return i
+}
+
+// lay mounts what the root lies on.
+func (i *Instance) lay(cfg Config) error {
+	switch {
+	case cfg.Mount != nil:
+		unmount, err := cfg.Mount(i.Root)
+		if err == nil {
+			i.unmount = func(context.Context) error { return unmount() }
+		}
+		return err
+	case cfg.Disk:
+		return nil
+	}
+	err := unix.Mount("tenure-test", i.Root, "tmpfs", 0, "mode=0755,size=2g")
+	if err == nil {
+		i.unmount = func(ctx context.Context) error { return mount.Unmount(ctx, i.Root) }
+	}
+	return err
 }
 
 // observeNothing sets refresh.observe before there is a daemon that could be asked:
@@ -147,8 +173,8 @@ func (i *Instance) end() {
 	ctx, cancel = context.WithTimeout(context.Background(), Patience)
 	defer cancel()
 	err = sweep(ctx, i.Root)
-	if i.inMemory {
-		err = errors.Join(err, mount.Unmount(ctx, i.Root))
+	if i.unmount != nil {
+		err = errors.Join(err, i.unmount(ctx))
 	}
 	if err := errors.Join(err, os.RemoveAll(i.Root)); err != nil {
 		i.t.Error(err)
