@@ -96,6 +96,13 @@ FUZZTIME ?= 10m
 fuzz: ## Run each fuzz target for FUZZTIME (10m).
 	@FUZZTIME=$(FUZZTIME) ./scripts/fuzz
 
+# Where govulncheck knows from what is vulnerable; scripts/vulndb makes one for machines without a network.
+VULNDB ?= https://vuln.go.dev
+.PHONY: security
+security: $(LINT) ## Look for known vulnerabilities, and for what gosec finds.
+	$(LINT) run --enable-only gosec ./...
+	go run golang.org/x/vuln/cmd/govulncheck@v1.8.0 -db $(VULNDB) ./...
+
 .PHONY: clean
 clean: ## Remove what was built, but not downloads.
 	rm -rf $(BIN) $(CACHE)/examples

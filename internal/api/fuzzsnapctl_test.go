@@ -37,7 +37,7 @@ func FuzzSnapctl(f *testing.F) {
 			caller.Unit = tenure.UnitID{Snap: "virt", Kind: tenure.HookRun, App: "configure", Serial: 1}
 		}
 		begun := len(a.manager.Engine().List(change.Filter{Select: change.All}))
-		ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		defer cancel()
 		reply := hook.Execute(ctx, a.manager.Packages("1"), caller, strings.Split(call, "\x00"))
 		if len(reply.Stderr) > 8<<10 || len(reply.Stdout) > 4<<20 || reply.Stderr != "" && reply.Status == 0 {

@@ -196,7 +196,7 @@ func (h *Handle) Ended() (bool, error) {
 
 // edges are those that a pidfd has come to by now; see await.
 func edges(fd int) (events int16, err error) {
-	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // A descriptor fits.
 	for {
 		_, err = unix.Poll(poll, 0)
 		if !errors.Is(err, unix.EINTR) {

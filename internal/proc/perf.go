@@ -225,7 +225,7 @@ func perfBirth(kind uint32, record []byte) (Birth, bool) {
 
 // drain gives all records that the kernel has written, and tells it that they are read.
 func (r *ring) drain(give func(kind uint32, record []byte)) {
-	page := (*unix.PerfEventMmapPage)(unsafe.Pointer(&r.memory[0]))
+	page := (*unix.PerfEventMmapPage)(unsafe.Pointer(&r.memory[0])) //nolint:gosec // The page that the kernel shares.
 	data := r.memory[os.Getpagesize():]
 	size := uint64(len(data))
 	head, tail := atomic.LoadUint64(&page.Data_head), page.Data_tail

@@ -31,7 +31,7 @@ const (
 func reap(fd int) (exit Exit, child bool, err error) {
 	var info siginfo
 	for {
-		err = unix.Waitid(unix.P_PIDFD, fd, (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG, nil)
+		err = unix.Waitid(unix.P_PIDFD, fd, (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG, nil) //nolint:gosec // As waitid(2) wants it.
 		if !errors.Is(err, unix.EINTR) {
 			break
 		}
@@ -75,7 +75,7 @@ func exitInfo(fd int) Exit {
 func ReapOthers(pid int) error {
 	for {
 		var info siginfo
-		err := unix.Waitid(unix.P_ALL, 0, (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil)
+		err := unix.Waitid(unix.P_ALL, 0, (*unix.Siginfo)(unsafe.Pointer(&info)), unix.WEXITED|unix.WNOHANG|unix.WNOWAIT, nil) //nolint:gosec // As waitid(2) wants it.
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue

@@ -313,7 +313,7 @@ func unpack(ctx context.Context, from io.Reader, dir string) error {
 		header, err := in.Next()
 		if errors.Is(err, io.EOF) {
 			// So that its digest is seen.
-			if _, err := io.Copy(io.Discard, compressed); err != nil {
+			if _, err := io.Copy(io.Discard, compressed); err != nil { //nolint:gosec // It is kept nowhere.
 				return broken(err)
 			}
 			return u.finish()
