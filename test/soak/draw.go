@@ -182,7 +182,8 @@ func (w *world) choose(d drawn, names []string, busy map[string]bool) (op, bool)
 	case "many":
 		w.chooseMany(&o, d, names, busy)
 	}
-	if o.Kind != "refresh" && o.Kind != "revert" || o.Want == refused {
+	// What waits would be given up whenever it is aborted, also after the step.
+	if o.Kind != "refresh" && o.Kind != "revert" || o.Want == refused || o.Want == waits {
 		o.Abort = 0
 	}
 	return o, true
