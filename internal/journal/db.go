@@ -29,6 +29,9 @@ type Config struct {
 	Logger *slog.Logger
 	// Trial is that it is only to be seen whether the journal can be worked on: a copy that was made by Keep stays.
 	Trial bool
+	// Boundary, if set, is called before and after everything that is made durable: a test may
+	// want the process to die there. No transaction is open then.
+	Boundary func()
 }
 
 const (
@@ -67,7 +70,8 @@ func (e *DamagedError) Unwrap() error { return e.Cause }
 type DB struct {
 	bolt *bolt.DB
 	// begin is called before anything is written.
-	begin func() error
+	begin    func() error
+	boundary func()
 }
 
 // The top-level buckets.
@@ -97,12 +101,15 @@ func open(cfg Config, steps []migration) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{bolt: b, begin: func() error { return nil }}
+	db := &DB{bolt: b, begin: func() error { return nil }, boundary: func() {}}
 	if !cfg.Trial {
 		db.begin = sync.OnceValue(func() error { return Discard(cfg.Path) })
 	}
 	if err := db.prepare(cfg, existed, steps); err != nil {
 		return nil, errors.Join(err, b.Close())
+	}
+	if cfg.Boundary != nil {
+		db.boundary = cfg.Boundary
 	}
 	return db, nil
 }

@@ -32,6 +32,8 @@ func (db *DB) write(f func(*bolt.Tx) error) error {
 	if err := db.begin(); err != nil {
 		return err
 	}
+	db.boundary()
+	defer db.boundary()
 	return db.bolt.Update(f)
 }
 

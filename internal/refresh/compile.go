@@ -186,7 +186,7 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 	}
 	if len(sw.Start)+len(sw.Idle) > 0 {
 		add(change.NewTask(taskStart, fmt.Sprintf("Start services of %q", snap), startParams{
-			Change: j.change(), Specs: sw.Start, Idle: sw.Idle, Before: sw.Old,
+			Change: j.change(), Specs: sw.Start, Idle: sw.Idle, Before: sw.Old, Stopped: sw.Stop,
 		}).InGap())
 	}
 	if len(sw.Tell) > 0 {

@@ -347,7 +347,7 @@ func (m *Manager) controlTasks(ctx context.Context, req Request, c *controlled) 
 	}
 	if len(sw.Start) > 0 {
 		tasks = append(tasks, change.NewTask(taskStart, fmt.Sprintf("Start services of %q", snap), startParams{
-			Change: c.plan.Change, Specs: sw.Start, Stay: stay,
+			Change: c.plan.Change, Specs: sw.Start, Stay: stay, Stopped: sw.Stop,
 		}).InGap())
 	}
 	return append(tasks, change.NewTask(taskCommit, fmt.Sprintf("Record %q", snap),

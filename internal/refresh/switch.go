@@ -425,6 +425,8 @@ type startParams struct {
 	Before []tenure.UnitID `json:"before,omitempty"`
 	// Stay are those of Specs that ran already: to give up is not to stop them.
 	Stay []tenure.UnitID `json:"stay,omitempty"`
+	// Stopped are the services that the same switch stops first, as they were.
+	Stopped []stopping `json:"stopped,omitempty"`
 }
 
 func (s startStep) Do(ctx context.Context, p startParams) (nothing, error) {
@@ -537,6 +539,12 @@ func offspring(status *supervise.Status, c policy.Change) bool {
 	return status.Unit.Kind == tenure.Workload && status.Unit.Snap == c.Snap && status.Revision == c.To
 }
 
+// stands reports whether a service has not been stopped yet: where it starts again on the
+// revision that it ran on, that is all that tells.
+func (p startParams) stands(status supervise.Status) bool {
+	return slices.ContainsFunc(p.Stopped, func(was stopping) bool { return was.Unit == status.Unit && !was.over(status, p.Change) })
+}
+
 // Probe tells whether any of the services runs from its new Spec; starting them
 // again starts only those that do not.
 func (s startStep) Probe(ctx context.Context, p startParams) (nothing, bool, error) {
@@ -546,7 +554,7 @@ func (s startStep) Probe(ctx context.Context, p startParams) (nothing, bool, err
 	}
 	for _, status := range statuses {
 		for i := range p.Specs {
-			if status.Unit == p.Specs[i].Unit && status.Revision == p.Specs[i].Revision && status.State != supervise.Inactive {
+			if status.Unit == p.Specs[i].Unit && status.Revision == p.Specs[i].Revision && status.State != supervise.Inactive && !p.stands(status) {
 				_, err := s.Do(ctx, p)
 				return nothing{}, true, err
 			}
