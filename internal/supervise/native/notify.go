@@ -30,8 +30,8 @@ import (
 type notifySocket struct {
 	conn *net.UnixConn
 	raw  syscall.RawConn
-	// mu is held while a datagram is taken out; unheard counts those that were taken
-	// out, and that the actor has not come to.
+	// mu is held while a datagram is taken out; unheard counts those that were looked at,
+	// and that the actor has not come to.
 	mu      sync.Mutex
 	unheard int
 	// looks are those that look at descriptors, or wait for their end.
@@ -196,12 +196,19 @@ func (u *unit) hear(ctx context.Context, conn *net.UnixConn) error {
 				_ = u.tell(ctx, func(ctx context.Context) { u.deafen(ctx, socket, err) })
 				return
 			}
+			carriedOut := make(chan struct{})
 			if u.tell(ctx, func(ctx context.Context) {
+				defer close(carriedOut)
 				socket.heard()
-				u.notified(ctx, heard)
+				u.hearOne(ctx, socket, heard)
 			}) != nil {
 				closeFiles(heard.files)
 				return
+			}
+			select {
+			case <-carriedOut:
+			case <-u.gone:
+			case <-ctx.Done():
 			}
 		}
 	})
@@ -293,23 +300,28 @@ type datagram struct {
 	raw   []int
 	files []*os.File
 	pid   int
+	// taken is that it is in the socket no more.
+	taken bool
 }
 
-// receive waits for one datagram, and reads it. One that is too long says nothing. Descriptors
-// are taken from those who may be heard alone: what is never opened here has no end here.
+// receive waits for one datagram, and reads it. It stays where it is, unless it has descriptors,
+// which would come twice. One that is too long says nothing. Descriptors are taken from those
+// who may be heard alone: what is never opened here has no end here.
 func (n *notifySocket) receive(mayBeHeard func(pid int) bool) (heard datagram, err error) {
 	const maxFiles = 253
 	data := make([]byte, maxNotification)
 	control := make([]byte, unix.CmsgSpace(unix.SizeofUcred)+unix.CmsgSpace(4*maxFiles))
 	var size, controlSize, flags int
 	closed := n.raw.Read(func(fd uintptr) bool {
-		if controlSize, err = peek(int(fd), control[:unix.CmsgSpace(unix.SizeofUcred)]); err == nil {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		bare := control[:unix.CmsgSpace(unix.SizeofUcred)]
+		size, controlSize, flags, _, err = unix.Recvmsg(int(fd), data, bare, unix.MSG_DONTWAIT|unix.MSG_PEEK)
+		if heard.taken = err == nil && flags&unix.MSG_CTRUNC != 0; heard.taken {
 			with := control
-			if !mayBeHeard(senderOf(control[:controlSize])) {
-				with = control[:unix.CmsgSpace(unix.SizeofUcred)]
+			if !mayBeHeard(senderOf(bare[:controlSize])) {
+				with = bare
 			}
-			n.mu.Lock()
-			defer n.mu.Unlock()
 			size, controlSize, flags, _, err = unix.Recvmsg(int(fd), data, with, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 		}
 		if err == nil {
@@ -328,27 +340,10 @@ func (n *notifySocket) receive(mayBeHeard func(pid int) bool) (heard datagram, e
 		}
 	}
 	if flags&unix.MSG_TRUNC != 0 {
-		return datagram{raw: heard.raw}, nil
+		return datagram{raw: heard.raw, taken: heard.taken}, nil
 	}
 	heard.notification = parseNotification(data[:size])
 	return heard, nil
-}
-
-// peek looks at who has sent the next datagram.
-func peek(fd int, control []byte) (controlSize int, err error) {
-	_, controlSize, _, _, err = unix.Recvmsg(fd, nil, control, unix.MSG_DONTWAIT|unix.MSG_PEEK)
-	return controlSize, err
-}
-
-// senderOf is the pid of who has sent a datagram, as the kernel tells; 0 if it does not.
-func senderOf(control []byte) int {
-	messages, _ := unix.ParseSocketControlMessage(control)
-	for i := range messages {
-		if cred, err := unix.ParseUnixCredentials(&messages[i]); err == nil {
-			return int(cred.Pid)
-		}
-	}
-	return 0
 }
 
 // heard is told when the actor comes to a datagram.
