@@ -154,9 +154,27 @@ func (db *DB) Backup(w io.Writer) error {
 	return nil
 }
 
+// unfinished is what a backup is called that is not complete.
+const unfinished = ".state.db.bak-*"
+
+// sweepBackups removes what a process has left that died while it made one.
+func sweepBackups(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, unfinished))
+	for _, file := range left {
+		err = errors.Join(err, os.Remove(file))
+	}
+	if err != nil {
+		return fmt.Errorf("sweep backups of the journal: %w", err)
+	}
+	return nil
+}
+
 // backupTo replaces the file at path by a backup, durably.
 func (db *DB) backupTo(path string) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".state.db.bak-*") // Its mode is 0600.
+	if err := sweepBackups(filepath.Dir(path)); err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), unfinished) // Its mode is 0600.
 	if err != nil {
 		return fmt.Errorf("back up journal: %w", err)
 	}

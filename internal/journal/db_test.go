@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -75,6 +76,21 @@ func TestBackup(t *testing.T) {
 	defer closeDB(t, restored)
 	if got, _, err := NewCollection[string](restored, "test").Get("a"); got != "one" || err != nil {
 		t.Errorf("the copy has %q, %v", got, err)
+	}
+}
+
+// A process that dies while it makes a backup leaves what it has of it; the next one does not keep that.
+func TestUnfinishedBackupsGo(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state.db")
+	closeDB(t, openDB(t, path))
+	left := filepath.Join(filepath.Dir(path), ".state.db.bak-4711")
+	if err := os.WriteFile(left, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	closeDB(t, openDB(t, path))
+	if _, err := os.Stat(left); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("it is left: %v", err)
 	}
 }
 
