@@ -128,6 +128,7 @@ func steps() map[string]func(*probe, string) error {
 		"obey":     (*probe).obey,
 		"exec":     (*probe).exec,
 		"renew":    (*probe).renew,
+		"refuse":   (*probe).refuse,
 	}
 }
 
@@ -425,6 +426,14 @@ func (p *probe) exit(code string) error {
 		os.Exit(n)
 	}
 	return err
+}
+
+// refuse ends with 1 if there is a file of this name in $SNAP_COMMON.
+func (p *probe) refuse(name string) error {
+	if _, err := os.Stat(filepath.Join(common(), name)); err == nil { //nolint:gosec // Below its own directory.
+		os.Exit(1)
+	}
+	return nil
 }
 
 // lines writes numbered lines of the length of a log's usual ones: "FROM-TO".
