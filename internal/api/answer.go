@@ -111,6 +111,8 @@ func classify(err error) (status int, kind string) {
 	case refresh.KindBad, refresh.KindInstalled, refresh.KindNotRevertible, refresh.KindNeedsFlag, refresh.KindBase,
 		refresh.KindPackage, refresh.KindRefused, refresh.KindNoSource, refresh.KindNoUpdate, refresh.KindOption:
 		return http.StatusBadRequest, string(kind)
+	case refresh.KindShort:
+		return http.StatusInternalServerError, string(kind)
 	}
 	_, finished := errors.AsType[*change.FinishedError](err)
 	switch {

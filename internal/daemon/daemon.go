@@ -79,6 +79,10 @@ type Config struct {
 	trial bool
 }
 
+// spareThreads are for when the machine is out of processes: what the daemon and the holder do
+// meanwhile must not need one more. Each takes some ten kilobytes.
+const spareThreads = 12
+
 // parts are the components of one daemon.
 type parts struct {
 	cfg                    Config
@@ -105,6 +109,7 @@ type parts struct {
 // Run is the daemon's life. It ends with ctx, and leaves everything running; or another program
 // takes its place in the process.
 func Run(ctx context.Context, cfg Config) error {
+	proc.KeepThreads(spareThreads)
 	p := parted(cfg)
 	p.succession = p.succeed()
 	err := p.open(ctx)
@@ -277,6 +282,7 @@ func HolderSocket(paths refresh.Paths) string { return filepath.Join(paths.Run()
 
 // ServeHolder is the life of the holder of a root.
 func ServeHolder(ctx context.Context, root string) error {
+	proc.KeepThreads(spareThreads)
 	paths := refresh.Paths{Root: root}
 	settled := time.AfterFunc(quiet, func() {
 		debug.FreeOSMemory()

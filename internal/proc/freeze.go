@@ -37,6 +37,9 @@ func (g Group) Thaw() error {
 // change only once, and late when it told another one just before.
 func (g Group) await(ctx context.Context, key string, want bool, act func() error) error {
 	events, err := g.listen()
+	if errors.Is(err, unix.EMFILE) || errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.ENOMEM) {
+		return g.poll(ctx, key, want, act)
+	}
 	if err != nil {
 		return err
 	}
@@ -65,12 +68,35 @@ func (g Group) await(ctx context.Context, key string, want bool, act func() erro
 	}
 }
 
+// How often poll looks.
+const firstGlance, lastGlance = time.Millisecond, 100 * time.Millisecond
+
+// poll is await where nobody can be told of a change, for the user has no inotify watch left.
+func (g Group) poll(ctx context.Context, key string, want bool, act func() error) error {
+	if act != nil {
+		if err := act(); err != nil {
+			return err
+		}
+	}
+	for pause := firstGlance; ; pause = min(2*pause, lastGlance) {
+		value, err := g.event(key)
+		if err != nil || value == want {
+			return err
+		}
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
 // listen opens a stream that becomes readable when cgroup.events changes or
 // the group is removed.
 func (g Group) listen() (*os.File, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
-		return nil, fmt.Errorf("inotify: %w", err)
+		return nil, Inotify(err)
 	}
 	if _, err := g.addWatches(fd); err != nil {
 		_ = unix.Close(fd)
@@ -92,6 +118,9 @@ func (g Group) addWatches(fd int) (wds [2]int32, err error) {
 	} {
 		wd, err := unix.InotifyAddWatch(fd, watch.path, watch.mask)
 		if err != nil {
+			if errors.Is(err, unix.ENOSPC) {
+				err = Inotify(err)
+			}
 			return wds, fmt.Errorf("watch group %s: %w", g.path, goneGroup(err))
 		}
 		wds[i] = int32(wd) //nolint:gosec // The kernel's own 32-bit number.

@@ -66,6 +66,27 @@ func (g Group) event(key string) (bool, error) {
 	return false, fmt.Errorf("group %s: cgroup.events has no %q: %w", g.path, key, ErrUnsupported)
 }
 
+// OOMKills is how many processes of the group, and below it, the kernel has killed because a
+// group was out of memory. Where the hierarchy has no memory controller that is an
+// error of kind ErrNoGroup.
+func (g Group) OOMKills() (int, error) {
+	text, err := g.read("memory.events")
+	if err != nil {
+		return 0, fmt.Errorf("kills for want of memory in group %s: %w", g.path, err)
+	}
+	return oomKills(string(text))
+}
+
+// oomKills reads memory.events.
+func oomKills(text string) (int, error) {
+	for line := range strings.Lines(text) {
+		if name, value, _ := strings.Cut(strings.TrimSpace(line), " "); name == "oom_kill" {
+			return strconv.Atoi(value)
+		}
+	}
+	return 0, fmt.Errorf("memory.events has no oom_kill: %w", ErrUnsupported)
+}
+
 // AwaitEmpty returns when neither the group nor one below it has a living
 // process, or the group is gone.
 func (g Group) AwaitEmpty(ctx context.Context) error {

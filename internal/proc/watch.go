@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io/fs"
 	"os"
@@ -41,7 +42,7 @@ type Watch struct {
 func (h *Hierarchy) Watch(ctx context.Context) (*Watcher, error) {
 	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
 	if err != nil {
-		return nil, fmt.Errorf("watch groups: inotify: %w", err)
+		return nil, fmt.Errorf("watch groups: %w", Inotify(err))
 	}
 	w := &Watcher{
 		events:  os.NewFile(uintptr(fd), "inotify"),
@@ -55,6 +56,18 @@ func (h *Hierarchy) Watch(ctx context.Context) (*Watcher, error) {
 		w.run()
 	}()
 	return w, nil
+}
+
+// Inotify says of an error of inotify(7) what to do about it, if the numbers of
+// the kernel do not: they are those of a full disk and of descriptors.
+func Inotify(err error) error {
+	switch {
+	case errors.Is(err, unix.EMFILE):
+		return fmt.Errorf("no inotify instance is left (%w): raise fs.inotify.max_user_instances (sysctl), or the limit of file descriptors", err)
+	case errors.Is(err, unix.ENOSPC):
+		return fmt.Errorf("no inotify watch is left (%w): raise fs.inotify.max_user_watches (sysctl)", err)
+	}
+	return fmt.Errorf("inotify: %w", err)
 }
 
 // Done is closed when the watcher has ended and released everything.

@@ -16,6 +16,7 @@ import (
 	"tenure/internal/snapfile"
 	"tenure/internal/source"
 	"tenure/internal/squash"
+	"tenure/internal/supervise"
 )
 
 // maxYAML is the longest meta/snap.yaml that is read, in bytes.
@@ -34,7 +35,11 @@ type candidate struct {
 // not trusted in any way.
 func (m *Manager) inspect(ctx context.Context, file File) (candidate, error) {
 	bad := func(err error) (candidate, error) {
-		return candidate{}, &Error{Kind: KindPackage, Op: "read snap file", Object: file.Label, Err: err}
+		kind := KindPackage
+		if err = supervise.Short(err); supervise.IsShort(err) {
+			kind = KindShort
+		}
+		return candidate{}, &Error{Kind: kind, Op: "read snap file", Object: file.Label, Err: err}
 	}
 	entries, err := m.cfg.Reader.List(ctx, file.Path)
 	if err != nil {

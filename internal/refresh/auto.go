@@ -247,6 +247,8 @@ func (a *automatic) begin(ctx context.Context, u Update) {
 	case ctx.Err() != nil:
 	case KindOf(err) == KindConflict, KindOf(err) == KindNoUpdate:
 		// Somebody was faster: the end of that change wakes a look.
+	case KindOf(err) == KindShort:
+		log.ErrorContext(ctx, "automatic refresh has to wait", slog.Any("error", err))
 	case errors.Is(err, errGated):
 		log.InfoContext(ctx, "automatic refresh is held", slog.Any("reason", err))
 	case err != nil:

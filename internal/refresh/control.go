@@ -429,11 +429,11 @@ func (s reloadStep) Do(ctx context.Context, p reloadParams) (nothing, error) {
 		if _, err := s.m.halt(ctx, stop); err != nil {
 			if errors.Is(err, supervise.ErrStopTimeout) {
 				// It must not be killed, and cannot be un-told: it starts again when it has ended.
-				err = errors.Join(err, s.m.cfg.Supervisor.Start(ctx, *spec))
+				err = errors.Join(err, s.m.startAgain(ctx, *spec))
 			}
 			return nothing{}, fmt.Errorf("restart: %w", err)
 		}
-		if err := s.m.cfg.Supervisor.Start(ctx, *spec); err != nil {
+		if err := s.m.startAgain(ctx, *spec); err != nil {
 			return nothing{}, fmt.Errorf("restart: %w", err)
 		}
 	}

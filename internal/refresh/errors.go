@@ -38,6 +38,8 @@ const (
 	KindNoUpdate Kind = "snap-no-update-available"
 	// KindApp is an app or unit that the snap does not have.
 	KindApp Kind = "app-not-found"
+	// KindShort is that the machine has no room for what is to be done.
+	KindShort Kind = "machine-short"
 	// KindOption is a configuration option that is not set, or that there is not.
 	KindOption Kind = "option-not-found"
 )

@@ -241,7 +241,7 @@ func (m *Manager) handBack(ctx context.Context, c policy.Change, service *succes
 	if _, err := m.halt(ctx, stop); err != nil {
 		return fmt.Errorf("hand back to %s: %w", c.From, err)
 	}
-	if err := m.cfg.Supervisor.Start(ctx, service.Old); err != nil {
+	if err := m.startAgain(ctx, service.Old); err != nil {
 		return fmt.Errorf("hand back to %s: %w", c.From, err)
 	}
 	return nil

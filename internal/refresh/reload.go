@@ -94,7 +94,7 @@ func (m *Manager) followBack(ctx context.Context, c policy.Change, f *following)
 			return fmt.Errorf("go back to %s: %w", c.From, err)
 		}
 	}
-	if err := m.cfg.Supervisor.Start(ctx, f.Old); err != nil {
+	if err := m.startAgain(ctx, f.Old); err != nil {
 		return fmt.Errorf("go back to %s: %w", c.From, err)
 	}
 	return nil

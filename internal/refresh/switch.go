@@ -196,7 +196,7 @@ func (s stopStep) Undo(ctx context.Context, p stopParams, _ nothing) error {
 	if len(specs) == 0 {
 		return nil
 	}
-	if err := s.m.cfg.Supervisor.Start(ctx, specs...); err != nil {
+	if err := s.m.startAgain(ctx, specs...); err != nil {
 		return fmt.Errorf("start services again: %w", err)
 	}
 	return nil

@@ -249,5 +249,8 @@ func execError(e Exec, err error) error {
 	if e.Group != nil && (errors.Is(err, unix.ENODEV) || errors.Is(err, unix.EOPNOTSUPP)) {
 		return fmt.Errorf("start %s: fork into control group %s: %w", e.Argv[0], e.Group.Name(), err)
 	}
+	if errors.Is(err, unix.EAGAIN) || errors.Is(err, unix.ENOMEM) {
+		return fmt.Errorf("start %s: fork: %w", e.Argv[0], err)
+	}
 	return fmt.Errorf("%w %s: %w", ErrExec, e.Argv[0], err)
 }

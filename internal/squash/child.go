@@ -261,8 +261,12 @@ func verdict(err error, stderr string) error {
 	if err != nil && !errors.As(err, &exit) {
 		return err
 	}
-	if said == "" {
+	switch {
+	case said == "":
 		said = exit.String()
+	case strings.Contains(said, "create thread"):
+		// It says so where the machine has room for one process, and not for its threads.
+		return fmt.Errorf("unsquashfs says: %s: %w", said, unix.EAGAIN)
 	}
 	return fmt.Errorf("%w: unsquashfs says: %s", ErrCorrupt, said)
 }

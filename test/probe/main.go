@@ -129,6 +129,12 @@ func steps() map[string]func(*probe, string) error {
 		"exec":     (*probe).exec,
 		"renew":    (*probe).renew,
 		"refuse":   (*probe).refuse,
+		"join":     (*probe).join,
+		"bomb":     (*probe).bomb,
+		"flood":    (*probe).flood,
+		"eat":      (*probe).eat,
+		"forbid":   (*probe).forbid,
+		"become":   (*probe).turnInto,
 	}
 }
 

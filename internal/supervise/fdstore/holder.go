@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -230,7 +231,13 @@ func (h *holder) accept() {
 	h.accepting.Go(func() {
 		for {
 			c, err := h.listener.AcceptUnix()
-			if errors.Is(err, unix.ECONNABORTED) {
+			if isShort(err) {
+				// They wait in the queue of the socket until there is room for one.
+				h.cfg.Log.Warn("clients have to wait", slog.Any("error", err))
+				select {
+				case <-time.After(acceptAgain):
+				case <-h.quit:
+				}
 				continue
 			}
 			if err != nil {
@@ -243,6 +250,17 @@ func (h *holder) accept() {
 			}
 		}
 	})
+}
+
+// acceptAgain is how long it takes until a holder that had no room for a client looks again.
+const acceptAgain = 100 * time.Millisecond
+
+// isShort reports whether an error of accept(2) is over when there is room again.
+func isShort(err error) bool {
+	return slices.ContainsFunc(
+		[]error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED},
+		func(short error) bool { return errors.Is(err, short) },
+	)
 }
 
 // pauseAccept leaves further clients in the queue of the socket.

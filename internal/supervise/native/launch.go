@@ -206,8 +206,22 @@ func closeFiles(files []*os.File) {
 	}
 }
 
-// exec starts a program in its group, with the unit's profile and log.
+// exec starts a program in its group, with the unit's profile and log. That there is no room
+// for it is an error of kind *supervise.ShortError.
 func (u *unit) exec(ctx context.Context, p program) (*proc.Handle, error) {
+	// An attempt costs a thread, and there may be no other: one is enough to find out.
+	if u.s.short.Load() {
+		if err := proc.CanFork(); err != nil {
+			return nil, supervise.Short(err)
+		}
+	}
+	handle, err := u.tryExec(ctx, p)
+	err = supervise.Short(err)
+	u.s.short.Store(supervise.IsShort(err))
+	return handle, err
+}
+
+func (u *unit) tryExec(ctx context.Context, p program) (*proc.Handle, error) {
 	if host := u.s.cfg.Host; host != nil {
 		return u.launchIn(ctx, host, p)
 	}

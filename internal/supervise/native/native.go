@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -92,7 +93,9 @@ type Supervisor struct {
 	boot       string
 	watcher    *proc.Watcher
 	nursery    nursery
-	gaps       gaps
+	// short is that the last start found no room for a process.
+	short atomic.Bool
+	gaps  gaps
 	// life is the context of Run: that of everything that lasts.
 	life context.Context //nolint:containedctx // Set once, before anything else runs.
 	// ready is closed when everything is adopted, ended when Run has returned.

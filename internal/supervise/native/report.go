@@ -95,7 +95,7 @@ func (u *unit) sendAll(number syscall.Signal, e supervise.Event, infos []proc.In
 // killGroups sends SIGKILL to all in groups. The list is of all who are there, if that
 // is known.
 func (u *unit) killGroups(e supervise.Event, infos []proc.Info, known bool, groups ...proc.Group) {
-	infos = slices.DeleteFunc(slices.Clone(infos), func(i proc.Info) bool { return i.State == 'Z' || i.State == 'X' })
+	infos = slices.DeleteFunc(slices.Clone(infos), gone)
 	e.Whole = true
 	e = u.signalling(syscall.SIGKILL, e, processesOf(infos))
 	somebody := len(infos) > 0 || !known
@@ -104,7 +104,8 @@ func (u *unit) killGroups(e supervise.Event, infos []proc.Info, known bool, grou
 	}
 	for _, group := range groups {
 		if err := group.Kill(); err != nil {
-			u.warn("group cannot be killed", err)
+			u.warn("group cannot be killed, and will be", err)
+			u.setAlarm(alarmAgain, againPause)
 		}
 	}
 	if somebody {

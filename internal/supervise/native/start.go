@@ -232,7 +232,7 @@ func (u *unit) launch(ctx context.Context) {
 	u.rec.Ready, u.rec.Text, u.rec.Exit, u.rec.Watchdog = false, "", nil, 0
 	u.rec.Told, u.rec.Again, u.rec.Ceded, u.rec.Alone, u.rec.Found = false, false, nil, false, false
 	u.unready = nil
-	if err := u.fork(context.WithoutCancel(ctx)); err != nil {
+	if err := supervise.Short(u.fork(context.WithoutCancel(ctx))); err != nil {
 		u.rec.Launching = false
 		u.fail(ctx, err)
 		return
@@ -353,7 +353,12 @@ func (u *unit) fail(ctx context.Context, err error) {
 	u.warn("launch failed", err)
 	starting := u.starting
 	u.starting = nil
-	u.afterEnd(ctx, supervise.CauseExit, proc.Exit{Known: true, Code: execFailed})
+	if supervise.IsShort(err) && len(starting) == 0 && !u.rec.Passive && len(u.queued) == 0 {
+		// It was not the unit that failed, so that what it says of its failures does not count.
+		u.backOff()
+	} else {
+		u.afterEnd(ctx, supervise.CauseExit, proc.Exit{Known: true, Code: execFailed})
+	}
 	remove()
 	for _, reply := range starting {
 		reply <- &supervise.StartError{Unit: u.id, Err: fmt.Errorf("%w: %w", supervise.ErrNotReady, err)}
@@ -376,12 +381,25 @@ func (u *unit) startError(ctx context.Context, why supervise.Cause) error {
 		e.Err = fmt.Errorf("%w: it was told to stop", supervise.ErrNotReady)
 	case u.rec.Exit != nil && u.rec.Exit.Success():
 		e.Err = fmt.Errorf("%w: its process ended and left none", supervise.ErrNotReady)
+	case u.rec.Exit != nil && u.rec.Exit.Signal == "SIGKILL" && !u.killed():
+		e.Err = fmt.Errorf("%w: %s, and not by Tenure: %s", supervise.ErrNotReady, u.rec.Exit, u.whoKilled())
 	case u.rec.Exit != nil:
 		e.Err = fmt.Errorf("%w: %s", supervise.ErrNotReady, u.rec.Exit)
 	default:
 		e.Err = supervise.ErrNotReady
 	}
 	return e
+}
+
+// killed reports whether the unit was sent SIGKILL.
+func (u *unit) killed() bool { return u.rec.Ending != nil && u.rec.Ending.Killed }
+
+// whoKilled says what is known of a SIGKILL that the unit was sent by somebody else, and what to do.
+func (u *unit) whoKilled() string {
+	if n, err := proc.GroupAt(u.rec.Group).OOMKills(); err == nil && n > 0 {
+		return "its control group was out of memory; raise memory.max (MemoryMax= where systemd has it)"
+	}
+	return "if the machine, or a control group, was out of memory, dmesg says so"
 }
 
 // afterEnd decides what follows when a unit has ended by itself.
@@ -399,12 +417,7 @@ func (u *unit) afterEnd(ctx context.Context, why supervise.Cause, exit proc.Exit
 		if !u.rec.Started.IsZero() && time.Since(u.rec.Started) > lasting {
 			u.rec.Streak = 0
 		}
-		delay := restartDelay(u.rec.Spec.Restart, u.rec.Streak)
-		u.setAlarm(alarmBackoff, delay)
-		u.rec.Restarts++
-		u.rec.Streak++
-		u.state(supervise.Backoff)
-		u.setAlarm(alarmBackoff, delay) // The time counts from when everybody knows.
+		u.backOff()
 		return
 	}
 	if u.arm(ctx) {
@@ -416,6 +429,16 @@ func (u *unit) afterEnd(ctx context.Context, why supervise.Cause, exit proc.Exit
 		u.state(supervise.Failed)
 	}
 	u.closeNotifyAtRest(ctx)
+}
+
+// backOff has the unit started again after a while.
+func (u *unit) backOff() {
+	delay := restartDelay(u.rec.Spec.Restart, u.rec.Streak)
+	u.setAlarm(alarmBackoff, delay)
+	u.rec.Restarts++
+	u.rec.Streak++
+	u.state(supervise.Backoff)
+	u.setAlarm(alarmBackoff, delay) // The time counts from when everybody knows.
 }
 
 // runQueued carries out the starts that waited for the end.

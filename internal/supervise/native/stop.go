@@ -300,24 +300,11 @@ func (u *unit) keeps() bool { return len(u.matchers) > 0 && !u.rec.Passive }
 func (u *unit) signal(ctx context.Context) {
 	u.rec.Ending.Told = present()
 	u.resumeGrace()
-	number := u.stopSignal()
 	infos, _ := u.living()
 	if len(infos) > 0 {
 		u.askTerms()
 	}
-	// Of a unit that has but its main process nothing can be set apart, and what
-	// it forks from now on is found when it has ended.
-	alone := len(infos) == 1 && infos[0].Process == u.rec.Main
-	if alone || (!u.keeps() && u.rec.Spec.Stop.Target == supervise.TargetMain) {
-		u.signalAll(number, u.targets(infos))
-		u.save()
-		return
-	}
-	thaw := u.freeze(ctx)
-	rest := u.split(ctx)
-	u.signalAll(number, u.targets(rest))
-	u.save()
-	thaw()
+	u.tellAll(ctx, infos)
 }
 
 // stopSignal is what the unit is told with now.
@@ -379,6 +366,10 @@ func (u *unit) signalAll(number syscall.Signal, infos []proc.Info) {
 		}
 		handle, err := proc.Open(info.Process)
 		if err != nil {
+			if !errors.Is(err, proc.ErrGone) {
+				u.warn("process cannot be told, and will be", err)
+				u.setAlarm(alarmAgain, againPause)
+			}
 			continue
 		}
 		defer handle.Close()
@@ -407,8 +398,8 @@ func (u *unit) signalMain(number syscall.Signal, reason tenure.Reason) error {
 // others are told, if they were not.
 func (u *unit) emptied(ctx context.Context) bool {
 	infos, ok := u.living()
-	if ok && len(infos) == 0 {
-		return true
+	if !ok || len(infos) == 0 {
+		return ok
 	}
 	if u.keeps() {
 		thaw := u.freeze(ctx)
@@ -469,12 +460,16 @@ func (u *unit) kill(ctx context.Context) {
 		thaw()
 		return
 	}
-	infos, known := u.living()
+	infos, err := u.inside()
+	if err != nil {
+		u.warn("processes cannot be listed", err)
+	}
 	var groups []proc.Group
 	for _, path := range u.ownGroups() {
 		groups = append(groups, proc.GroupAt(path))
 	}
-	u.killGroups(supervise.Event{}, infos, known, groups...)
+	u.killGroups(supervise.Event{}, infos, err == nil, groups...)
+	u.signalAll(syscall.SIGKILL, u.outside(infos))
 }
 
 func processesOf(infos []proc.Info) []tenure.Process {
@@ -486,9 +481,10 @@ func processesOf(infos []proc.Info) []tenure.Process {
 }
 
 // watchOldest hears of the end of the oldest of what is left, where the group
-// cannot tell because others live in groups below it.
+// cannot tell because others live in groups below it, or there is nobody to tell.
 func (u *unit) watchOldest(ctx context.Context, infos []proc.Info) {
-	if !u.crowded() {
+	watched := u.watch != nil || u.rec.Group == ""
+	if !u.crowded() && watched {
 		return
 	}
 	for _, info := range infos {
@@ -556,7 +552,7 @@ func (u *unit) finish(ctx context.Context) {
 	told = told || e.Cause == supervise.CauseExit && u.toldByHost(ctx, u.rec.Group)
 	remove := u.dropGroup(ctx, e.Cause == supervise.CauseRequest || told || u.overlaps())
 	u.rec.Ending = nil
-	u.clearAlarms(alarmStart, alarmStop, alarmWatchdog)
+	u.clearAlarms(alarmStart, alarmStop, alarmWatchdog, alarmAgain)
 	answer := stopAnswer{exit: e.Exit, killed: e.Killed}
 	u.rec.Told, u.rec.Again = false, false
 	switch {

@@ -33,6 +33,8 @@ const (
 	alarmBackoff alarm = "backoff"
 	// alarmSplit is when what may be a workload has lived long enough to be one.
 	alarmSplit alarm = "split"
+	// alarmAgain is when those are told whom the daemon had no room to tell.
+	alarmAgain alarm = "again"
 	// alarmAftermath is when what is left of the last life is taken down.
 	alarmAftermath alarm = "aftermath"
 )
@@ -208,6 +210,8 @@ func (u *unit) ring(ctx context.Context) {
 			u.launchByItself(ctx)
 		case alarmSplit:
 			u.setApartEarly(ctx)
+		case alarmAgain:
+			u.tellAgain(ctx)
 		case alarmAftermath:
 			u.tidy()
 		}
@@ -299,8 +303,20 @@ func (u *unit) warn(what string, err error) {
 }
 
 // processes are the living processes of the unit, oldest first, without those
-// in groups that were ceded to other units.
+// in groups that were ceded to other units. A main process that has left the unit's
+// groups is one of them.
 func (u *unit) processes() ([]proc.Info, error) {
+	all, err := u.inside()
+	if err != nil {
+		return nil, err
+	}
+	all = append(all, u.outside(all)...)
+	slices.SortStableFunc(all, func(a, b proc.Info) int { return int(a.Start) - int(b.Start) }) //nolint:gosec // Ticks since boot.
+	return all, nil
+}
+
+// inside are the processes in the unit's groups.
+func (u *unit) inside() ([]proc.Info, error) {
 	var all []proc.Info
 	if u.rec.Group != "" {
 		infos, err := proc.GroupAt(u.rec.Group).Processes()
@@ -320,17 +336,19 @@ func (u *unit) processes() ([]proc.Info, error) {
 		}
 		all = append(all, infos...)
 	}
-	all = slices.DeleteFunc(all, func(i proc.Info) bool { return i.State == 'Z' || i.State == 'X' })
-	slices.SortStableFunc(all, func(a, b proc.Info) int { return int(a.Start) - int(b.Start) }) //nolint:gosec // Ticks since boot.
+	all = slices.DeleteFunc(all, gone)
 	return all, nil
 }
 
 // living is processes for those who cannot do anything about an error but
-// assume that there are some.
+// assume that there are some. A unit that is ending is looked at again then.
 func (u *unit) living() (infos []proc.Info, ok bool) {
 	infos, err := u.processes()
 	if err != nil {
 		u.warn("processes cannot be listed", err)
+		if u.rec.Ending != nil {
+			u.setAlarm(alarmAgain, againPause)
+		}
 	}
 	return infos, err == nil
 }

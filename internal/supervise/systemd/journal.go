@@ -44,7 +44,7 @@ func (j *journal) Logs(ctx context.Context, units []tenure.UnitID, n int, follow
 	return func(yield func(supervise.LogLine, error) bool) {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		if err := synchronize(ctx); err != nil {
+		if err := synchronizeSoon(ctx); err != nil {
 			yield(supervise.LogLine{}, err)
 			return
 		}
@@ -69,6 +69,21 @@ func (j *journal) Logs(ctx context.Context, units []tenure.UnitID, n int, follow
 
 // journalSocket is where the journal is spoken to (io.systemd.Journal, by varlink).
 const journalSocket = "/run/systemd/journal/io.systemd.journal"
+
+// syncPatience is how long the journal may take to have all that was written. It answers only
+// when nobody writes any more: not at all while somebody writes as fast as it reads.
+const syncPatience = 2 * time.Second
+
+// synchronizeSoon is synchronize for who would rather have what there is than wait.
+func synchronizeSoon(ctx context.Context) error {
+	soon, cancel := context.WithTimeout(ctx, syncPatience)
+	defer cancel()
+	err := synchronize(soon)
+	if soon.Err() != nil && ctx.Err() == nil {
+		return nil
+	}
+	return err
+}
 
 // synchronize returns when the journal has all that was written so far.
 func synchronize(ctx context.Context) error {
