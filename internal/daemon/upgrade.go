@@ -20,6 +20,7 @@ import (
 
 	"tenure/client"
 	"tenure/internal/change"
+	"tenure/internal/durable"
 	"tenure/internal/journal"
 	"tenure/internal/refresh"
 	"tenure/internal/supervise/fdstore"
@@ -280,7 +281,7 @@ const preflights = ".upgrade-"
 
 func (p *parts) sweepUpgrade() error {
 	errs := []error{journal.Discard(p.journalPath())}
-	left, err := filepath.Glob(filepath.Join(p.paths.State(), preflights+"*"))
+	left, err := durable.Left(p.paths.State(), preflights+"*")
 	for _, dir := range left {
 		errs = append(errs, os.RemoveAll(dir))
 	}

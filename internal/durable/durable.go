@@ -1,4 +1,4 @@
-// Package durable makes names that survive a power failure.
+// Package durable makes names that survive a power failure, and finds those that one has left.
 //
 // A directory that MkdirAll has made is on the disk when it returns, with the way to it from
 // where there was something before. What is in a file is up to who writes it.
@@ -75,4 +75,27 @@ func sync(path string) error {
 		return err
 	}
 	return errors.Join(dir.Sync(), dir.Close())
+}
+
+// Left are the paths in dir whose names match a pattern of filepath.Match, as those of files have that somebody
+// has died over; none if there is no dir. Whatever is in the name of dir stands for itself, unlike in filepath.Glob.
+func Left(dir, pattern string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var left []string
+	for _, entry := range entries {
+		matches, matchErr := filepath.Match(pattern, entry.Name())
+		if matchErr != nil {
+			return nil, fmt.Errorf("look for what is left: %w", matchErr)
+		}
+		if matches {
+			left = append(left, filepath.Join(dir, entry.Name()))
+		}
+	}
+	if err != nil {
+		return left, fmt.Errorf("look for what is left: %w", err)
+	}
+	return left, nil
 }

@@ -16,6 +16,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"tenure/internal/durable"
 )
 
 // Config is what a DB is made of.
@@ -159,7 +161,7 @@ const unfinished = ".state.db.bak-*"
 
 // sweepBackups removes what a process has left that died while it made one.
 func sweepBackups(dir string) error {
-	left, err := filepath.Glob(filepath.Join(dir, unfinished))
+	left, err := durable.Left(dir, unfinished)
 	for _, file := range left {
 		err = errors.Join(err, os.Remove(file))
 	}

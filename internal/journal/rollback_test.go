@@ -2,6 +2,7 @@ package journal
 
 import (
 	"errors"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -66,5 +67,21 @@ func must[T any](v T, err error) func(*testing.T) T {
 			t.Fatal(err)
 		}
 		return v
+	}
+}
+
+// The directory of a journal may have any name.
+func TestAnyDirectory(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), `root [1`)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cfg := Config{Path: filepath.Join(dir, "state.db")}
+	for range 2 {
+		db := must(Open(cfg))(t)
+		if err := errors.Join(db.Keep(), db.Close()); err != nil {
+			t.Fatal(err)
+		}
 	}
 }

@@ -164,7 +164,7 @@ func (s *Store) Files() ([]Stored, error) {
 // Sweep removes what a Put left behind that was interrupted by a crash. No Put
 // may be running.
 func (s *Store) Sweep() error {
-	left, err := filepath.Glob(filepath.Join(s.fileDir(), tmpPrefix+"*"))
+	left, err := durable.Left(s.fileDir(), tmpPrefix+"*")
 	for _, file := range left {
 		err = errors.Join(err, os.Remove(file))
 	}

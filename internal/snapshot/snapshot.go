@@ -389,7 +389,7 @@ func (s Store) Forget(set Set, snap tenure.Instance) error {
 // Sweep removes what a Save has left that did not come to its end, and what is in directories for
 // work. Nobody may be working.
 func (s Store) Sweep() error {
-	left, err := filepath.Glob(filepath.Join(s.Dir, ".new-*"))
+	left, err := durable.Left(s.Dir, ".new-*")
 	err = errors.Join(err, os.RemoveAll(filepath.Join(s.Dir, workName)))
 	for _, file := range left {
 		err = errors.Join(err, os.Remove(file))
