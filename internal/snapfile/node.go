@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -100,13 +99,13 @@ func (p *parser) read(data []byte) (value, bool) {
 	return root, root.measure(&budget, 0)
 }
 
-var yamlLine = regexp.MustCompile(`^(?:yaml: )?(?:line (\d+): )?`)
+var yamlLine = compile(`^(?:yaml: )?(?:line (\d+): )?`)
 
 // syntaxError takes the line out of an error of the yaml package, which has no
 // other place for it.
 func syntaxError(err error) *ValueError {
 	text := fmt.Sprint(err)
-	match := yamlLine.FindStringSubmatch(text)
+	match := yamlLine().FindStringSubmatch(text)
 	line, _ := strconv.Atoi(match[1]) // Zero, no line, when there is none.
 	return &ValueError{File: File, Line: line, Found: "broken YAML (" + clip(text[len(match[0]):]) + ")", Accepted: "a map of keys"}
 }

@@ -56,7 +56,7 @@ func Parse(yaml []byte, hooks []string) (*Snap, error) {
 func (o *object) header() *Snap {
 	snap := &Snap{
 		Name:        o.required("name", "1 to 40 of a-z, 0-9 and single inner dashes, with a letter", func(s string) bool { return tenure.CheckSnapName(s) == nil }),
-		Version:     o.required("version", "1 to 32 of letters, digits and : . + ~ -, starting with a letter or digit, ending with one of those or + or ~", versionForm.MatchString),
+		Version:     o.required("version", "1 to 32 of letters, digits and : . + ~ -, starting with a letter or digit, ending with one of those or + or ~", versionForm.matches),
 		Title:       o.text("title", "at most 40 characters", upTo(40)),
 		Summary:     o.text("summary", "at most 128 characters", upTo(128)),
 		Description: o.text("description", "at most 4096 characters", upTo(4096)),
@@ -90,9 +90,9 @@ func (o *object) architectures() []string {
 	const accepted = "names of architectures, such as amd64, or all"
 	var names []string
 	if v, found := o.take("architectures"); found && v.isScalar() {
-		names = []string{v.text(accepted, archForm.MatchString)}
+		names = []string{v.text(accepted, archForm.matches)}
 	} else {
-		names = sorted(o.texts("architectures", maxList, accepted, archForm.MatchString))
+		names = sorted(o.texts("architectures", maxList, accepted, archForm.matches))
 	}
 	if len(names) == 0 {
 		return []string{"all"}
@@ -122,7 +122,7 @@ func (o *object) environment() Env {
 	}
 	var env Env
 	for _, f := range v.object(maxVariables).fields {
-		if !envNameForm.MatchString(f.name) {
+		if !envNameForm.matches(f.name) {
 			f.fail("the name "+quote(f.name), "names of at most 256 characters without = and spaces")
 			continue
 		}

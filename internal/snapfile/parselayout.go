@@ -2,7 +2,6 @@ package snapfile
 
 import (
 	"path"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,7 +13,7 @@ const (
 )
 
 // layoutPathForm leaves out what globs and security profiles give a meaning to.
-var layoutPathForm = regexp.MustCompile(`^[^"*?\[\]{}^\\\x00-\x1f\x7f]+$`)
+var layoutPathForm = compile(`^[^"*?\[\]{}^\\\x00-\x1f\x7f]+$`)
 
 // layouts reads the layout map. The rules about targets are those of the public
 // reference, and of a namespace that must not lose its own ground: nothing may
@@ -106,7 +105,7 @@ func cutVariable(p string) (rest string, ok bool) {
 	return "", false
 }
 
-func isLayoutPath(s string) bool { return len(s) <= 1024 && layoutPathForm.MatchString(s) }
+func isLayoutPath(s string) bool { return len(s) <= 1024 && layoutPathForm.matches(s) }
 
 func isSource(s string) bool {
 	rest, ok := cutVariable(s)

@@ -76,7 +76,7 @@ func (o *object) workload(name string) Workload {
 		Match:          o.pattern("match"),
 		StopCommand:    o.command("stop-command"),
 		Kill:           choice(o, "kill", KillAfterTimeout, KillNever),
-		CompatibleFrom: o.text("compatible-from", "a revision such as 12 or x3, or a version", versionForm.MatchString),
+		CompatibleFrom: o.text("compatible-from", "a revision such as 12 or x3, or a version", versionForm.matches),
 	}
 	w.StopTimeout, _ = o.duration("stop-timeout")
 	w.ReloadSignal = Signal(strings.ToLower(o.text("reload-signal", "sighup, sigusr1, sigusr2, sigwinch", isReloadSignal)))

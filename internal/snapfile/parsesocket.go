@@ -58,10 +58,10 @@ func (o *object) listenStream(socket *Socket, app *App, snap string) {
 	}
 	switch s[0] {
 	case '@':
-		ok = len(s) <= maxSocketPath && abstractForm.MatchString(s) && strings.HasPrefix(s, "@snap."+snap+".")
+		ok = len(s) <= maxSocketPath && abstractForm.matches(s) && strings.HasPrefix(s, "@snap."+snap+".")
 		socket.Network, socket.Address = "unix", s
 	case '$', '/':
-		match := socketPathForm.FindStringSubmatch(s)
+		match := socketPathForm().FindStringSubmatch(s)
 		ok = len(s) <= maxSocketPath && match != nil && path.Clean(s) == s && slices.Contains(variables, match[1])
 		socket.Network, socket.Address = "unix", s
 	default:

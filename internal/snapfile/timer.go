@@ -1,9 +1,6 @@
 package snapfile
 
-import (
-	"regexp"
-	"strings"
-)
+import "strings"
 
 const (
 	maxTimer      = 256
@@ -26,8 +23,8 @@ const (
 )
 
 var (
-	timerDaysForm  = regexp.MustCompile(`^` + timerDays + `$`)
-	timerTimesForm = regexp.MustCompile(`^` + timerTimes + `$`)
+	timerDaysForm  = compile(`^` + timerDays + `$`)
+	timerTimesForm = compile(`^` + timerTimes + `$`)
 )
 
 // isTimer reports whether s is a list of events, each of days, then times,
@@ -38,11 +35,11 @@ func isTimer(s string) bool {
 	}
 	for event := range strings.SplitSeq(s, ",,") {
 		parts := strings.Split(event, ",")
-		for len(parts) > 0 && timerDaysForm.MatchString(parts[0]) {
+		for len(parts) > 0 && timerDaysForm.matches(parts[0]) {
 			parts = parts[1:]
 		}
 		for _, part := range parts {
-			if !timerTimesForm.MatchString(part) {
+			if !timerTimesForm.matches(part) {
 				return false
 			}
 		}

@@ -3,27 +3,38 @@ package snapfile
 import (
 	"regexp"
 	"strings"
+	"sync"
 
 	"tenure"
 )
 
+// pattern is a regular expression that is compiled when it is first asked: every run of
+// the command line knows what snap files are, and nearly none reads one.
+type pattern func() *regexp.Regexp
+
+func compile(text string) pattern {
+	return sync.OnceValue(func() *regexp.Regexp { return regexp.MustCompile(text) })
+}
+
+func (p pattern) matches(s string) bool { return p().MatchString(s) }
+
 // The forms of names and other words, from the public reference.
 var (
-	versionForm    = regexp.MustCompile(`^[a-zA-Z0-9](?:[a-zA-Z0-9:.+~-]{0,30}[a-zA-Z0-9+~])?$`)
-	nameForm       = regexp.MustCompile(`^[a-z](?:-?[a-z0-9])*$`)
-	aliasForm      = regexp.MustCompile(`^[a-zA-Z0-9][-_.a-zA-Z0-9]*$`)
-	linkKindForm   = regexp.MustCompile(`^[a-zA-Z](?:-?[a-zA-Z0-9])*$`)
-	archForm       = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
-	featureForm    = regexp.MustCompile(`^[a-z0-9](?:[a-z0-9._+-]*[a-z0-9+])?$`)
-	licenseForm    = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9.+() :-]*$|^\([A-Za-z0-9.+() :-]+$`)
-	busNameForm    = regexp.MustCompile(`^[A-Za-z_-][A-Za-z0-9_-]*(?:\.[A-Za-z_-][A-Za-z0-9_-]*)+$`)
-	commonIDForm   = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+:-]*$`)
-	autostartForm  = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+-]*\.desktop$`)
-	commandForm    = regexp.MustCompile(`^[A-Za-z0-9/. _#:$-]+$`)
-	chainForm      = regexp.MustCompile(`^[A-Za-z0-9/._#:$-]+$`)
-	envNameForm    = regexp.MustCompile(`^[^=\s\x00]{1,256}$`)
-	abstractForm   = regexp.MustCompile(`^@snap\.[A-Za-z0-9._-]+$`)
-	socketPathForm = regexp.MustCompile(`^(\$[A-Z_]+)/[A-Za-z0-9/._#:@+-]+$`)
+	versionForm    = compile(`^[a-zA-Z0-9](?:[a-zA-Z0-9:.+~-]{0,30}[a-zA-Z0-9+~])?$`)
+	nameForm       = compile(`^[a-z](?:-?[a-z0-9])*$`)
+	aliasForm      = compile(`^[a-zA-Z0-9][-_.a-zA-Z0-9]*$`)
+	linkKindForm   = compile(`^[a-zA-Z](?:-?[a-zA-Z0-9])*$`)
+	archForm       = compile(`^[a-z0-9][a-z0-9_-]{0,31}$`)
+	featureForm    = compile(`^[a-z0-9](?:[a-z0-9._+-]*[a-z0-9+])?$`)
+	licenseForm    = compile(`^[A-Za-z0-9][A-Za-z0-9.+() :-]*$|^\([A-Za-z0-9.+() :-]+$`)
+	busNameForm    = compile(`^[A-Za-z_-][A-Za-z0-9_-]*(?:\.[A-Za-z_-][A-Za-z0-9_-]*)+$`)
+	commonIDForm   = compile(`^[A-Za-z0-9][A-Za-z0-9._+:-]*$`)
+	autostartForm  = compile(`^[A-Za-z0-9][A-Za-z0-9._+-]*\.desktop$`)
+	commandForm    = compile(`^[A-Za-z0-9/. _#:$-]+$`)
+	chainForm      = compile(`^[A-Za-z0-9/._#:$-]+$`)
+	envNameForm    = compile(`^[^=\s\x00]{1,256}$`)
+	abstractForm   = compile(`^@snap\.[A-Za-z0-9._-]+$`)
+	socketPathForm = compile(`^(\$[A-Z_]+)/[A-Za-z0-9/._#:@+-]+$`)
 )
 
 // The words with which messages say what is accepted.
@@ -36,12 +47,12 @@ const (
 	acceptedBelow   = "a path below the snap, without .."
 )
 
-func isName(s string) bool { return len(s) <= 40 && nameForm.MatchString(s) }
-func isPlug(s string) bool { return len(s) <= 100 && nameForm.MatchString(s) }
+func isName(s string) bool { return len(s) <= 40 && nameForm.matches(s) }
+func isPlug(s string) bool { return len(s) <= 100 && nameForm.matches(s) }
 func isApp(s string) bool  { _, err := tenure.ParseApp(s); return err == nil }
 
 // IsAlias reports whether s can be an alias of an app.
-func IsAlias(s string) bool { return len(s) <= 100 && aliasForm.MatchString(s) }
+func IsAlias(s string) bool { return len(s) <= 100 && aliasForm.matches(s) }
 
 // upTo accepts every text of at most limit characters.
 func upTo(limit int) func(string) bool {
@@ -49,8 +60,8 @@ func upTo(limit int) func(string) bool {
 }
 
 // form accepts texts of at most limit bytes that match.
-func form(limit int, re *regexp.Regexp) func(string) bool {
-	return func(s string) bool { return len(s) <= limit && re.MatchString(s) }
+func form(limit int, p pattern) func(string) bool {
+	return func(s string) bool { return len(s) <= limit && p.matches(s) }
 }
 
 // belowSnap cleans the path of something in the snap: "$SNAP/bin/x", "/bin/x"
