@@ -2,6 +2,7 @@ package mount
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -51,11 +52,14 @@ func (e entry) info() Info {
 
 // Mounted tells whether something is mounted at dir, and what lies on top.
 func Mounted(dir string) (Info, bool, error) {
-	entries, err := readMountinfo("/proc/self/mountinfo")
+	dir, err := canonical(dir)
 	if err != nil {
 		return Info{}, false, err
 	}
-	dir, err = canonical(dir)
+	if info, ok, err := at(dir); !errors.Is(err, errSlow) {
+		return info, ok, err
+	}
+	entries, err := readMountinfo("/proc/self/mountinfo")
 	if err != nil {
 		return Info{}, false, err
 	}
