@@ -29,6 +29,9 @@ type Config struct {
 	// when the last has left it for good: what it did is durable. It hears at first whether none
 	// goes on with one. Steps wait for it, so it is to be quick. It must not call the engine.
 	Gap func(begins bool)
+	// Shorten, if set, takes out of a change that has ended what nobody reads of it any more:
+	// what its steps were told, and did. Hundreds are kept. It must not call the engine.
+	Shorten func(*Change)
 	// Keep is how many ended changes are kept, by default 500, and KeepFor for
 	// how long, by default a week. Changes that have not ended are kept without
 	// limit, and never aborted by the engine.

@@ -50,6 +50,9 @@ func (e *Engine) resume(saved Saved) {
 	inGap := false
 	for i := range saved.Changes {
 		c := &saved.Changes[i]
+		if c.Status.Ready() {
+			e.shorten(c)
+		}
 		e.view.put(c.clone())
 		if c.Status.Ready() {
 			ended = append(ended, *c)
@@ -293,6 +296,7 @@ func (e *Engine) finish(r *run) {
 		c.Status, c.Err = Error, strings.Join(failures, "\n")
 	}
 	c.Holds = false
+	e.shorten(c)
 	e.save(r, func() {
 		if len(c.Tasks) > 0 {
 			e.boundary(r, len(c.Tasks)-1, Durable)
@@ -305,6 +309,12 @@ func (e *Engine) finish(r *run) {
 		e.flush()
 		e.schedule()
 	})
+}
+
+func (e *Engine) shorten(c *Change) {
+	if e.cfg.Shorten != nil {
+		e.cfg.Shorten(c)
+	}
 }
 
 // wait makes the change wait at task i. When that is seen it is durable, and

@@ -219,7 +219,7 @@ func (p *parts) open(ctx context.Context) (err error) {
 	p.manager.Register(registry)
 	p.engine = change.New(change.Config{
 		Store: p.journal.Changes(), Registry: registry, Logger: p.cfg.Logger, Boundary: boundary(p.paths),
-		Gap: p.gap(new(sparing).gap),
+		Gap: p.gap(new(sparing).gap), Shorten: refresh.Shorten,
 	})
 	p.manager.Use(p.engine)
 	return p.manager.Began()

@@ -48,7 +48,7 @@ func newClockwork(t *testing.T) *clockwork {
 	})
 	registry := change.NewRegistry()
 	c.Register(registry)
-	c.Use(change.New(change.Config{Store: db.Changes(), Registry: registry}))
+	c.Use(change.New(change.Config{Store: db.Changes(), Registry: registry, Shorten: Shorten}))
 	line, _, err := revision.Install(revision.State{}, tenure.SourceRevision(7))
 	if err != nil {
 		t.Fatal(err)

@@ -66,7 +66,7 @@ func (h *harness) boot() {
 	})
 	registry := change.NewRegistry()
 	h.Register(registry)
-	h.Use(change.New(change.Config{Store: db.Changes(), Registry: registry}))
+	h.Use(change.New(change.Config{Store: db.Changes(), Registry: registry, Shorten: Shorten}))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
 	go func() { ended <- h.engine.Run(ctx) }()

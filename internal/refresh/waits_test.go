@@ -67,7 +67,7 @@ func newHouse(t *testing.T, program supervisetest.Program) *house {
 	})
 	registry := change.NewRegistry()
 	h.Register(registry)
-	h.Use(change.New(change.Config{Store: db.Changes(), Registry: registry}))
+	h.Use(change.New(change.Config{Store: db.Changes(), Registry: registry, Shorten: Shorten}))
 	for _, dir := range []string{h.cfg.Paths.SnapDir("db"), h.cfg.Paths.DataDir("db")} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			t.Fatal(err)
