@@ -51,6 +51,9 @@ deaf:
 	if after := i.Main("probe.gone"); after != before {
 		t.Errorf("the main process was %v and is %v", before, after)
 	}
+	if seen := i.Units()["probe.gone"].Processes; len(seen) != 2 || seen[0].PID != before.PID {
+		t.Errorf("of %v and its child %+v are shown", before, seen)
+	}
 	i.Tenure("stop", "probe")
 	trace.expect("gone", "heard SIGTERM")
 	trace.expect("gone.child", "heard SIGTERM")

@@ -160,8 +160,17 @@ func (g Group) descendants() ([]Group, error) {
 	return groups, nil
 }
 
+// linksAlone are the links of a directory that has none below it.
+const linksAlone = 2
+
 // children are the groups directly below g; none when g is gone.
 func (g Group) children() ([]Group, error) {
+	// A directory has a link for each one below it, and files have none: most groups
+	// have no group below them, and need not be listed to know that.
+	var info unix.Stat_t
+	if err := unix.Stat(g.path, &info); err == nil && info.Nlink == linksAlone {
+		return nil, nil
+	}
 	entries, err := os.ReadDir(g.path)
 	if err != nil && !errors.Is(goneGroup(err), ErrNoGroup) {
 		return nil, err
@@ -222,12 +231,21 @@ func (g Group) RemoveAttr(name string) error {
 	return nil
 }
 
+// maxGroupFile bounds what is read of a group's file: of cgroup.procs more lines than
+// there can be processes.
+const maxGroupFile = 64 << 20
+
 func (g Group) read(name string) ([]byte, error) {
-	text, err := os.ReadFile(filepath.Join(g.path, name))
+	var text []byte
+	path := filepath.Join(g.path, name)
+	err := readAt(unix.AT_FDCWD, path, maxGroupFile, func(read []byte) error {
+		text = bytes.Clone(bytes.TrimSpace(read))
+		return nil
+	})
 	if err != nil {
-		return nil, goneGroup(err)
+		return nil, goneGroup(&fs.PathError{Op: "read", Path: path, Err: err})
 	}
-	return bytes.TrimSpace(text), nil
+	return text, nil
 }
 
 // write writes value in one call, as control group files want it.

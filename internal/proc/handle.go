@@ -126,13 +126,13 @@ func pidOf(fd int) (int, error) {
 	return 0, fmt.Errorf("not a pidfd: %w", unix.EBADF)
 }
 
-func startOf(pid int) (uint64, error) {
-	text, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
-	if err != nil {
-		return 0, err
-	}
-	s, err := parseStat(string(text))
-	return s.start, err
+func startOf(pid int) (start uint64, err error) {
+	err = readAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(pid)+"/stat", maxStat, func(text []byte) error {
+		s, err := parseStat(string(text))
+		start = s.start
+		return err
+	})
+	return start, err
 }
 
 // Process is the process, whether or not it still lives.

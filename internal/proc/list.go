@@ -22,9 +22,15 @@ const maxReadings = 16
 // What ends meanwhile is left out, and the group is read again until nothing
 // new is in it. For a frozen group that is the whole truth; a running one may
 // have forked again before this returns.
-func (g Group) Processes() ([]Info, error) {
+func (g Group) Processes() ([]Info, error) { return g.list(maxReadings) }
+
+// Glance is Processes for who only shows them: the group is read once, and what is forked at
+// that moment may be missing.
+func (g Group) Glance() ([]Info, error) { return g.list(1) }
+
+func (g Group) list(readings int) ([]Info, error) {
 	known := make(map[int]Info)
-	for range maxReadings {
+	for range readings {
 		pids := make(map[int]string)
 		if err := g.pids("", pids); err != nil {
 			return nil, fmt.Errorf("list processes of group %s: %w", g.path, err)
@@ -42,27 +48,27 @@ func (g Group) Processes() ([]Info, error) {
 	}), nil
 }
 
-// describe makes known what pids (with their groups) are now, and reports
-// whether there was a process among them that was not known.
+// describe makes known what pids (with their groups) are, and reports whether there was a
+// process among them that was not known. One that was is not read again: a pid is given away
+// again only when all others have been.
 func describe(pids map[int]string, known map[int]Info) (fresh bool, err error) {
-	maps.DeleteFunc(known, func(pid int, _ Info) bool {
-		_, listed := pids[pid]
-		return !listed
+	maps.DeleteFunc(known, func(pid int, info Info) bool {
+		group, listed := pids[pid]
+		return !listed || group != info.Group
 	})
 	for pid, group := range pids {
+		if _, ok := known[pid]; ok {
+			continue
+		}
 		info, err := Read(pid)
 		if errors.Is(err, ErrGone) {
-			delete(known, pid)
 			continue
 		}
 		if err != nil {
 			return false, err
 		}
 		info.Group, info.Foreign = group, group != ""
-		if before, ok := known[pid]; !ok || before.Process != info.Process {
-			fresh = true
-		}
-		known[pid] = info
+		known[pid], fresh = info, true
 	}
 	return fresh, nil
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"strconv"
@@ -71,45 +70,57 @@ func Read(pid int) (Info, error) {
 // read opens the directory once, so that all is read of the same process:
 // the directory of a process that has ended stays dead.
 func read(pid int) (Info, error) {
-	dir, err := os.OpenRoot("/proc/" + strconv.Itoa(pid))
+	dir, err := openAt(unix.AT_FDCWD, "/proc/"+strconv.Itoa(pid), unix.O_DIRECTORY|unix.O_PATH)
 	if err != nil {
 		return Info{}, err
 	}
-	defer dir.Close() //nolint:errcheck // Nothing was written.
-	stat, err := readAt(dir, "stat", 4096)
+	defer unix.Close(dir) //nolint:errcheck // Nothing was written.
+	// It belongs to the effective user, whether or not the process may be dumped
+	// (task_dump_owner in fs/proc/base.c). The file "status" says so too, and takes as long
+	// as all else together.
+	var owner unix.Stat_t
+	if err := unix.Fstat(dir, &owner); err != nil {
+		return Info{}, err
+	}
+	var fields stat
+	err = readAt(dir, "stat", maxStat, func(text []byte) (err error) {
+		fields, err = parseStat(string(text))
+		return err
+	})
 	if err != nil {
 		return Info{}, err
 	}
-	fields, err := parseStat(string(stat))
-	if err != nil {
-		return Info{}, err
-	}
-	cmdline, err := readAt(dir, "cmdline", maxArgs)
-	if err != nil {
-		return Info{}, err
-	}
-	status, err := readAt(dir, "status", 16<<10)
+	var args []string
+	err = readAt(dir, "cmdline", maxArgs, func(text []byte) error {
+		args = splitArgs(text)
+		return nil
+	})
 	if err != nil {
 		return Info{}, err
 	}
 	return Info{
 		Process: tenure.Process{PID: pid, Start: fields.start},
 		PPID:    fields.ppid,
-		Args:    splitArgs(cmdline),
+		Args:    args,
 		Comm:    fields.comm,
 		State:   fields.state,
-		UID:     effectiveUID(string(status)),
-		Memory:  residentMemory(string(status)),
+		UID:     owner.Uid,
+		Memory:  fields.pages * int64(os.Getpagesize()),
 		Started: startTime(fields.start),
 	}, nil
 }
 
+// maxStat is more than /proc/PID/stat ever is.
+const maxStat = 4096
+
 // stat is what is used of /proc/PID/stat (proc_pid_stat(5)).
 type stat struct {
-	comm     string
-	state    byte
-	ppid     int
-	start    uint64
+	comm  string
+	state byte
+	ppid  int
+	start uint64
+	// pages is how much of it is in memory.
+	pages    int64
 	exitCode int
 	hasExit  bool
 }
@@ -118,21 +129,24 @@ type stat struct {
 // have any character in it, so the last closing one counts.
 func parseStat(line string) (stat, error) {
 	open, end := strings.IndexByte(line, '('), strings.LastIndexByte(line, ')')
-	malformed := fmt.Errorf("malformed stat %q", line)
+	malformed := func() error { return fmt.Errorf("malformed stat %q", line) }
 	if open < 0 || end < open {
-		return stat{}, malformed
+		return stat{}, malformed()
 	}
 	// fields[0] is field 3 of the manual page.
 	fields := strings.Fields(line[end+1:])
 	if len(fields) < 20 || len(fields[0]) != 1 {
-		return stat{}, malformed
+		return stat{}, malformed()
 	}
 	s := stat{comm: line[open+1 : end], state: fields[0][0]}
 	var ppidErr, startErr error
 	s.ppid, ppidErr = strconv.Atoi(fields[1])
 	s.start, startErr = strconv.ParseUint(fields[19], 10, 64)
 	if ppidErr != nil || startErr != nil {
-		return stat{}, malformed
+		return stat{}, malformed()
+	}
+	if len(fields) > 21 {
+		s.pages, _ = strconv.ParseInt(fields[21], 10, 64)
 	}
 	if len(fields) > 49 {
 		code, err := strconv.Atoi(fields[49])
@@ -151,31 +165,6 @@ func splitArgs(cmdline []byte) []string {
 	return strings.Split(string(cmdline), "\x00")
 }
 
-func effectiveUID(status string) uint32 {
-	for line := range strings.Lines(status) {
-		if ids, ok := strings.CutPrefix(line, "Uid:"); ok {
-			if fields := strings.Fields(ids); len(fields) > 1 {
-				uid, _ := strconv.ParseUint(fields[1], 10, 32)
-				return uint32(uid)
-			}
-		}
-	}
-	return 0
-}
-
-// residentMemory reads VmRSS of /proc/PID/status, which is in kB (proc_pid_status(5)).
-func residentMemory(status string) int64 {
-	for line := range strings.Lines(status) {
-		if size, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			if fields := strings.Fields(size); len(fields) > 0 {
-				kB, _ := strconv.ParseInt(fields[0], 10, 64)
-				return kB << 10
-			}
-		}
-	}
-	return 0
-}
-
 // startTime converts ticks since boot. It counts back from now on the clock
 // that runs while the machine sleeps, as the kernel's own start times do.
 func startTime(ticks uint64) time.Time {
@@ -186,15 +175,6 @@ func startTime(ticks uint64) time.Time {
 	const tick = time.Second / ticksPerSecond
 	age := time.Duration(now.Nano()) - time.Duration(ticks)*tick //nolint:gosec // Ticks since boot.
 	return time.Now().Add(-age).Round(tick)
-}
-
-func readAt(dir *os.Root, name string, limit int64) ([]byte, error) {
-	file, err := dir.Open(name)
-	if err != nil {
-		return nil, err
-	}
-	defer file.Close() //nolint:errcheck // Nothing was written.
-	return io.ReadAll(io.LimitReader(file, limit))
 }
 
 // goneProcess turns what /proc and pidfds say of an ended process into ErrGone.

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"tenure"
+	"tenure/internal/proc"
 	"tenure/internal/revision"
 	"tenure/internal/supervise"
 )
@@ -150,12 +151,16 @@ func (m *Manager) Units(ctx context.Context) ([]UnitInfo, error) {
 	for ref := range m.staged() {
 		staged[ref.Snap] = ref.Revision
 	}
+	processesOf, err := m.glance(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var units []UnitInfo
 	for _, status := range list {
 		if idle(status) {
 			continue
 		}
-		processes, err := m.processes(ctx, status.Unit)
+		processes, err := processesOf(status.Unit)
 		if err != nil {
 			return nil, err
 		}
@@ -172,6 +177,20 @@ func (m *Manager) Units(ctx context.Context) ([]UnitInfo, error) {
 	m.date(units, states)
 	slices.SortFunc(units, func(a, b UnitInfo) int { return strings.Compare(a.Unit.String(), b.Unit.String()) })
 	return units, nil
+}
+
+// glance gives the processes of units, to be shown: all are looked at together by a supervisor
+// that can do that.
+func (m *Manager) glance(ctx context.Context) (of func(tenure.UnitID) ([]proc.Info, error), err error) {
+	onlooker, can := m.cfg.Supervisor.(supervise.Onlooker)
+	if !can {
+		return func(unit tenure.UnitID) ([]proc.Info, error) { return m.processes(ctx, unit) }, nil
+	}
+	seen, err := onlooker.Glance(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("see processes: %w", err)
+	}
+	return func(unit tenure.UnitID) ([]proc.Info, error) { return seen[unit], nil }, nil
 }
 
 // Pins are the reasons to keep one revision.

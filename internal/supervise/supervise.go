@@ -145,6 +145,13 @@ type Locator interface {
 	UnitOfProcess(h *proc.Handle) (unit tenure.UnitID, found bool, err error)
 }
 
+// Onlooker is the ability to show the processes of all units at once.
+type Onlooker interface {
+	// Glance has the living processes of every unit that is known, oldest first, as they are
+	// seen in passing: what is forked, or moves from unit to unit, at that moment may be missing.
+	Glance(ctx context.Context) (map[tenure.UnitID][]proc.Info, error)
+}
+
 // Preparer is the ability to do ahead of a Start, while the unit still runs, what
 // need not wait for its end.
 type Preparer interface {

@@ -9,9 +9,9 @@ import (
 // outside are the main process, if it has moved itself into a group that is not the unit's, as
 // root may, and what it has forked there, unless that is another unit's. Those inside are
 // known. Where there may be workloads among what it has forked, that is left alone.
-func (u *unit) outside(inside []proc.Info) []proc.Info {
-	main := u.rec.Main
-	if u.main == nil || slices.ContainsFunc(inside, func(i proc.Info) bool { return i.Process == main }) {
+func (t *territory) outside(s *Supervisor, inside []proc.Info) []proc.Info {
+	main := t.main
+	if main.PID == 0 || slices.ContainsFunc(inside, func(i proc.Info) bool { return i.Process == main }) {
 		return nil
 	}
 	info, err := proc.Read(main.PID)
@@ -19,7 +19,7 @@ func (u *unit) outside(inside []proc.Info) []proc.Info {
 		return nil
 	}
 	found := []proc.Info{info}
-	if u.keeps() {
+	if t.keeps {
 		return found
 	}
 	for _, pid := range offspring(main.PID) {
@@ -27,8 +27,8 @@ func (u *unit) outside(inside []proc.Info) []proc.Info {
 		if err != nil || gone(child) || slices.ContainsFunc(inside, func(i proc.Info) bool { return i.Process == child.Process }) {
 			continue
 		}
-		group, err := u.s.cfg.Hierarchy.GroupOf(pid)
-		if _, owned := u.s.owner(group.Path()); err == nil && !owned {
+		group, err := s.cfg.Hierarchy.GroupOf(pid)
+		if _, owned := s.owner(group.Path()); err == nil && !owned {
 			found = append(found, child)
 		}
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"path/filepath"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -53,7 +52,7 @@ type unit struct {
 	gone   chan struct{}
 	status atomic.Pointer[supervise.Status]
 	// groups are the unit's own, for those who look a process up.
-	groups atomic.Pointer[[]string]
+	groups atomic.Pointer[territory]
 
 	rec      record
 	matchers []matcher
@@ -273,11 +272,11 @@ func (u *unit) publish() {
 	if status.Group == "" && len(u.rec.Claims) > 0 {
 		status.Group = u.rec.Claims[0]
 	}
-	groups := slices.Clone(u.rec.Claims)
-	if u.rec.Group != "" {
-		groups = append(groups, u.rec.Group)
-	}
-	u.groups.Store(&groups)
+	// Another supervisor's main process is known before it is held.
+	here := u.territory()
+	here.main = u.rec.Main
+	here.ceded, here.claims = slices.Clone(here.ceded), slices.Clone(here.claims)
+	u.groups.Store(&here)
 	u.status.Store(status)
 	u.s.nursery.follow(u)
 }
@@ -296,7 +295,7 @@ func (u *unit) keeper() tenure.UnitID {
 
 // ownGroups are the absolute paths of the unit's groups. Claims come first, for
 // they may be below a group of another unit, which then does not count.
-func (u *unit) ownGroups() []string { return *u.groups.Load() }
+func (u *unit) ownGroups() []string { return u.groups.Load().own() }
 
 func (u *unit) warn(what string, err error) {
 	u.s.cfg.Logger.Warn("unit: "+what, slog.String("unit", u.id.String()), slog.Any("error", err)) //nolint:sloglint // The prefix is constant, and so is what every caller passes.
@@ -306,38 +305,29 @@ func (u *unit) warn(what string, err error) {
 // in groups that were ceded to other units. A main process that has left the unit's
 // groups is one of them.
 func (u *unit) processes() ([]proc.Info, error) {
-	all, err := u.inside()
-	if err != nil {
-		return nil, err
-	}
-	all = append(all, u.outside(all)...)
-	slices.SortStableFunc(all, func(a, b proc.Info) int { return int(a.Start) - int(b.Start) }) //nolint:gosec // Ticks since boot.
-	return all, nil
+	here := u.territory()
+	return here.processes(u.s, proc.Group.Processes)
 }
 
 // inside are the processes in the unit's groups.
 func (u *unit) inside() ([]proc.Info, error) {
-	var all []proc.Info
-	if u.rec.Group != "" {
-		infos, err := proc.GroupAt(u.rec.Group).Processes()
-		if err != nil {
-			return nil, err
-		}
-		for _, info := range ownOnly(infos) {
-			if !slices.Contains(u.rec.Ceded, filepath.Join(u.rec.Group, topGroup(info.Group))) || !info.Foreign {
-				all = append(all, info)
-			}
-		}
+	here := u.territory()
+	return here.inside(proc.Group.Processes)
+}
+
+// outside are those of the unit that are in none of its groups.
+func (u *unit) outside(inside []proc.Info) []proc.Info {
+	here := u.territory()
+	return here.outside(u.s, inside)
+}
+
+// territory is where the unit's processes are now. Who keeps it copies its lists.
+func (u *unit) territory() territory {
+	t := territory{group: u.rec.Group, ceded: u.rec.Ceded, claims: u.rec.Claims, keeps: u.keeps()}
+	if u.main != nil {
+		t.main = u.rec.Main
 	}
-	for _, claim := range u.rec.Claims {
-		infos, err := proc.GroupAt(claim).Processes()
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, infos...)
-	}
-	all = slices.DeleteFunc(all, gone)
-	return all, nil
+	return t
 }
 
 // living is processes for those who cannot do anything about an error but
