@@ -171,25 +171,29 @@ func (c *Client) sendJSON(ctx context.Context, method, path string, body, result
 	return decode(resp, result)
 }
 
+// decode reads an answer in one pass: the result as what it is to become, or as what went wrong.
 func decode(resp *http.Response, result any) (*Response, error) {
 	defer resp.Body.Close() //nolint:errcheck // Read to its end.
-	var envelope Response
+	var failure *Error
+	switch {
+	case resp.StatusCode >= http.StatusBadRequest:
+		failure = &Error{Status: resp.StatusCode}
+		result = failure
+	case result == nil:
+		result = new(json.RawMessage)
+	}
+	envelope := struct {
+		Response
+
+		Result any `json:"result"` // It hides the other one.
+	}{Result: result}
 	if err := json.NewDecoder(resp.Body).Decode(&envelope); err != nil {
 		return nil, fmt.Errorf("read answer (%s): %w", resp.Status, err)
 	}
-	if envelope.Type == "error" {
-		failure := &Error{Status: resp.StatusCode}
-		if err := json.Unmarshal(envelope.Result, failure); err != nil {
-			return nil, fmt.Errorf("read answer (%s): %w", resp.Status, err)
-		}
+	if failure != nil {
 		return nil, failure
 	}
-	if result != nil {
-		if err := json.Unmarshal(envelope.Result, result); err != nil {
-			return nil, fmt.Errorf("read answer: %w", err)
-		}
-	}
-	return &envelope, nil
+	return &envelope.Response, nil
 }
 
 // get reads a synchronous answer of type T.

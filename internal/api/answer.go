@@ -79,15 +79,22 @@ func (s *server) inTurn(handle handler) handler {
 }
 
 func (s *server) write(w http.ResponseWriter, envelope client.Response, result any) {
-	raw, err := json.Marshal(result)
+	answer := struct {
+		client.Response
+
+		Result any `json:"result"` // It hides the other one, which would be read and written once more.
+	}{envelope, result}
+	answer.Status = http.StatusText(answer.StatusCode)
+	text, err := json.Marshal(&answer)
 	if err != nil {
 		s.cfg.Logger.Error("cannot write an answer", slog.Any("error", err))
-		raw, envelope.StatusCode = []byte("null"), http.StatusInternalServerError
+		answer.StatusCode, answer.Result = http.StatusInternalServerError, nil
+		answer.Status = http.StatusText(answer.StatusCode)
+		text, _ = json.Marshal(&answer) // Words alone.
 	}
-	envelope.Result, envelope.Status = raw, http.StatusText(envelope.StatusCode)
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(envelope.StatusCode)
-	if err := json.NewEncoder(w).Encode(envelope); err != nil {
+	w.WriteHeader(answer.StatusCode)
+	if _, err := w.Write(append(text, '\n')); err != nil {
 		s.cfg.Logger.Debug("client has left", slog.Any("error", err))
 	}
 }

@@ -9,6 +9,7 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -154,12 +155,15 @@ func (a *app) warnf(format string, args ...any) {
 	fmt.Fprintf(a.cfg.Stderr, format+"\n", args...) //nolint:errcheck // See printf.
 }
 
-// table prints rows in columns, as snap does.
+// table prints rows in columns, as snap does. They are printed together: the columns are
+// written cell by cell otherwise, with a system call for each.
 func (a *app) table(header string, rows func(row func(cells string))) {
-	w := tabwriter.NewWriter(a.cfg.Stdout, 2, 2, 2, ' ', 0)
+	var text bytes.Buffer
+	w := tabwriter.NewWriter(&text, 2, 2, 2, ' ', 0)
 	fmt.Fprintln(w, header)                             //nolint:errcheck // See printf.
 	rows(func(cells string) { fmt.Fprintln(w, cells) }) //nolint:errcheck // See printf.
-	_ = w.Flush()                                       // See printf.
+	_ = w.Flush()                                       // It only fails as the buffer does.
+	_, _ = a.cfg.Stdout.Write(text.Bytes())             // See printf.
 }
 
 // show prints v as JSON when that was asked for, and reports whether it did.
