@@ -99,6 +99,7 @@ func (p *parser) read(data []byte) (value, bool) {
 	return root, root.measure(&budget, 0)
 }
 
+//nolint:gochecknoglobals // As in words.go.
 var yamlLine = compile(`^(?:yaml: )?(?:line (\d+): )?`)
 
 // syntaxError takes the line out of an error of the yaml package, which has no

@@ -13,6 +13,8 @@ const (
 )
 
 // layoutPathForm leaves out what globs and security profiles give a meaning to.
+//
+//nolint:gochecknoglobals // As in words.go.
 var layoutPathForm = compile(`^[^"*?\[\]{}^\\\x00-\x1f\x7f]+$`)
 
 // layouts reads the layout map. The rules about targets are those of the public

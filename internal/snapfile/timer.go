@@ -22,6 +22,7 @@ const (
 	timerTimes = `(?:` + timerClock + `|` + timerClock + `[-~]` + timerClock + timerCount + `|[-~]` + timerCount + `)`
 )
 
+//nolint:gochecknoglobals // As in words.go.
 var (
 	timerDaysForm  = compile(`^` + timerDays + `$`)
 	timerTimesForm = compile(`^` + timerTimes + `$`)

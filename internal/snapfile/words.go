@@ -19,6 +19,8 @@ func compile(text string) pattern {
 func (p pattern) matches(s string) bool { return p().MatchString(s) }
 
 // The forms of names and other words, from the public reference.
+//
+//nolint:gochecknoglobals // Each is set once, and compiled once.
 var (
 	versionForm    = compile(`^[a-zA-Z0-9](?:[a-zA-Z0-9:.+~-]{0,30}[a-zA-Z0-9+~])?$`)
 	nameForm       = compile(`^[a-z](?:-?[a-z0-9])*$`)
