@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Daemon is the program that answers, and its last upgrade.
+// Daemon is the program that answers, its last upgrade, and what it needs.
 type Daemon struct {
 	Version string `json:"version"`
 	PID     int    `json:"pid"`
@@ -14,6 +14,16 @@ type Daemon struct {
 	Program string `json:"program"`
 	// Upgrade is the last one since the machine has started; nil if there was none.
 	Upgrade *Upgrade `json:"upgrade,omitempty"`
+	Needs   Needs    `json:"needs"`
+}
+
+// Needs is what the daemon needs of the machine, to see that it does not grow.
+type Needs struct {
+	Goroutines uint64 `json:"goroutines"`
+	// Heap is what was in use on it when garbage was last collected, in bytes.
+	Heap        uint64 `json:"heap"`
+	Descriptors int    `json:"descriptors"`
+	Threads     int    `json:"threads"`
 }
 
 // Upgrade is the replacement of the daemon by another program.

@@ -27,9 +27,11 @@ app, connection or change is touched by that.`,
 
 func (a *app) daemonStatus() *cobra.Command {
 	return a.readable(&cobra.Command{
-		Use: "status", Short: "Show which tenured answers, and its last upgrade", Args: takes(0, 0, ""),
+		Use: "status", Short: "Show which tenured answers, its last upgrade, and what it needs", Args: takes(0, 0, ""),
 		Long: `status shows the version, the process and the program of the tenured that answers,
-and what has become of its last upgrade since the machine has started.`,
+what it needs of the machine, and what has become of its last upgrade since the
+machine has started. What it needs follows what it looks after; it should not grow
+otherwise.`,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(c *cobra.Command, _ []string) error {
 			daemon, err := a.client().Daemon(c.Context())
@@ -42,6 +44,8 @@ and what has become of its last upgrade since the machine has started.`,
 			a.table("version\t"+daemon.Version, func(row func(string)) {
 				row(fmt.Sprintf("process\t%d", daemon.PID))
 				row("program\t" + daemon.Program)
+				row(fmt.Sprintf("needs\t%.1f MiB of heap, %d goroutines, %d threads, %d descriptors",
+					float64(daemon.Needs.Heap)/(1<<20), daemon.Needs.Goroutines, daemon.Needs.Threads, daemon.Needs.Descriptors))
 				if daemon.Upgrade != nil {
 					row("upgrade\t" + outcome(daemon.Upgrade))
 				}

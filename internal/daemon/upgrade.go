@@ -59,7 +59,9 @@ func (p *parts) Daemon() (client.Daemon, error) {
 	if err == nil && record.ID != "" {
 		d.Upgrade = &record
 	}
-	return d, err
+	var unknown error
+	d.Needs, unknown = needs()
+	return d, errors.Join(err, unknown)
 }
 
 // Upgrade implements api.Upgrader: it finds out whether a program is fit, while all goes on.
