@@ -172,8 +172,9 @@ func (m *Manager) watchChanges(ctx context.Context) {
 	}
 }
 
-// collectIdle collects what is unreachable of a snap that no change works on. A
-// change that does collects by itself, and wakes the collector when it ends.
+// collectIdle collects what is unreachable of a snap that no change works on, and lets go of
+// bases that are needed no more. A change that does collects by itself, and wakes the
+// collector when it ends.
 func (m *Manager) collectIdle(ctx context.Context, snap tenure.Instance) error {
 	release, err := m.claims.take(ctx, snap)
 	if err != nil {
@@ -188,7 +189,7 @@ func (m *Manager) collectIdle(ctx context.Context, snap tenure.Instance) error {
 	if err := errors.Join(m.forgetHooks(ctx, snap), m.forgetEnded(ctx, snap), m.forgetInstances(ctx, snap)); err != nil {
 		return err
 	}
-	return m.collectSnap(ctx, snap)
+	return errors.Join(m.rearm(ctx, snap), m.collectSnap(ctx, snap))
 }
 
 // collectSnap drops the unreachable revisions of one snap: first from its
