@@ -3,13 +3,14 @@ package soak
 import (
 	"fmt"
 	"maps"
+	"slices"
 )
 
 // apply makes of the world what an op has made of it. It gives an error if that is not what
-// may come of it; stormy is that something may have come between.
-func (w *world) apply(o *op, got result, stormy bool) error {
+// may come of it, after what may have come between.
+func (w *world) apply(o *op, got result, between disaster) error {
 	s := w.Snaps[o.Snap]
-	if got.Outcome != o.Want && !w.excused(o, got, stormy) {
+	if got.Outcome != o.Want && !w.excused(o, got, between) {
 		return fmt.Errorf("%s: %s (%s, change %s), want it %s", o, got.Outcome, got.Err, got.Change, o.Want)
 	}
 	switch got.Outcome {
@@ -27,17 +28,15 @@ func (w *world) apply(o *op, got result, stormy bool) error {
 	return w.applyDone(s, o, got)
 }
 
-// excused reports whether something else may have come of an op.
-func (w *world) excused(o *op, got result, stormy bool) bool {
+// excused reports whether something else may have come of an op. With the daemon and the
+// holder goes the word of a service that it is ready, if nobody has read it yet.
+func (w *world) excused(o *op, got result, between disaster) bool {
 	switch got.Outcome {
 	case undone:
-		return o.Abort != 0
+		return o.Abort != 0 || between == ruin && slices.Contains([]string{"install", "refresh", "revert", "many"}, o.Kind)
 	case lost:
-		return stormy
-	case done:
-		return false
-	case refused, waits:
-		return false
+		return between == death || between == ruin
+	case done, refused, waits:
 	}
 	return false
 }

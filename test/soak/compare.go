@@ -383,7 +383,7 @@ func (r *operator) foundFiles(got *standing) {
 
 // settling is how long what nothing needs any more may stay, and what is started again may
 // take.
-const settling = 30 * time.Second
+const settling = 45 * time.Second
 
 // compare waits until there is what there must be, and gives the difference if that
 // does not come. What the model leaves open it takes over.

@@ -1,6 +1,7 @@
 package soak
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -30,8 +31,14 @@ type sample struct {
 func killHolder(pid int) error { return syscall.Kill(pid, syscall.SIGKILL) }
 
 // sample notes what daemon and holder need now.
-func (r *run) sample(n int) error {
-	values := map[string]float64{}
+func (r *run) sample(ctx context.Context, n int) error {
+	daemon, err := r.client.Daemon(ctx)
+	if err != nil {
+		return fmt.Errorf("what the daemon needs: %w", err)
+	}
+	values := map[string]float64{
+		"daemon goroutines": float64(daemon.Needs.Goroutines), "daemon heap KiB": float64(daemon.Needs.Heap >> 10),
+	}
 	for who, pid := range map[string]int{"daemon": r.PID(), "holder": r.Holder()} {
 		status, err := readStatus(pid)
 		if err != nil {
@@ -101,8 +108,9 @@ func readStatus(pid int) (map[string]float64, error) {
 // than at its beginning: what grows with every step comes to more.
 func bounds() map[string]float64 {
 	return map[string]float64{
-		"daemon own KiB": 4 << 10, "holder own KiB": 1 << 10,
-		"daemon threads": 6, "holder threads": 6,
+		"daemon own KiB": 4 << 10, "holder own KiB": 1 << 10, "daemon heap KiB": 1 << 10,
+		"daemon goroutines": 10,
+		"daemon threads":    6, "holder threads": 6,
 		"daemon descriptors": 8, "holder descriptors": 8,
 	}
 }

@@ -11,7 +11,7 @@ import (
 const (
 	restart  = "restart"
 	reload   = "reload"
-	handOver = "handover"
+	handOver = "hand over"
 	endure   = "endure"
 	wait     = "defer"
 	stop     = "stop"
@@ -264,11 +264,21 @@ func (w *world) bearVerdicts(s *snap, verdicts map[string]string) {
 			delete(s.Procs, name)
 		case restart, handOver:
 			w.leaveBehind(s, p.Service)
-			w.start(s, role{Name: p.Service, Runs: true})
+			w.restart(s, p.Service, verdict)
 		case reload:
 			p.Revision = s.Current
 		}
 	}
+}
+
+// restart is that a service goes on anew. One with a socket is started by the next who
+// connects, unless it hands over.
+func (w *world) restart(s *snap, service, verdict string) {
+	if r, _ := s.service(service); r.Socket && verdict == restart {
+		delete(s.Procs, service)
+		return
+	}
+	w.start(s, role{Name: service, Runs: true})
 }
 
 // leaveBehind makes of what a service has left in its unit a unit of its own.
@@ -288,6 +298,9 @@ func (w *world) failed(s *snap, v variant) {
 		switch verdict {
 		case restart, handOver, reload:
 			p.loosen(w.Base.Current)
+			if r, _ := s.service(name); r.Socket && verdict == restart {
+				p.Maybe = true
+			}
 			if p.Service == careless {
 				w.looseChildren(s, p.Service)
 			}
@@ -313,26 +326,34 @@ func (w *world) looseChildren(s *snap, service string) {
 	}
 }
 
-// control stops and starts services, as "tenure stop", "start" and "restart" of a snap or
-// one of its services do.
-func (w *world) control(s *snap, action string, names ...string) {
+// control stops and starts what is of a snap, as "tenure stop", "start" and "restart" do: a
+// restart starts also what was stopped, and means instances that run.
+func (w *world) control(s *snap, action string) {
 	for _, r := range s.services(s.Variants[s.Current]) {
-		if len(names) > 0 && !slices.Contains(names, r.Name) {
-			continue
-		}
 		p := s.Procs[r.Name]
 		if action != "start" && p != nil {
 			w.leaveBehind(s, r.Name)
 		}
-		switch {
-		case action == "stop":
+		if action == "stop" {
 			s.Stopped[r.Name] = true
 			delete(s.Procs, r.Name)
-		case action == "start" && p == nil && !r.Socket, action == "restart" && p != nil:
-			delete(s.Stopped, r.Name)
+			continue
+		}
+		delete(s.Stopped, r.Name)
+		switch {
+		case p == nil && !r.Socket:
 			w.start(s, r)
-		case action == "start":
-			delete(s.Stopped, r.Name)
+		case p != nil && action == "restart":
+			w.restart(s, r.Name, restart)
+		}
+	}
+	for name, p := range s.Procs {
+		switch {
+		case p.Service != template:
+		case action == "stop":
+			delete(s.Procs, name)
+		case action == "restart":
+			w.launch(s, name, *p)
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -94,8 +95,8 @@ func (r *run) step(ctx context.Context, n int) error {
 			break
 		}
 		o, ok := r.world.choose(d, r.names, busy)
-		if !ok {
-			continue
+		if !ok || befalls == ruin && slices.Contains([]string{"restart", "start", "enable", "apply", "instance"}, o.Kind) {
+			continue // Its start may fail, and leaves then what cannot be told.
 		}
 		for _, name := range append([]string{o.Snap}, o.Others...) {
 			busy[name] = true
@@ -121,7 +122,7 @@ func (r *run) step(ctx context.Context, n int) error {
 	if diff != "" {
 		return fmt.Errorf("what is there after %s (-want +got):\n%s", settling, diff)
 	}
-	return r.sample(n)
+	return r.sample(ctx, n)
 }
 
 func drawDisaster(random *rand.Rand, storm bool) (disaster, time.Duration) {
@@ -178,7 +179,7 @@ func (r *run) carryOut(ctx context.Context, ops []op, befalls disaster, after ti
 	since := r.world.lives
 	for i := range ops {
 		r.count(&ops[i], results[i])
-		if err := r.world.apply(&ops[i], results[i], befalls == death || befalls == ruin); err != nil {
+		if err := r.world.apply(&ops[i], results[i], befalls); err != nil {
 			return err
 		}
 		if results[i].Outcome != ops[i].Want {
