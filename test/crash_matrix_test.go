@@ -1,5 +1,3 @@
-//go:build crash
-
 package test
 
 import (
@@ -43,26 +41,57 @@ type sample struct {
 	each int
 	// seed is which ones.
 	seed int
+	// end is when no other death begins, if there is an end to the time; the rest is left out.
+	end time.Time
 }
+
+// newSample is what TENURE_CRASH asks for, within the time that the test has.
+func newSample(t *testing.T) sample {
+	t.Helper()
+	s := sample{share: often(8, 16), each: 2}
+	if word := os.Getenv("TENURE_CRASH"); word == "all" {
+		s = sample{share: 1}
+	} else if seed, err := strconv.Atoi(word); err == nil {
+		s.seed = seed
+	}
+	if end, bounded := t.Deadline(); bounded {
+		s.end = end.Add(-2 * rig.Patience)
+	}
+	return s
+}
+
+// inTime reports whether there is time for another death.
+func (s sample) inTime() bool { return s.end.IsZero() || time.Now().Before(s.end) }
 
 // has reports whether an operation, by its number, is among them.
 func (s sample) has(operation int) bool { return (s.seed+operation)%s.share == 0 }
 
 // of are points, counted from 1, out of n.
 func (s sample) of(operation, n int) []int {
-	var points []int
+	const stride = 37
+	count, step := s.each, 1
 	if s.each == 0 || s.each >= n {
-		for at := range n {
-			points = append(points, at+1)
+		// In an order in which the first ones are as good a sample as any.
+		for count, step = n, n*5/8; gcd(step, n) != 1; step++ {
 		}
-		return points
 	}
 	// Spread over the operation, from another one each time.
-	const stride = 37
-	for i := range s.each {
-		points = append(points, 1+(stride*(s.seed+operation)+i*n/s.each)%n)
+	var points []int
+	for i := range count {
+		next := i * step
+		if count < n {
+			next = i * n / count
+		}
+		points = append(points, 1+(stride*(s.seed+operation)+next)%n)
 	}
 	return points
+}
+
+func gcd(a, b int) int {
+	for b != 0 {
+		a, b = b, a%b
+	}
+	return a
 }
 
 // row is what became of the deaths of one operation.
@@ -142,40 +171,66 @@ func (l *ledger) String() string {
 // TestCrashMatrix kills the daemon at what it does in every operation: each change of a file, a mount, a
 // control group and the journal, each start of a process and each signal; and in some the
 // daemon that goes on. Afterwards all is as before the operation, or all as after it, and
-// nothing else is there. It dies at a few points of a few operations, others each day;
-// TENURE_CRASH=all has it die at all (make crash), TENURE_CRASH=NUMBER at those of a day.
+// nothing else is there. It dies at a few points of a few operations; TENURE_CRASH=NUMBER has it die at others, and
+// TENURE_CRASH=all at all that there is time for (make crash).
 func TestCrashMatrix(t *testing.T) {
 	t.Parallel()
-	s := sample{share: often(4, 8), each: 2, seed: int(time.Now().Unix() / (24 * 60 * 60))}
-	if word := os.Getenv("TENURE_CRASH"); word == "all" {
-		s = sample{share: 1}
-	} else if seed, err := strconv.Atoi(word); err == nil {
-		s.seed = seed
-	}
+	s := newSample(t)
 	t.Logf("TENURE_CRASH=%d", s.seed)
 	kills, files := &ledger{rows: map[string]*row{}}, allSnaps(t)
 	t.Run("lanes", func(t *testing.T) {
-		for name, operations := range map[string][]operation{
-			"installations": installations(), "refreshes": refreshes(), "controls": slices.Concat(controls(), savings()), "settings": settings(),
+		for kind, operations := range map[string][]operation{
+			"installations": installations(), "refreshes": refreshes(), "stagings": stagings(),
+			"controls": slices.Concat(controls(), savings()), "settings": settings(),
 		} {
-			t.Run(name, func(t *testing.T) {
-				t.Parallel()
-				m := newMatrix(t, s, files, kills)
-				for i := range operations {
-					if op := &operations[i]; s.has(i) && !t.Failed() {
-						//nolint:paralleltest // They have one instance, one after another.
-						t.Run(strings.TrimSpace(op.name+" "+op.verdict), func(t *testing.T) {
-							m.t, m.mortal.t = t, t
-							m.run(i, op)
-						})
-					}
-				}
-			})
+			const most = 4
+			for n := 0; n < len(operations); n += most {
+				t.Run(kind, func(t *testing.T) {
+					t.Parallel()
+					newLane(t, s, files, kills).run(n, operations[n:min(n+most, len(operations))])
+				})
+			}
 		}
 	})
 	t.Logf("\n%s", kills)
 	if left := kills.leftOut(); s.each == 0 && len(left) > 0 && !t.Failed() {
 		t.Errorf("points were left out of %v", left)
+	}
+}
+
+// lane has operations die one after another, on one instance as long as nothing is wrong with it.
+type lane struct {
+	t *testing.T
+	*matrix
+
+	sample sample
+	files  map[string]string
+	kills  *ledger
+}
+
+func newLane(t *testing.T, s sample, files map[string]string, kills *ledger) *lane {
+	t.Helper()
+	return &lane{t: t, sample: s, files: files, kills: kills}
+}
+
+// run takes operations of which the first has a number.
+func (l *lane) run(first int, operations []operation) {
+	l.t.Helper()
+	for i := range operations {
+		op, number := &operations[i], first+i
+		if !l.sample.has(number) || !l.sample.inTime() {
+			continue
+		}
+		if l.matrix == nil {
+			l.matrix = newMatrix(l.t, l.sample, l.files, l.kills)
+		}
+		passed := l.t.Run(strings.TrimSpace(op.name+" "+op.verdict), func(t *testing.T) {
+			l.matrix.t, l.mortal.t = t, t
+			l.matrix.run(number, op)
+		})
+		if !passed {
+			l.matrix = nil
+		}
 	}
 }
 
@@ -209,12 +264,18 @@ func (m *matrix) run(number int, op *operation) {
 	m.mortal.attach(m.PID(), 0)
 	_ = op.ask(ctx, m) // What it leads to is looked at.
 	after := m.await(ctx, op, "nobody has died", outlook{facts: op.after.facts()})
+	if said := m.why(ctx); strings.Contains(said, "compare the plan of change") {
+		m.t.Errorf("the plan of %s is not compared:\n%s", op.name, said)
+	}
 	points := m.mortal.release()
 	for _, p := range points {
 		r.points[p.class()]++
 	}
 	there := after
 	for i, at := range m.sample.of(number, len(points)) {
+		if !m.sample.inTime() {
+			break
+		}
 		if diff := cmp.Diff(before.whole(), there.whole()); diff != "" {
 			m.leave(ctx)
 			if again := m.arrive(ctx, op); !slices.Equal(again.whole(), before.whole()) {
@@ -237,6 +298,9 @@ func (m *matrix) die(ctx context.Context, op *operation, r *row, at, turn int, b
 		close(asked)
 	}()
 	died := m.outlive(ctx, asked)
+	if !died && op.certain {
+		died = m.reach(ctx, after)
+	}
 	done := m.mortal.release()
 	story := fmt.Sprintf("%s %s, killed at %d", op.name, op.verdict, at)
 	if died {
@@ -252,16 +316,19 @@ func (m *matrix) die(ctx context.Context, op *operation, r *row, at, turn int, b
 	if op.certain {
 		want = want[1:]
 	}
+	for _, between := range op.between {
+		want = append(want, outlook{facts: between.facts()})
+	}
 	there := m.await(ctx, op, story, want...)
 	for _, p := range living {
 		if !slices.Contains(m.living(op), p) {
 			m.t.Errorf("%s: process %v has not lived on", story, p)
 		}
 	}
-	if slices.Equal(there.whole(), before.whole()) {
-		r.before++
-	} else {
+	if slices.Equal(there.whole(), after.whole()) {
 		r.after++
+	} else {
+		r.before++
 	}
 	for line := range strings.Lines(m.Said()) {
 		if strings.Contains(line, "did not go as planned") {
@@ -313,6 +380,28 @@ func (m *matrix) outlive(ctx context.Context, asked <-chan struct{}) (died bool)
 	return !m.trySettle(ctx)
 }
 
+// reach waits until the daemon has ended, or what there is is as it is to be: for what the daemon
+// does by itself. It tells whether the daemon has ended.
+func (m *matrix) reach(ctx context.Context, want outlook) (died bool) {
+	m.t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, rig.Patience)
+	defer cancel()
+	again := time.NewTicker(5 * time.Millisecond)
+	defer again.Stop()
+	for {
+		if there, err := m.look(ctx); err == nil && want.fits(there) {
+			return !m.trySettle(ctx)
+		}
+		select {
+		case <-m.Ended():
+			return true
+		case <-ctx.Done():
+			return false // Who looks next says so.
+		case <-again.C:
+		}
+	}
+}
+
 // settle waits until no change goes on.
 func (m *matrix) settle(ctx context.Context) {
 	m.t.Helper()
@@ -350,22 +439,19 @@ func (m *matrix) arrive(ctx context.Context, op *operation) outlook {
 	return m.await(ctx, op, "before", outlook{facts: op.before.facts()})
 }
 
-// await waits until what is there is one of what may be. It may take a moment for what
-// nothing needs any more.
+// await waits until what is there is one of what may be: what nothing needs any more goes, in
+// its time.
 func (m *matrix) await(ctx context.Context, op *operation, when string, allowed ...outlook) outlook {
 	m.t.Helper()
 	again := time.NewTicker(5 * time.Millisecond)
 	defer again.Stop()
-	deadline := time.After(settling)
+	deadline := time.After(rig.Patience)
 	for {
 		m.settle(ctx)
-		there, err := m.look(ctx)
-		if err != nil {
-			m.t.Fatal(err)
-		}
+		there, failure := m.look(ctx) // It may go while it is looked at.
 		orphans := m.strangers()
 		for _, want := range allowed {
-			if len(orphans) == 0 && want.fits(there) {
+			if failure == nil && len(orphans) == 0 && want.fits(there) {
 				return there
 			}
 		}
@@ -377,7 +463,7 @@ func (m *matrix) await(ctx context.Context, op *operation, when string, allowed 
 		for _, want := range allowed {
 			m.t.Logf("(-want +got):\n%s", want.diff(there))
 		}
-		m.t.Fatalf("%s %s: %s: it is neither; of no unit: %v\n%s", op.name, op.verdict, when, orphans, m.why(ctx))
+		m.t.Fatalf("%s %s: %s: it is neither; of no unit: %v; %v\n%s", op.name, op.verdict, when, orphans, failure, m.why(ctx))
 	}
 }
 

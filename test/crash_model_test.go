@@ -1,5 +1,3 @@
-//go:build crash
-
 package test
 
 import (
@@ -18,6 +16,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"tenure/client"
 	"tenure/test/rig"
 )
 
@@ -198,6 +197,9 @@ func (m *matrix) lookAtUnits(ctx context.Context, installed bool, fact func(stri
 	}
 	for i := range units {
 		unit := &units[i]
+		if ofItsService(unit, units) {
+			continue
+		}
 		name := trailingPID.ReplaceAllString(strings.TrimPrefix(unit.ID, "probe."), ".#")
 		if unit.State == "running" {
 			fact("unit %s %s", name, unit.Revision)
@@ -223,7 +225,16 @@ func (m *matrix) lookAtUnits(ctx context.Context, installed bool, fact func(stri
 	return err
 }
 
-var changing = regexp.MustCompile(`(snapshots/|vms\+vm\.)\d+`) //nolint:gochecknoglobals // Compiled once.
+// ofItsService reports whether a unit is a workload that was set apart from a service that runs on: it
+// is when it is old enough, which may be now.
+func ofItsService(unit *client.Unit, all []client.Unit) bool {
+	service, _, workload := strings.Cut(unit.ID, "/")
+	return workload && slices.ContainsFunc(all, func(other client.Unit) bool {
+		return other.ID == service && other.Revision == unit.Revision && other.State == "running"
+	})
+}
+
+var changing = regexp.MustCompile(`(snapshots/)\d+`) //nolint:gochecknoglobals // Compiled once.
 
 // lookAtTree lists everything below the root, but what tells of the past, and what is
 // in memory of the supervisor for itself.
@@ -241,10 +252,8 @@ func (m *matrix) lookAtTree(fact func(string, ...any)) ([]string, error) {
 		if err != nil || below == "" {
 			return err
 		}
-		for _, skip := range []string{"/var/lib/tenure/history", "/var/lib/tenure/state.db", "/var/lib/tenure/failpoint", "/.mortal", "/run/tenure/u/", "/run/tenure/etc"} {
-			if strings.HasPrefix(below, skip) {
-				return nil
-			}
+		if unremarkable(below) {
+			return nil
 		}
 		line, err := m.entry(path, below, entry, fact)
 		if line != "" {
@@ -256,6 +265,24 @@ func (m *matrix) lookAtTree(fact func(string, ...any)) ([]string, error) {
 		return err
 	})
 	return tree, err
+}
+
+// unremarkable reports whether something in the tree is not looked at. The directory for work of
+// snapshots goes when a daemon starts; what lies in it is looked at. Workloads have files once they
+// are units; and what systemd has been told is numbered.
+func unremarkable(path string) bool {
+	if path == "/var/lib/tenure/snapshots/.work" || strings.Contains(path, "/probe.vms+vm.") {
+		return true
+	}
+	for _, skip := range []string{
+		"/var/lib/tenure/history", "/var/lib/tenure/state.db", "/var/lib/tenure/failpoint", "/var/lib/tenure/units/",
+		"/.mortal", "/run/tenure/u/", "/run/tenure/etc",
+	} {
+		if strings.HasPrefix(path, skip) {
+			return true
+		}
+	}
+	return false
 }
 
 // entry is a line about one thing in the tree; what the model speaks of are facts.

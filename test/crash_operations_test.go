@@ -1,5 +1,3 @@
-//go:build crash
-
 package test
 
 import (
@@ -25,6 +23,8 @@ type operation struct {
 	// ask asks for it, and may fail for all reasons.
 	ask           func(context.Context, *matrix) error
 	before, after model
+	// between are states in which it has ended a change that it makes pointless, and not begun.
+	between []model
 	// fails is that it comes to nothing; then after is before.
 	fails bool
 	// certain is that it happens whatever becomes of the daemon.
@@ -239,7 +239,7 @@ func installations() []operation {
 }
 
 func refreshes() []operation {
-	list := []operation{
+	return []operation{
 		{
 			name: "refresh", verdict: "restart", prepare: steps(file("install", "plain")), ask: file("refresh", "plain"),
 			before: plain(1, 1), after: plain(2, 1, 2).with(carried(2, 1)),
@@ -284,7 +284,6 @@ func refreshes() []operation {
 			before: plain(2, 1, 2), after: plain(1, 1, 2),
 		},
 	}
-	return append(list, stagings()...)
 }
 
 func units(list ...string) func(*model) { return func(m *model) { m.units = list } }
@@ -321,7 +320,10 @@ func stagings() []operation {
 				return err
 			},
 		},
-		{name: "remove what waits", verdict: "stop", prepare: staged, ask: action(on("remove")), before: waits()},
+		{
+			name: "remove what waits", verdict: "stop", prepare: staged, ask: action(on("remove")),
+			before: waits(), between: []model{serving(1, 1)},
+		},
 		{
 			name: "collect", prepare: steps(file("install", "endure"), file("refresh", "endure"), restartService, file("refresh", "endure")), certain: true,
 			ask: func(_ context.Context, m *matrix) error {

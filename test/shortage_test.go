@@ -53,6 +53,9 @@ func (b *bound) set(name, value string) {
 	}
 }
 
+// It runs on after the first SIGTERM, and ends at the second.
+//
+//nolint:dupword // Two steps.
 const stopsInTwo = `
 served:
 	daemon: notify

@@ -216,11 +216,13 @@ func lastTasks(plans []policy.Plan, services []observed) []change.TaskSpec {
 		tasks = append(tasks, observeTask(services))
 	}
 	for i := range plans {
-		snap := plans[i].Change.Snap
-		tasks = append(tasks, change.NewTask(taskCollect,
-			fmt.Sprintf("Collect revisions of %q that nothing needs", snap), collectParams{Snap: snap}))
+		tasks = append(tasks, collectTask(plans[i].Change.Snap))
 	}
 	return tasks
+}
+
+func collectTask(snap tenure.Instance) change.TaskSpec {
+	return change.NewTask(taskCollect, fmt.Sprintf("Collect revisions of %q that nothing needs", snap), collectParams{Snap: snap})
 }
 
 func compareTask() change.TaskSpec {

@@ -312,7 +312,7 @@ func (m *Manager) beginConfigure(ctx context.Context, name tenure.Instance, patc
 	}
 	id, err := m.engine.Start(ctx, change.NewChange{
 		Kind: "configure-snap", Summary: fmt.Sprintf("Change configuration of %q snap", name),
-		Snaps: []tenure.Instance{name}, Tasks: append(tasks, lastTasks([]policy.Plan{{Change: j.change()}}, nil)...),
+		Snaps: []tenure.Instance{name}, Tasks: append(tasks, collectTask(name)),
 	})
 	if err != nil {
 		return 0, conflict("configure", string(name), err)
