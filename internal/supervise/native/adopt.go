@@ -251,6 +251,7 @@ func (u *unit) adopted(ctx context.Context) {
 	// While nobody listened it may have said often enough that it lives, and have
 	// started workloads.
 	u.feedWatchdog()
+	u.s.nursery.follow(u) // Perhaps nothing has changed, so that it was not published.
 	u.setApartEarly(ctx)
 }
 
