@@ -353,10 +353,27 @@ func TestUpgradeIsRefused(t *testing.T) {
 	if err := os.Chmod(filepath.Dir(open), 0o777); err != nil { //nolint:gosec // It is what is to be refused.
 		t.Fatal(err)
 	}
+	shared := u.next("shared")
+	if err := os.Chmod(filepath.Dir(shared), 0o777|os.ModeSticky); err != nil {
+		t.Fatal(err)
+	}
+	given, linked := u.next("given"), u.next("linked")
+	if err := os.Chown(filepath.Join(filepath.Dir(given), "tenure-run"), 1, 1); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(filepath.Dir(linked), "snapctl")
+	if err := errors.Join(os.Remove(link), os.Symlink(linked, link)); err != nil {
+		t.Fatal(err)
+	}
+	data := filepath.Join(u.put("../var/snap/hello/common", filepath.Join(u.Bin, "tenured")), "tenured")
 	writeFile(t, u.Path("script"), "#!/bin/sh\necho '{}'\n")
 	for path, why := range map[string]string{
 		program:                        "others than root",
 		open:                           "others than root",
+		shared:                         "see the owner and the mode of " + filepath.Dir(shared),
+		given:                          "tenure-run: others than root",
+		linked:                         "snapctl: it is a link",
+		data:                           "is for the data of snaps",
 		u.Path("script"):               "not a tenured",
 		filepath.Join(u.Bin, "tenure"): "not a tenured",
 		u.Path("programs"):             "not an executable file",
@@ -368,6 +385,9 @@ func TestUpgradeIsRefused(t *testing.T) {
 			t.Errorf("%s: %+v, want an error because of %q", path, r, why)
 		}
 	}
+	if err := os.RemoveAll(u.Path("var/snap/hello")); err != nil {
+		t.Fatal(err)
+	}
 	if got := strings.Count(u.Said(), "msg=ready"); got != 1 {
 		t.Errorf("the daemon has begun %d times, want 1", got)
 	}
@@ -375,5 +395,76 @@ func TestUpgradeIsRefused(t *testing.T) {
 	u.Tenure("daemon", "upgrade", u.next("plain"))
 	if status := u.Tenure("daemon", "status"); !strings.Contains(status, "to next at "+time.Now().Format("2006-")) {
 		t.Errorf("the status is\n%s", status)
+	}
+}
+
+// While it is asked whether a program is fit, the daemon waits for its own children: every package file is read by one.
+func TestUpgradeBesideInstalls(t *testing.T) {
+	t.Parallel()
+	u := newUpgraded(t)
+	refused, file := u.next("exits-at-preflight"), snap(t, "hello", "1")
+	ctx, cancel := context.WithCancel(t.Context())
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel()
+	asked := make(chan struct{})
+	asking.Go(func() {
+		defer close(asked)
+		for range 12 {
+			if r := u.Try("daemon", "upgrade", refused); r.Status != 1 || !strings.Contains(r.Stderr, "it fails on purpose") {
+				t.Errorf("a program that is not fit: %+v", r)
+			}
+		}
+	})
+	for installed := false; ctx.Err() == nil; installed = true {
+		select {
+		case <-asked:
+			if installed {
+				return
+			}
+		default:
+		}
+		if r := u.Try("plan", "--dangerous", file); r.Status != 0 {
+			t.Fatalf("beside it: %+v", r)
+		}
+	}
+}
+
+// A daemon that is ended while another one rehearses leaves the state to whoever comes: the journal that the
+// other one has migrated is as it was.
+func TestUpgradeIsEndedAtItsRehearsal(t *testing.T) {
+	t.Parallel()
+	u := newUpgraded(t)
+	u.Tenure("install", "--dangerous", snap(t, "hello", "1"))
+	before := u.processes()
+	begun, err := u.Client().Upgrade(t.Context(), u.next("next-hangs-at-rehearsal"), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	u.awaitMigration()
+	u.Stop()
+	u.Start()
+	daemon, err := u.Client().Daemon(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if up := daemon.Upgrade; up == nil || up.ID != begun.ID || up.Status != client.UpgradeError || daemon.Version != begun.From {
+		t.Errorf("what answers is %+v, with the upgrade %+v", daemon, daemon.Upgrade)
+	}
+	if diff := cmp.Diff(before, u.processes()); diff != "" {
+		t.Errorf("processes (-before +after):\n%s", diff)
+	}
+	u.Tenure("refresh", "--dangerous", snap(t, "hello", "2"))
+}
+
+// awaitMigration waits until a rehearsal has brought the journal to its schema.
+func (u *upgraded) awaitMigration() {
+	u.t.Helper()
+	for strings.Count(u.Said(), "migrate journal") < 2 { // The first is that of a copy.
+		select {
+		case <-u.t.Context().Done():
+			u.t.Fatal("no journal is migrated")
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 }

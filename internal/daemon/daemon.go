@@ -210,8 +210,8 @@ func (p *parts) open(ctx context.Context) (err error) {
 		Supervisor: p.supervisor,
 		Mounts:     mount.New(mount.Config{Root: p.cfg.Root}),
 		Reader:     squash.Open(squash.Config{}),
-		Tenure:     filepath.Join(filepath.Dir(p.cfg.Self), "tenure"),
-		Snapctl:    filepath.Join(filepath.Dir(p.cfg.Self), "snapctl"),
+		Tenure:     companion(p.cfg.Self, companionTenure),
+		Snapctl:    companion(p.cfg.Self, companionSnapctl),
 		Sources:    map[string]refresh.Opener{"dir": sourcedir.Open},
 		Logger:     p.cfg.Logger,
 	})

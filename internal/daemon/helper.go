@@ -2,9 +2,9 @@ package daemon
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"net"
-	"path/filepath"
 
 	"golang.org/x/sync/errgroup"
 
@@ -15,7 +15,7 @@ import (
 // serveEntry lets people run apps. All else works without.
 func (p *parts) serveEntry(ctx context.Context, group *errgroup.Group) {
 	helper := p.paths.Helper()
-	warning, err := entry.Install(filepath.Join(filepath.Dir(p.cfg.Self), "tenure-run"), helper)
+	warning, err := installHelper(companion(p.cfg.Self, companionRun), helper)
 	if err != nil {
 		p.cfg.Logger.Error("apps cannot be run", slog.Any("error", err))
 		return
@@ -31,4 +31,15 @@ func (p *parts) serveEntry(ctx context.Context, group *errgroup.Group) {
 		cfg := api.Config{Listener: listener, Quiesce: p.doors.quiet, Manager: p.manager, Logger: p.cfg.Logger}
 		return api.ServeEntry(ctx, cfg, p.paths.EntrySocket(), helper)
 	})
+}
+
+// installHelper makes a program the helper, which has rights that whoever calls it has not: it must be nobody's
+// who could not change this one.
+func installHelper(program, helper string) (warning string, err error) {
+	file, err := openExecutable(program, ofRootOrOwn)
+	if err != nil {
+		return "", fmt.Errorf("install the helper %s: %w", program, err)
+	}
+	defer file.Close() //nolint:errcheck // Only read.
+	return entry.Install(file, helper)
 }

@@ -33,9 +33,8 @@ func (p *parts) replace(ctx context.Context) error {
 	}
 	select {
 	case <-ctx.Done():
-		p.concluded("the daemon was ended meanwhile")
 		p.doors.drop()
-		return nil
+		return p.abandoned()
 	default:
 	}
 	if cause == nil {
@@ -44,12 +43,24 @@ func (p *parts) replace(ctx context.Context) error {
 	return become(own, p.cfg.Args, estate{Failure: cause.Error()}, sockets, nil)
 }
 
+// abandoned is the end of the daemon where its place was to be taken: the next start is of a program that nobody knows, so
+// the journal is as this one has left it. Where it cannot be put back its copy stays, for whoever cannot read it.
+func (p *parts) abandoned() error {
+	if journal.Kept(p.journalPath()) {
+		if err := journal.Restore(p.journalPath()); err != nil {
+			return err
+		}
+	}
+	p.concluded("the daemon was ended meanwhile")
+	return nil
+}
+
 // rehearse has the new program do all that its start does, but for what it would go on with.
 func (p *parts) rehearse(ctx context.Context, next *replacement) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, next.patience, late(next.patience))
 	defer cancel()
 	go p.cfg.Manager.tellAlive(ctx, func() { p.notify(ctx, "WATCHDOG=1") })
-	said, err := p.have(ctx, next.program, "rehearse")
+	said, err := p.have(ctx, next.program, reapOthers, "rehearse")
 	if err == nil && string(said) != rehearsed {
 		err = fmt.Errorf("its rehearsal ends with %q", said)
 	}
@@ -87,7 +98,8 @@ func Rehearse(ctx context.Context, cfg Config) error {
 }
 
 // reapOthers collects children of this process that end meanwhile: services that it has started, of which it is
-// the parent, whoever supervises them.
+// the parent, whoever supervises them. Nothing in this process may wait for a child but for the one with a pid: it is for when all
+// components have ended.
 func reapOthers(pid int) (stop func()) {
 	ended := make(chan os.Signal, 1)
 	signal.Notify(ended, syscall.SIGCHLD)

@@ -73,7 +73,7 @@ func (p *parts) Upgrade(ctx context.Context, path string, patience time.Duration
 	if !p.upgrading.TryLock() {
 		return refused(refresh.KindConflict, errors.New("it is being replaced already"))
 	}
-	next, err := openProgram(path)
+	next, err := openProgram(path, p.paths.DataDir(""))
 	if err != nil {
 		p.upgrading.Unlock()
 		return refused(refresh.KindBad, err)
@@ -110,7 +110,7 @@ func (p *parts) examine(ctx context.Context, next *program) (Fitness, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, looking, fmt.Errorf("it has not said in %s whether it is fit", looking))
 	defer cancel()
-	said, err := p.have(ctx, next, "preflight", "--journal", state)
+	said, err := p.have(ctx, next, alongside, "preflight", "--journal", state)
 	if err != nil {
 		return Fitness{}, err
 	}
@@ -121,9 +121,13 @@ func (p *parts) examine(ctx context.Context, next *program) (Fitness, error) {
 	return fit, nil
 }
 
+// alongside is for a program that this one goes on beside, and does all else itself: it waits for its own children.
+func alongside(int) (stop func()) { return func() {} }
+
 // have executes a program beside this one, with a command before this one's own arguments, and
-// returns what it prints. It ends with ctx, and with this process.
-func (p *parts) have(ctx context.Context, next *program, command ...string) ([]byte, error) {
+// returns what it prints. It ends with ctx, and with this process. during is called with its pid, and what that returns at
+// its end.
+func (p *parts) have(ctx context.Context, next *program, during func(pid int) (stop func()), command ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, next.executable(), append(command, p.cfg.Args...)...) //nolint:gosec // It was checked.
 	cmd.Args[0] = next.path
 	// Who manages this process is to hear of this one alone.
@@ -138,7 +142,7 @@ func (p *parts) have(ctx context.Context, next *program, command ...string) ([]b
 		runtime.LockOSThread() // The signal comes with the end of the thread.
 		err := cmd.Start()
 		if err == nil {
-			stop := reapOthers(cmd.Process.Pid)
+			stop := during(cmd.Process.Pid)
 			err = cmd.Wait()
 			stop()
 		}

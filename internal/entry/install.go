@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,9 +15,10 @@ import (
 
 // Install puts the helper of this version into the root, and what shells read beside it. The
 // helper has the rights that it needs: as capabilities of the file, and as a set-uid bit where the file system has none
-// (docs/adr/0015-apps.md). The warning says what it cannot do there.
-func Install(program, helper string) (warning string, err error) {
-	text, err := os.ReadFile(program)
+// (docs/adr/0015-apps.md): who calls must know that program is one that nobody could change who may not have them. The warning
+// says what it cannot do there.
+func Install(program io.Reader, helper string) (warning string, err error) {
+	text, err := io.ReadAll(program)
 	if err != nil {
 		return "", fmt.Errorf("install the helper: %w", err)
 	}
