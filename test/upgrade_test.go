@@ -410,7 +410,7 @@ func TestUpgradeBesideInstalls(t *testing.T) {
 	asked := make(chan struct{})
 	asking.Go(func() {
 		defer close(asked)
-		for range 12 {
+		for range 5 {
 			if r := u.Try("daemon", "upgrade", refused); r.Status != 1 || !strings.Contains(r.Stderr, "it fails on purpose") {
 				t.Errorf("a program that is not fit: %+v", r)
 			}
@@ -424,7 +424,7 @@ func TestUpgradeBesideInstalls(t *testing.T) {
 			}
 		default:
 		}
-		if r := u.Try("plan", "--dangerous", file); r.Status != 0 {
+		if r := u.Try("plan", "install", "--dangerous", file); r.Status != 0 {
 			t.Fatalf("beside it: %+v", r)
 		}
 	}

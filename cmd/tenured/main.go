@@ -142,10 +142,12 @@ func dispatch(command string, cfg daemon.Config, verbose bool, state string) err
 	defer stop()
 	switch command {
 	case "":
-		if err := inherit(&cfg); err != nil {
-			return err
+		err := inherit(&cfg)
+		if err == nil {
+			err = alone(ctx, cfg)
 		}
-		if err := alone(ctx, cfg); err != nil {
+		if err != nil {
+			daemon.GoBack(cfg, err)
 			return err
 		}
 		cfg.Ready = func() { cfg.Logger.Info("ready", slog.String("root", cfg.Root)) }
@@ -201,11 +203,12 @@ func unit(args []string) error {
 // names that its units have, and the wish to know how it is (sd_listen_fds(3),
 // sd_notify(3), sd_watchdog_enabled(3)).
 func inherit(cfg *daemon.Config) error {
-	passed, err := handover.Inherit()
-	if err != nil {
+	var err error
+	if cfg.Handed, err = daemon.Inherit(os.Getenv); err != nil {
 		return err
 	}
-	if cfg.Handed, err = daemon.Inherit(os.Getenv); err != nil {
+	passed, err := handover.Inherit()
+	if err != nil {
 		return err
 	}
 	for name, target := range map[string]**net.UnixListener{"tenured": &cfg.API, "snapctl": &cfg.Snapctl, "snapd": &cfg.Snapd, "entry": &cfg.Entry} {

@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"strconv"
 	"sync"
 	"time"
 
@@ -180,10 +181,13 @@ func (p *parts) open(ctx context.Context) (err error) {
 	if err := errors.Join(durable.MkdirAll(0o755, p.paths.Logs(), p.paths.State()), os.MkdirAll(p.paths.Run(), 0o755)); err != nil {
 		return fmt.Errorf("make directories: %w", err)
 	}
-	if p.cfg.helper {
+	switch {
+	case p.cfg.helper:
 		p.lock, err = lockRoot(p.paths, helperMark)
-	} else {
-		p.lock, err = takeRoot(ctx, p.paths)
+	case p.cfg.trial:
+		p.lock, err = takeRoot(ctx, p.paths, rehearsalMark+strconv.Itoa(os.Getppid()))
+	default:
+		p.lock, err = takeRoot(ctx, p.paths, "")
 	}
 	if err != nil {
 		return err

@@ -25,11 +25,15 @@ var ErrRunning = errors.New("another tenured is running on this root")
 // who takes that for as long as the unit does gives the lock back when it is told to.
 const helperMark = "helper"
 
-// takeRoot is lockRoot for a daemon. A helper that has the lock is told to give it back, and waited for.
-func takeRoot(ctx context.Context, paths refresh.Paths) (*os.File, error) {
+// rehearsalMark stands there while a program only tries whether it could be the daemon, and behind it the process that it
+// is to take the place in, which goes on as the daemon.
+const rehearsalMark = "rehearsal "
+
+// takeRoot is lockRoot for a daemon, or for a rehearsal of one. A helper that has the lock is told to give it back, and waited for.
+func takeRoot(ctx context.Context, paths refresh.Paths, mark string) (*os.File, error) {
 	var told tenure.Process
 	for {
-		lock, err := lockRoot(paths, "")
+		lock, err := lockRoot(paths, mark)
 		if !errors.Is(err, ErrRunning) {
 			return lock, err
 		}
@@ -160,7 +164,12 @@ func endDaemon(ctx context.Context, paths refresh.Paths) error {
 		return fmt.Errorf("end the daemon: %w", err)
 	}
 	defer lock.Close() //nolint:errcheck // Only looked at.
-	daemon, err := openOwner(lock)
+	owner, err := openOwner(lock)
+	if err != nil || owner == nil {
+		return err
+	}
+	defer owner.Close()
+	daemon, err := openManaged(lock, owner)
 	if err != nil || daemon == nil {
 		return err
 	}
@@ -168,8 +177,41 @@ func endDaemon(ctx context.Context, paths refresh.Paths) error {
 	if err := daemon.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, proc.ErrGone) {
 		return fmt.Errorf("end the daemon: %w", err)
 	}
-	if _, err := daemon.Wait(ctx); err != nil {
-		return fmt.Errorf("wait for the end of the daemon: %w", err)
+	for _, handle := range []*proc.Handle{daemon, owner} {
+		if _, err := handle.Wait(ctx); err != nil {
+			return fmt.Errorf("wait for the end of the daemon: %w", err)
+		}
 	}
 	return nil
+}
+
+// openManaged is the daemon that has a lock, or that owner, a rehearsal which has it, is for; nil if there is none any more.
+func openManaged(lock *os.File, owner *proc.Handle) (*proc.Handle, error) {
+	text, err := io.ReadAll(lock)
+	if err != nil {
+		return nil, fmt.Errorf("look at the lock: %w", err)
+	}
+	pid := owner.Process().PID
+	if words := strings.Fields(string(text)); len(words) == 3 && words[0] == strconv.Itoa(pid) && words[1]+" " == rehearsalMark {
+		if pid, err = strconv.Atoi(words[2]); err != nil {
+			return nil, fmt.Errorf("look at the lock: %w", err)
+		}
+	}
+	info, err := proc.Read(pid)
+	var managed *proc.Handle
+	if err == nil {
+		managed, err = proc.Open(info.Process)
+	}
+	if errors.Is(err, proc.ErrGone) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find whom the lock is for: %w", err)
+	}
+	// A rehearsal ends with its parent, so that is still the one.
+	if ended, err := owner.Ended(); err != nil || ended {
+		managed.Close()
+		return nil, err
+	}
+	return managed, nil
 }

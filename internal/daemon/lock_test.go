@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -88,7 +89,7 @@ func TestAHelperMakesRoom(t *testing.T) {
 	t.Parallel()
 	paths := refresh.Paths{Root: t.TempDir()}
 	end := another(t, paths, helperMark)
-	lock, err := takeRoot(t.Context(), paths)
+	lock, err := takeRoot(t.Context(), paths, "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +106,7 @@ func TestADaemonStays(t *testing.T) {
 	t.Parallel()
 	paths := refresh.Paths{Root: t.TempDir()}
 	end := another(t, paths, "")
-	if _, err := takeRoot(t.Context(), paths); !errors.Is(err, ErrRunning) {
+	if _, err := takeRoot(t.Context(), paths, ""); !errors.Is(err, ErrRunning) {
 		t.Errorf("a second daemon: %v, want ErrRunning", err)
 	}
 	if _, err := lockRoot(paths, helperMark); !errors.Is(err, ErrRunning) {
@@ -116,5 +117,27 @@ func TestADaemonStays(t *testing.T) {
 	}
 	if err := endDaemon(context.WithoutCancel(t.Context()), paths); err != nil {
 		t.Errorf("end nobody: %v", err)
+	}
+}
+
+// TestARehearsalIsNotTheDaemon: who ends the daemon while another one rehearses ends the process that is managed.
+func TestARehearsalIsNotTheDaemon(t *testing.T) {
+	t.Parallel()
+	paths := refresh.Paths{Root: t.TempDir()}
+	daemon := exec.CommandContext(t.Context(), "sleep", "infinity")
+	if err := daemon.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end := another(t, paths, rehearsalMark+strconv.Itoa(daemon.Process.Pid))
+	ended := make(chan error, 1)
+	go func() { ended <- endDaemon(t.Context(), paths) }()
+	if err := daemon.Wait(); err == nil || daemon.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM { //nolint:forcetypeassert // That of Linux.
+		t.Errorf("the daemon ends with %v", err)
+	}
+	if said := end(); said != "" {
+		t.Errorf("the rehearsal was told: %q", said)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

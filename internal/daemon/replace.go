@@ -37,6 +37,7 @@ func (p *parts) replace(ctx context.Context) error {
 		return p.abandoned()
 	default:
 	}
+	p.notify(ctx, "WATCHDOG=1")
 	if cause == nil {
 		cause = become(next.program, p.cfg.Args, estate{Patience: next.patience, Schema: journal.Schema()}, sockets, own)
 	}
@@ -124,53 +125,105 @@ func reapOthers(pid int) (stop func()) {
 
 // succession is the start of a program in the place of another, which comes back if this one does not get ready.
 type succession struct {
-	p     *parts
-	timer *time.Timer
-	once  sync.Once
+	p *parts
+	// stop ends what tells of the start.
+	stop context.CancelFunc
+	// Mutex is the gate of the journal: it is held from when it is found out that there is a way back until
+	// that is gone, and nobody writes what only this program can read meanwhile.
+	sync.Mutex
+
+	// settled is that this program serves.
+	settled bool
 }
 
-// succeed begins the time in which this program has to get ready.
+// startPatience is for how long there are signs of life of a program that nobody comes back after.
+const startPatience = 10 * time.Minute
+
+// succeed begins the time in which this program has to get ready. Who manages the process does not know of another one in it, and
+// waits for signs of life as before.
 func (p *parts) succeed() *succession {
-	s := &succession{p: p}
-	if handed := &p.cfg.Handed; handed.previous != nil {
-		s.timer = time.AfterFunc(handed.Patience, func() { s.fail(late(handed.Patience)) })
+	s := &succession{p: p, stop: func() {}}
+	handed := &p.cfg.Handed
+	if !handed.is {
+		return s
+	}
+	patience := startPatience
+	if handed.previous != nil {
+		patience = handed.Patience
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	s.stop = cancel
+	go p.cfg.Manager.tellAlive(ctx, func() { p.notify(ctx, "WATCHDOG=1") })
+	if handed.previous != nil {
+		context.AfterFunc(ctx, func() {
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				s.fail(late(patience))
+			}
+		})
 	}
 	return s
 }
 
 // ready is that this program serves. There is no way back.
 func (s *succession) ready() {
-	s.once.Do(func() {
-		if s.timer != nil {
-			s.timer.Stop()
-		}
-		failure := s.p.cfg.Handed.Failure
-		if !s.p.cfg.Handed.is {
-			failure = "the new program ended before it was ready, and this one was started"
-		}
-		s.p.cfg.Handed.forget()
-		s.p.concluded(failure)
-	})
+	s.Lock()
+	defer s.Unlock()
+	if s.settled {
+		return
+	}
+	s.settled = true
+	s.stop()
+	failure := s.p.cfg.Handed.Failure
+	if !s.p.cfg.Handed.is {
+		failure = s.p.restarted()
+	}
+	s.p.cfg.Handed.forget()
+	s.p.concluded(failure)
+}
+
+// restarted is why an upgrade has failed if one was in progress when this program was started anew: empty if it is
+// the new one, which has had to begin twice.
+func (p *parts) restarted() string {
+	record, err := readUpgrade(p.paths)
+	if err == nil && record.To == Version && record.From != Version {
+		return ""
+	}
+	return "the new program ended before it was ready, and this one was started"
 }
 
 // fail gives the process back to the program before, if there is one, whatever else goes on in it. If this one has
-// another schema and has written anything, nobody else can read that, and there is no way back.
+// another schema and has written anything, nobody else can read that, and there is no way back: this one goes on.
 func (s *succession) fail(cause error) {
-	s.once.Do(func() {
-		handed, cfg := &s.p.cfg.Handed, &s.p.cfg
-		if handed.previous == nil || handed.Schema != journal.Schema() && !journal.Kept(s.p.journalPath()) {
-			return
-		}
-		cfg.Logger.Error("go back to the program before", slog.Any("reason", cause))
-		err := become(handed.previous, cfg.Args, estate{Failure: cause.Error()}, handed.sockets, nil)
-		cfg.Logger.Error("cannot go back to the program before", slog.Any("error", err))
-	})
+	s.Lock()
+	defer s.Unlock()
+	handed, cfg := &s.p.cfg.Handed, &s.p.cfg
+	switch {
+	case s.settled || handed.previous == nil:
+		return
+	case handed.Schema != journal.Schema() && !journal.Kept(s.p.journalPath()):
+		cfg.Logger.Error("no way leads back to the program before: the state is newer", slog.Any("reason", cause))
+		return
+	}
+	cfg.Logger.Error("go back to the program before", slog.Any("reason", cause))
+	s.p.notify(context.Background(), "WATCHDOG=1")
+	err := become(handed.previous, cfg.Args, estate{Failure: cause.Error()}, handed.sockets, nil)
+	cfg.Logger.Error("cannot go back to the program before", slog.Any("error", err))
+}
+
+// GoBack gives the process back to the program before, if there is one, where this one finds that it cannot be the daemon
+// before Run. Otherwise it returns.
+func GoBack(cfg Config, cause error) {
+	p := parted(cfg)
+	(&succession{p: p, stop: func() {}}).fail(cause)
 }
 
 // openJournal opens the journal. One that a newer program has opened, and has written nothing to, is put back as
 // it was before.
 func (p *parts) openJournal() (err error) {
 	cfg := journal.Config{Path: p.journalPath(), Logger: p.cfg.Logger, Trial: p.cfg.trial}
+	if p.succession != nil {
+		cfg.Gate = p.succession
+	}
 	p.journal, err = journal.Open(cfg)
 	if !errors.Is(err, journal.ErrNewer) {
 		return err

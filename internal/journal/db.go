@@ -31,6 +31,9 @@ type Config struct {
 	Logger *slog.Logger
 	// Trial is that it is only to be seen whether the journal can be worked on: a copy that was made by Keep stays.
 	Trial bool
+	// Gate, if set, is held while the first write begins, with which the copy that Keep has made goes: who has it
+	// knows that there is none yet, or has been one.
+	Gate sync.Locker
 	// Boundary, if set, is called before and after everything that is made durable: a test may
 	// want the process to die there. No transaction is open then.
 	Boundary func()
@@ -105,7 +108,7 @@ func open(cfg Config, steps []migration) (*DB, error) {
 	}
 	db := &DB{bolt: b, begin: func() error { return nil }, boundary: func() {}}
 	if !cfg.Trial {
-		db.begin = sync.OnceValue(func() error { return Discard(cfg.Path) })
+		db.begin = sync.OnceValue(cfg.discard)
 	}
 	if err := db.prepare(cfg, existed, steps); err != nil {
 		return nil, errors.Join(err, b.Close())

@@ -58,6 +58,14 @@ func Discard(path string) error {
 	return syncDir(filepath.Dir(path))
 }
 
+func (cfg *Config) discard() error {
+	if cfg.Gate != nil {
+		cfg.Gate.Lock()
+		defer cfg.Gate.Unlock()
+	}
+	return Discard(cfg.Path)
+}
+
 // WriteCopy writes a copy of the journal as it is now to a new file.
 func (db *DB) WriteCopy(path string) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -83,5 +84,34 @@ func TestAnyDirectory(t *testing.T) {
 		if err := errors.Join(db.Keep(), db.Close()); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// gate looks at what is kept when it is locked, and when it is given back.
+type gate struct {
+	path string
+	kept []bool
+}
+
+func (g *gate) Lock()   { g.kept = append(g.kept, Kept(g.path)) }
+func (g *gate) Unlock() { g.kept = append(g.kept, Kept(g.path)) }
+
+// Whoever has the gate keeps the copy from going, and the first write from beginning.
+func TestGate(t *testing.T) {
+	t.Parallel()
+	cfg := Config{Path: filepath.Join(t.TempDir(), "state.db")}
+	old := must(Open(cfg))(t)
+	if err := errors.Join(old.Keep(), old.Close()); err != nil {
+		t.Fatal(err)
+	}
+	g := &gate{path: cfg.Path}
+	cfg.Gate = g
+	next := must(Open(cfg))(t)
+	settings := NewCollection[string](next, Settings)
+	if err := errors.Join(settings.Put("a", "1"), settings.Put("b", "2"), next.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]bool{true, false}, g.kept); diff != "" {
+		t.Errorf("the copy at the gate (-want +got):\n%s", diff)
 	}
 }
