@@ -53,6 +53,8 @@ type Config struct {
 	// Quiesce, if set, is closed when others are to answer at the sockets: nobody is accepted any more,
 	// who waits for what happens is sent away, and all else that was asked is answered.
 	Quiesce <-chan struct{}
+	// Grace is for how long who was accepted is answered then.
+	Grace time.Duration
 }
 
 type server struct {
@@ -105,9 +107,12 @@ func Serve(ctx context.Context, cfg Config) error {
 	for range listeners {
 		<-ended //nolint:errcheck // It is errQuiet.
 	}
-	last, done := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	last, done := context.WithTimeout(context.WithoutCancel(ctx), cfg.grace(ctx))
 	defer done()
 	open.end(last)
+	if left := open.left(); left > 0 {
+		cfg.Logger.Warn("not everybody was answered", slog.Int("connections", left))
+	}
 	err = httpServer.Shutdown(last)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return httpServer.Close()
@@ -117,6 +122,15 @@ func Serve(ctx context.Context, cfg Config) error {
 
 // shutdownGrace bounds how long the end of the daemon waits for answers.
 const shutdownGrace = 5 * time.Second
+
+// grace is for how long those are answered who have asked: at the end of the daemon, or where others answer from
+// then on.
+func (cfg *Config) grace(ctx context.Context) time.Duration {
+	if ctx.Err() != nil {
+		return shutdownGrace
+	}
+	return cmp.Or(cfg.Grace, shutdownGrace)
+}
 
 // whileServing is ctx until nobody is to wait any more.
 func (s *server) whileServing(ctx context.Context) (context.Context, context.CancelFunc) {

@@ -47,7 +47,7 @@ func (d *drain) note(conn net.Conn, now http.ConnState) {
 	case http.StateIdle:
 		d.open[conn] = now
 		if d.closing {
-			_ = conn.Close() // It was answered before closing was set.
+			hangUp(conn) // It was answered before closing was set.
 		}
 	case http.StateClosed, http.StateHijacked:
 		delete(d.open, conn)
@@ -74,7 +74,7 @@ func (d *drain) end(ctx context.Context) {
 	d.closing = true
 	for conn, state := range d.open {
 		if state == http.StateIdle {
-			_ = conn.Close() // The server sees it.
+			hangUp(conn)
 		}
 	}
 	d.tell()
@@ -83,4 +83,27 @@ func (d *drain) end(ctx context.Context) {
 	case <-d.empty:
 	case <-ctx.Done():
 	}
+}
+
+// left is how many have not been answered.
+func (d *drain) left() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return len(d.open)
+}
+
+// hangUp ends a connection on which nothing is asked. One on which a question has come that nobody has read yet stays, and is
+// answered; who asks from now on sees that nothing is heard, and may ask again.
+func hangUp(conn net.Conn) {
+	c, is := conn.(*counted)
+	if is && c.unread() {
+		return
+	}
+	if is {
+		_ = c.CloseRead() // What comes now would be lost without a word.
+		if c.unread() {
+			return
+		}
+	}
+	_ = conn.Close() // The server sees it.
 }

@@ -111,6 +111,17 @@ func (c *counted) Close() error {
 	return c.UnixConn.Close()
 }
 
+// unread reports whether something has come that was not read.
+func (c *counted) unread() bool {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return false
+	}
+	waiting := 0
+	err = raw.Control(func(fd uintptr) { waiting, _ = unix.IoctlGetInt(int(fd), unix.TIOCINQ) }) //nolint:gosec // A descriptor.
+	return err == nil && waiting > 0
+}
+
 func uidOf(conn *net.UnixConn) (uint32, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {

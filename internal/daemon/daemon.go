@@ -378,7 +378,7 @@ func (p *parts) serveAPI(ctx context.Context, ready func()) error {
 		return errors.Join(err, own.Close())
 	}
 	return api.Serve(ctx, api.Config{
-		Listener: own, SnapdListener: snapd, Quiesce: p.doors.quiet,
+		Listener: own, SnapdListener: snapd, Quiesce: p.doors.quiet, Grace: answering,
 		Manager: p.manager, Logs: p.supervisor, Upgrader: p, Version: Version, Logger: p.cfg.Logger,
 		Polkit: polkit.New(polkit.Config{}),
 		Ready:  ready,

@@ -33,6 +33,8 @@ const (
 	looking = 30 * time.Second
 	// answering bounds how long those are waited for who are being answered.
 	answering = 10 * time.Second
+	// hangingUp is what it takes beyond that to cut those off who were not.
+	hangingUp = time.Second
 )
 
 // Fitness is what a program says of itself that is to take the place of a daemon.
@@ -194,7 +196,7 @@ func (p *parts) awaitReplacement(ctx context.Context) error {
 		return nil
 	}
 	p.notify(ctx, "RELOADING=1\nSTATUS=Upgrading to "+next.record.To+".")
-	if !p.doors.close(ctx, answering) {
+	if !p.doors.close(ctx, answering+hangingUp) {
 		p.cfg.Logger.Warn("not everybody was answered", slog.Duration("after", answering))
 	}
 	select {

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"tenure/internal/proc"
 	"tenure/internal/supervise/fdstore"
 )
@@ -121,25 +123,14 @@ func (u *unit) recoverFrom(ctx context.Context, info proc.Info, lost []keptFile)
 		return lost, err
 	}
 	defer handle.Close()
-	dir := fmt.Sprintf("/proc/%d/fd", info.PID)
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		return lost, err
-	}
-	for _, entry := range entries {
-		number, err := strconv.Atoi(entry.Name())
-		var stat syscall.Stat_t
-		if err != nil || syscall.Stat(filepath.Join(dir, entry.Name()), &stat) != nil {
-			continue // It has just been closed.
-		}
-		id := idOf(&stat)
+	for _, open := range openFiles(ctx, info.PID) {
 		alike := func(l keptFile) bool {
-			return l.File.Device == id.Device && l.File.Inode == id.Inode && l.File.Mode == id.Mode
+			return l.File.Device == open.Device && l.File.Inode == open.Inode && l.File.Mode == open.Mode
 		}
 		if !slices.ContainsFunc(lost, alike) {
 			continue
 		}
-		file, err := handle.Descriptor(number)
+		file, err := handle.Descriptor(open.number)
 		if err != nil {
 			return lost, err
 		}
@@ -147,6 +138,51 @@ func (u *unit) recoverFrom(ctx context.Context, info proc.Info, lost []keptFile)
 		_ = file.Close() // The holder has its own.
 	}
 	return lost, nil
+}
+
+// openFile is an open file of a process, by its number there. How it is open is not known.
+type openFile struct {
+	fileID
+
+	number int
+}
+
+// openFiles are those of a process that can be told in a moment: what is on a file system that does not answer
+// is for the kernel to wait for, and for nobody here.
+func openFiles(ctx context.Context, pid int) []openFile {
+	found := make(chan openFile)
+	ctx, done := context.WithTimeout(ctx, lookTime)
+	defer done()
+	go func() {
+		defer close(found)
+		dir := fmt.Sprintf("/proc/%d/fd", pid)
+		entries, _ := os.ReadDir(dir) // Who has ended has none.
+		for _, entry := range entries {
+			number, err := strconv.Atoi(entry.Name())
+			var stat unix.Statx_t
+			if err != nil || unix.Statx(unix.AT_FDCWD, filepath.Join(dir, entry.Name()), unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, unix.STATX_TYPE|unix.STATX_INO, &stat) != nil {
+				continue // It has just been closed.
+			}
+			id := fileID{Device: unix.Mkdev(stat.Dev_major, stat.Dev_minor), Inode: stat.Ino, Mode: uint32(stat.Mode) & unix.S_IFMT}
+			select {
+			case found <- openFile{fileID: id, number: number}:
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	var files []openFile
+	for {
+		select {
+		case file, more := <-found:
+			if !more {
+				return files
+			}
+			files = append(files, file)
+		case <-ctx.Done():
+			return files
+		}
+	}
 }
 
 // recoverFile gives the holder what is lost and is this file.
