@@ -31,15 +31,19 @@ type candidate struct {
 	Size   int64
 }
 
+// kindOfPackage is what is wrong where a package cannot be had or read: the machine may be short of something.
+func kindOfPackage(err error) Kind {
+	if supervise.IsShort(supervise.Short(err)) {
+		return KindShort
+	}
+	return KindPackage
+}
+
 // inspect reads what a file says of itself. Nothing is mounted, and the file is
 // not trusted in any way.
 func (m *Manager) inspect(ctx context.Context, file File) (candidate, error) {
 	bad := func(err error) (candidate, error) {
-		kind := KindPackage
-		if err = supervise.Short(err); supervise.IsShort(err) {
-			kind = KindShort
-		}
-		return candidate{}, &Error{Kind: kind, Op: "read snap file", Object: file.Label, Err: err}
+		return candidate{}, &Error{Kind: kindOfPackage(err), Op: "read snap file", Object: file.Label, Err: supervise.Short(err)}
 	}
 	entries, err := m.cfg.Reader.List(ctx, file.Path)
 	if err != nil {

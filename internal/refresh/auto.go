@@ -15,6 +15,7 @@ import (
 	"tenure/internal/change"
 	"tenure/internal/journal"
 	"tenure/internal/revision"
+	"tenure/internal/supervise"
 )
 
 // autoState is what is kept of the automatic refreshes of the machine.
@@ -98,7 +99,7 @@ func (m *Manager) look() { m.looks.raise() }
 // knows is due, and when a change has ended; nothing is polled. It also remembers which
 // revisions have failed.
 func (m *Manager) AutoRefresh(ctx context.Context) error {
-	a := &automatic{m: m, busy: map[tenure.Instance]bool{}}
+	a := &automatic{m: m, busy: map[tenure.Instance]bool{}, pauses: map[tenure.Instance]pause{}}
 	var helpers sync.WaitGroup
 	defer helpers.Wait()
 	helpers.Go(func() { m.recordOutcomes(ctx) })
@@ -141,6 +142,8 @@ type automatic struct {
 	mu sync.Mutex
 	// busy are the snaps of which a refresh is about to begin.
 	busy map[tenure.Instance]bool
+	// pauses are the snaps of which a refresh has to wait, for the machine was short of something.
+	pauses map[tenure.Instance]pause
 
 	// told are the problems that the last look found.
 	told []string
@@ -175,7 +178,11 @@ func (a *automatic) look(ctx context.Context, helpers *sync.WaitGroup) (next tim
 		switch due := u.Next.Due; {
 		case u.Next.Staged != 0 || due.At.IsZero():
 		case due.Now(now):
-			if a.claim(u.Snap) {
+			if again := a.pausedUntil(u.Snap); again.After(now) {
+				if next.IsZero() || again.Before(next) {
+					next = again
+				}
+			} else if a.claim(u.Snap) {
 				helpers.Go(func() { a.begin(ctx, u) })
 			}
 		case next.IsZero() || due.At.Before(next):
@@ -224,6 +231,39 @@ func (a *automatic) claim(snap tenure.Instance) bool {
 	return true
 }
 
+// How long a refresh waits that the machine had no room for: it may have fetched the release in vain.
+const (
+	firstPause = time.Minute
+	lastPause  = time.Hour
+)
+
+// pause is until when a refresh waits, and for how long it has been made to.
+type pause struct {
+	until time.Time
+	after time.Duration
+}
+
+// pausedUntil is when a refresh may be tried again; zero if nothing keeps it.
+func (a *automatic) pausedUntil(snap tenure.Instance) time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.pauses[snap].until
+}
+
+// pause makes a refresh wait, twice as long as the last time, or ends it that it waits.
+func (a *automatic) pause(snap tenure.Instance, short bool) (until time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if !short {
+		delete(a.pauses, snap)
+		return until
+	}
+	after := max(firstPause, min(2*a.pauses[snap].after, lastPause))
+	until = a.m.cfg.Now().Add(after)
+	a.pauses[snap] = pause{until: until, after: after}
+	return until
+}
+
 // begin begins one refresh.
 func (a *automatic) begin(ctx context.Context, u Update) {
 	defer func() {
@@ -238,17 +278,20 @@ func (a *automatic) begin(ctx context.Context, u Update) {
 	if err == nil && !still {
 		return
 	}
+	known := err == nil
 	log := a.m.cfg.Logger.With(slog.Any("snap", u.Snap), slog.Any("revision", u.Next.Origin.Release.Revision))
 	var id change.ID
-	if err == nil {
+	if known {
 		id, err = a.m.beginAuto(ctx, &u)
 	}
+	short := !known || KindOf(err) == KindShort || supervise.IsShort(supervise.Short(err))
+	again := a.pause(u.Snap, short)
 	switch {
 	case ctx.Err() != nil:
 	case KindOf(err) == KindConflict, KindOf(err) == KindNoUpdate:
 		// Somebody was faster: the end of that change wakes a look.
-	case KindOf(err) == KindShort:
-		log.ErrorContext(ctx, "automatic refresh has to wait", slog.Any("error", err))
+	case short:
+		log.ErrorContext(ctx, "automatic refresh has to wait", slog.Any("error", err), slog.Time("again", again))
 	case errors.Is(err, errGated):
 		log.InfoContext(ctx, "automatic refresh is held", slog.Any("reason", err))
 	case err != nil:

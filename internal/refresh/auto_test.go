@@ -4,10 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"io"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"tenure"
 	"tenure/internal/change"
@@ -27,9 +31,25 @@ type clockwork struct {
 	*Manager
 
 	t      *testing.T
-	source sourcetest.Twin
+	source narrow
 	// waits are how many times a timer was set.
 	waits int
+}
+
+// narrow is a source that counts what is fetched from it, and can be short of descriptors.
+type narrow struct {
+	sourcetest.Twin
+
+	short   atomic.Bool
+	fetched atomic.Int32
+}
+
+func (n *narrow) Fetch(ctx context.Context, r source.Release, into io.Writer) error {
+	n.fetched.Add(1)
+	if n.short.Load() {
+		return unix.EMFILE
+	}
+	return n.Twin.Fetch(ctx, r, into)
 }
 
 func newClockwork(t *testing.T) *clockwork {
@@ -170,6 +190,37 @@ func TestAutomaticRefreshesKeepTheirTimes(t *testing.T) {
 		}
 		if when, err := c.Schedule(); err != nil || !when.Last.Equal(time.Date(2000, 1, 3, 2, 0, 0, 0, time.UTC)) || !when.Next.Equal(time.Date(2000, 1, 4, 2, 0, 0, 0, time.UTC)) {
 			t.Errorf("schedule: %+v, %v", when, err)
+		}
+	})
+}
+
+// A refresh that the machine has no room for is tried again, ever more seldom, and is not held against the release.
+func TestAutomaticRefreshesWaitForRoom(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		c := newClockwork(t)
+		c.set(map[string]any{"refresh.timer": "0:00-24:00"})
+		c.source.short.Store(true)
+		r := c.publish(8, time.Date(1999, 12, 31, 0, 0, 0, 0, time.UTC))
+		c.look()
+		for _, moment := range []struct {
+			clock   string
+			fetched int32
+		}{
+			{"00:00:30", 1},
+			{"00:01:30", 2},
+			{"00:03:30", 3},
+			{"08:00:00", 13},
+		} {
+			if tries := c.at(1, moment.clock, r); tries != 0 || c.source.fetched.Load() != moment.fetched {
+				t.Errorf("at %s it was fetched %d times, want %d, and has failed %d times", moment.clock, c.source.fetched.Load(), moment.fetched, tries)
+			}
+			c.look() // Whoever wants a look changes nothing.
+			synctest.Wait()
+		}
+		c.source.short.Store(false)
+		if tries := c.at(1, "08:30:00", r); tries != 1 {
+			t.Errorf("with room again it has been tried %d times", tries)
 		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 
 	"tenure"
 	"tenure/internal/source"
+	"tenure/internal/supervise"
 )
 
 // Tracking is where the updates of a snap come from. The zero value is nowhere: the
@@ -282,7 +283,7 @@ func (m *Manager) take(ctx context.Context, req *Request, made *[]string, snap t
 		*made = append(*made, path)
 	}
 	if err != nil {
-		return &Error{Kind: KindPackage, Op: string(req.Action), Object: string(snap), Err: err}
+		return &Error{Kind: kindOfPackage(err), Op: string(req.Action), Object: string(snap), Err: supervise.Short(err)}
 	}
 	req.Files = append(req.Files, File{Path: path, Label: origin.Release.String(), Name: snap, Origin: &origin})
 	return nil

@@ -264,7 +264,7 @@ func verdict(err error, stderr string) error {
 	switch {
 	case said == "":
 		said = exit.String()
-	case strings.Contains(said, "create thread"):
+	case said == "FATAL ERROR: Failed to create thread", said == "FATAL ERROR:Failed to create thread":
 		// It says so where the machine has room for one process, and not for its threads.
 		return fmt.Errorf("unsquashfs says: %s: %w", said, unix.EAGAIN)
 	}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"tenure/internal/squash"
 )
@@ -254,6 +255,25 @@ func TestChildEndsInTime(t *testing.T) {
 				t.Errorf("it took %s", took)
 			}
 		})
+	}
+}
+
+// It is the machine that has no room for the threads of unsquashfs, but not where a name in the image says so.
+func TestChildWithoutThreads(t *testing.T) {
+	t.Parallel()
+	snap := build(t, snapTree(t), squash.BuildOptions{})
+	for said, short := range map[string]bool{
+		"FATAL ERROR: Failed to create thread":                             true,
+		"create_inode: failed to create thread, because File exists":       false,
+		"FATAL ERROR: Failed to read directory Failed to create thread: x": false,
+	} {
+		program := filepath.Join(t.TempDir(), "probe")
+		write(t, program, "#!/bin/sh\necho '"+said+"' >&2\nexit 1\n", 0o755)
+		open(t, filepath.Dir(program))
+		r := squash.Open(squash.Config{Unsquashfs: program, Time: time.Minute})
+		if _, err := r.ReadFile(t.Context(), snap, "x", 10_000); errors.Is(err, unix.EAGAIN) != short || errors.Is(err, squash.ErrCorrupt) == short {
+			t.Errorf("%q is %v", said, err)
+		}
 	}
 }
 
