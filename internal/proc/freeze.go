@@ -16,9 +16,43 @@ import (
 // uninterruptible sleep) can make it take for ever: ctx bounds it, and
 // the group is thawed when it fails.
 func (g Group) Freeze(ctx context.Context) error {
-	freeze := func() error { return g.write("cgroup.freeze", "1") }
+	hold, err := g.Hold(ctx)
+	if err != nil {
+		return err
+	}
+	return hold.file.Close()
+}
+
+// Hold is that a group stands still.
+type Hold struct {
+	group Group
+	// file is cgroup.freeze, open since before the group stood still: who is out of descriptors
+	// meanwhile lets it go on all the same.
+	file *os.File
+}
+
+// Hold is Freeze, for who lets the processes run again and must not fail to.
+func (g Group) Hold(ctx context.Context) (*Hold, error) {
+	file, err := os.OpenFile(filepath.Join(g.path, "cgroup.freeze"), unix.O_WRONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("freeze group %s: %w", g.path, goneGroup(err))
+	}
+	hold := &Hold{group: g, file: file}
+	freeze := func() error {
+		_, err := file.WriteString("1")
+		return goneGroup(err)
+	}
 	if err := g.await(ctx, "frozen", true, freeze); err != nil {
-		return fmt.Errorf("freeze group %s: %w", g.path, errors.Join(err, g.Thaw()))
+		return nil, fmt.Errorf("freeze group %s: %w", g.path, errors.Join(err, hold.Thaw()))
+	}
+	return hold, nil
+}
+
+// Thaw is Group.Thaw, and needs nothing that the machine can be short of. It is called once.
+func (h *Hold) Thaw() error {
+	_, err := h.file.WriteString("0")
+	if err = goneGroup(errors.Join(err, h.file.Close())); err != nil && !errors.Is(err, ErrNoGroup) {
+		return fmt.Errorf("thaw group %s: %w", h.group.path, err)
 	}
 	return nil
 }

@@ -217,6 +217,27 @@ func TestFreezeGivesUp(t *testing.T) {
 	}
 }
 
+// TestThawOpensNothing lets a group go on whose files nobody could open any more.
+func TestThawOpensNothing(t *testing.T) {
+	t.Parallel()
+	g := create(t, hierarchy(t), "held")
+	born(t, g, "exec sleep 1000")
+	hold, err := g.Hold(within(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if frozen, err := g.Frozen(); err != nil || !frozen {
+		t.Errorf("frozen %v, %v", frozen, err)
+	}
+	hold.group = GroupAt("/missing")
+	if err := hold.Thaw(); err != nil {
+		t.Error(err)
+	}
+	if err := g.await(within(t), "frozen", false, nil); err != nil {
+		t.Errorf("it still stands still: %v", err)
+	}
+}
+
 func TestEmptyGroup(t *testing.T) {
 	t.Parallel()
 	g := create(t, hierarchy(t), "empty")

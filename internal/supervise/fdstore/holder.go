@@ -229,11 +229,15 @@ func (h *holder) close() {
 func (h *holder) accept() {
 	_ = h.listener.SetDeadline(time.Time{})
 	h.accepting.Go(func() {
+		short := false
 		for {
 			c, err := h.listener.AcceptUnix()
 			if isShort(err) {
 				// They wait in the queue of the socket until there is room for one.
-				h.cfg.Log.Warn("clients have to wait", slog.Any("error", err))
+				if !short {
+					h.cfg.Log.Warn("clients have to wait", slog.Any("error", err))
+				}
+				short = true
 				select {
 				case <-time.After(acceptAgain):
 				case <-h.quit:
@@ -243,6 +247,7 @@ func (h *holder) accept() {
 			if err != nil {
 				return
 			}
+			short = false
 			select {
 			case h.accepted <- c:
 			case <-h.quit:

@@ -213,12 +213,12 @@ func (s *Supervisor) spawn(_ context.Context, u *unit, first func(context.Contex
 
 // adopted is how a unit begins its life with another supervisor than before.
 func (u *unit) adopted(ctx context.Context) {
-	u.recover(ctx)
 	u.openNotifyAgain(ctx)
 	if !u.rec.Successor.IsZero() {
 		u.relabel()
 		u.settle(ctx)
 	}
+	u.recover(ctx)
 	if u.rec.Launching && u.rec.Ending == nil {
 		u.adoptLaunch(ctx)
 		return

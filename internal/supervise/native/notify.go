@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -257,28 +258,6 @@ func (n *notifySocket) looked(fds []int) (kept []*os.File, err error) {
 	return kept, err
 }
 
-// harmless reports whether a descriptor is of what the kernel serves by itself, and asks nobody
-// else for that: sockets, which do not linger any more, pipes, devices, files in memory and on
-// block devices, and such as a file system knows by a number of its own.
-func harmless(fd int) bool {
-	_ = unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{}) // It may be no socket.
-	var stat unix.Statx_t
-	if err := unix.Statx(fd, "", unix.AT_EMPTY_PATH|unix.AT_STATX_DONT_SYNC, unix.STATX_TYPE, &stat); err != nil {
-		return false
-	}
-	kind := stat.Mode & unix.S_IFMT
-	if kind != unix.S_IFREG && kind != unix.S_IFDIR || stat.Dev_major != 0 {
-		return true
-	}
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_GET_SEALS, 0); err == nil {
-		return true
-	}
-	// What FUSE has for all that it serves (enum fid_type of the kernel).
-	const fuseFile, fuseFileBelow = 0x81, 0x82
-	handle, _, err := unix.NameToHandleAt(fd, "", unix.AT_EMPTY_PATH)
-	return err == nil && handle.Type() != fuseFile && handle.Type() != fuseFileBelow
-}
-
 // deafen ends it that a unit is heard, until it is launched again. Nobody waits for its words.
 func (u *unit) deafen(ctx context.Context, socket *notifySocket, why error) {
 	if u.notify != socket {
@@ -302,12 +281,44 @@ type datagram struct {
 	pid   int
 	// taken is that it is in the socket no more.
 	taken bool
+	// lost is that there was no room for all of its descriptors.
+	lost bool
 }
 
-// receive waits for one datagram, and reads it. It stays where it is, unless it has descriptors,
+// How long a datagram with descriptors waits until there is room for one, and how often that is looked at.
+const (
+	roomPatience = 5 * time.Second
+	roomAgain    = 100 * time.Millisecond
+)
+
+// errNoRoom is that a datagram was left in its socket, for it has descriptors.
+var errNoRoom = errors.New("there is no room for a descriptor")
+
+// room reports whether one more descriptor can be open.
+func room(fd uintptr) bool {
+	other, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		return false
+	}
+	return unix.Close(other) == nil
+}
+
+// receive waits for one datagram, and reads it. Where there is no room for descriptors it waits for
+// that too, as long as words can.
+func (n *notifySocket) receive(mayBeHeard func(pid int) bool) (heard datagram, err error) {
+	for patience := roomPatience; ; patience -= roomAgain {
+		heard, err = n.receiveOnce(mayBeHeard, patience > 0)
+		if !errors.Is(err, errNoRoom) {
+			return heard, err
+		}
+		<-time.After(roomAgain)
+	}
+}
+
+// receiveOnce waits for one datagram, and reads it. It stays where it is, unless it has descriptors,
 // which would come twice. One that is too long says nothing. Descriptors are taken from those
 // who may be heard alone: what is never opened here has no end here.
-func (n *notifySocket) receive(mayBeHeard func(pid int) bool) (heard datagram, err error) {
+func (n *notifySocket) receiveOnce(mayBeHeard func(pid int) bool, waits bool) (heard datagram, err error) {
 	const maxFiles = 253
 	data := make([]byte, maxNotification)
 	control := make([]byte, unix.CmsgSpace(unix.SizeofUcred)+unix.CmsgSpace(4*maxFiles))
@@ -319,10 +330,15 @@ func (n *notifySocket) receive(mayBeHeard func(pid int) bool) (heard datagram, e
 		size, controlSize, flags, _, err = unix.Recvmsg(int(fd), data, bare, unix.MSG_DONTWAIT|unix.MSG_PEEK)
 		if heard.taken = err == nil && flags&unix.MSG_CTRUNC != 0; heard.taken {
 			with := control
-			if !mayBeHeard(senderOf(bare[:controlSize])) {
+			permitted := mayBeHeard(senderOf(bare[:controlSize]))
+			if !permitted {
 				with = bare
+			} else if waits && !room(fd) {
+				err = errNoRoom
+				return true
 			}
 			size, controlSize, flags, _, err = unix.Recvmsg(int(fd), data, with, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+			heard.lost = permitted && flags&unix.MSG_CTRUNC != 0
 		}
 		if err == nil {
 			n.unheard++
@@ -340,7 +356,7 @@ func (n *notifySocket) receive(mayBeHeard func(pid int) bool) (heard datagram, e
 		}
 	}
 	if flags&unix.MSG_TRUNC != 0 {
-		return datagram{raw: heard.raw, taken: heard.taken}, nil
+		return datagram{raw: heard.raw, taken: heard.taken, pid: heard.pid, lost: heard.lost}, nil
 	}
 	heard.notification = parseNotification(data[:size])
 	return heard, nil
@@ -432,6 +448,9 @@ func (u *unit) notified(ctx context.Context, heard datagram) {
 			u.forward(datagram{notification: notification{MainPID: u.rec.Main.PID}})
 		}
 		return
+	}
+	if heard.lost {
+		u.s.cfg.Logger.Error("descriptors that a service has sent are lost", slog.Any("unit", u.id), slog.Any("error", supervise.Short(unix.EMFILE)))
 	}
 	defer u.forward(heard)
 	u.store(ctx, n, heard.files)
@@ -551,11 +570,14 @@ func (u *unit) store(ctx context.Context, n notification, files []*os.File) {
 		u.unkeep(fdstore.Stored, n.Name)
 		u.save()
 	case n.Store:
-		u.rec.Stored = true
-		u.save()
+		if !u.rec.Stored { // Before the holder has them.
+			u.rec.Stored = true
+			u.save()
+		}
 		for _, file := range files {
 			err = errors.Join(err, u.keep(ctx, fdstore.Stored, name, file))
 		}
+		u.save()
 	}
 	if err != nil && u.notify != nil && !u.notify.refused {
 		u.notify.refused = true // Who sends many is told once.

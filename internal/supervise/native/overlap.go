@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"time"
 
@@ -223,7 +224,7 @@ func (u *unit) kept(ctx context.Context) ([]fdstore.Kept, error) {
 			kept = append(kept, k)
 			continue
 		case fdstore.Listen:
-			if name, found := u.sharedAs(k.Name); found {
+			if name, found := u.rec.sharedAs(k.Name); found {
 				k.Name = name
 				kept = append(kept, k)
 				continue
@@ -236,8 +237,8 @@ func (u *unit) kept(ctx context.Context) ([]fdstore.Kept, error) {
 }
 
 // sharedAs is what a successor calls a socket of its service.
-func (u *unit) sharedAs(old string) (name string, found bool) {
-	for name, before := range u.rec.Shared {
+func (r *record) sharedAs(old string) (name string, found bool) {
+	for name, before := range r.Shared {
 		if before == old {
 			return name, true
 		}
@@ -296,7 +297,7 @@ func (u *unit) cede(ctx context.Context, drain time.Duration) ceded {
 	if next.State != supervise.Running && next.State != supervise.Reloading {
 		return ceded{err: fmt.Errorf("%w: the successor is %s", supervise.ErrNotReady, next.State)}
 	}
-	service, sockets, alive := u.id, u.rec.Spec.Sockets, u.rec.State.Alive()
+	service, sockets, kept, alive := u.id, u.rec.Spec.Sockets, u.rec.Kept, u.rec.State.Alive()
 	c := ceded{taken: make(chan error, 1)}
 	if alive {
 		c.draining = u.drainingID()
@@ -316,7 +317,7 @@ func (u *unit) cede(ctx context.Context, drain time.Duration) ceded {
 	u.background(func(ctx context.Context) {
 		err := heir.tell(ctx, func(ctx context.Context) {
 			heir.by = by
-			heir.inherit(ctx, sockets)
+			heir.inherit(ctx, sockets, kept)
 			c.taken <- nil
 		})
 		if errors.Is(err, errForgotten) {
@@ -370,7 +371,7 @@ func (u *unit) becomeDraining(id tenure.UnitID, drain time.Duration) {
 		spec.Stop.Timeout = drain
 	}
 	u.rec.Parent, u.rec.Home, u.rec.Draining = u.id, u.home, true
-	u.id, u.rec.Spec = id, &spec
+	u.id, u.rec.Spec, u.rec.Kept = id, &spec, nil
 	u.save()
 	u.relabel()
 }
@@ -385,10 +386,11 @@ func (u *unit) retire(ctx context.Context) {
 	u.forgotten = true
 }
 
-// inherit makes the successor the service. Sockets are those of the service before.
-func (u *unit) inherit(ctx context.Context, sockets []supervise.Socket) {
+// inherit makes the successor the service. Sockets are those of the service before, and kept what is
+// kept for it.
+func (u *unit) inherit(ctx context.Context, sockets []supervise.Socket, kept []keptFile) {
 	successor := u.id
-	inherit(&u.rec)
+	inherit(&u.rec, kept)
 	u.id = u.rec.Spec.Unit
 	u.save()
 	if err := u.s.records.remove(successor); err != nil {
@@ -412,8 +414,20 @@ func (u *unit) inherit(ctx context.Context, sockets []supervise.Socket) {
 	u.event(supervise.Event{Kind: supervise.EventMain, Parent: successor, Processes: []tenure.Process{u.rec.Main}, Change: u.by})
 }
 
-// inherit makes the record of a successor that of the service.
-func inherit(rec *record) {
+// inherit makes the record of a successor that of the service, with what was kept for it, as moveKept does.
+func inherit(rec *record, kept []keptFile) {
+	for _, k := range kept {
+		if k.Kind == fdstore.Listen {
+			name, found := rec.sharedAs(k.Name)
+			if !found {
+				continue
+			}
+			k.Name = name
+		}
+		if !slices.Contains(rec.Kept, k) {
+			rec.Kept = append(rec.Kept, k)
+		}
+	}
 	rec.Successor, rec.Spec = rec.Spec.Unit, asService(rec.Spec)
 	rec.Heir, rec.Parent = false, tenure.UnitID{}
 }
@@ -464,7 +478,7 @@ func (u *unit) moveKept(ctx context.Context) error {
 		errs = append(errs, holder.Put(ctx, u.id, k.Kind, k.Name, k.File))
 	}
 	for _, k := range service {
-		name, found := u.sharedAs(k.Name)
+		name, found := u.rec.sharedAs(k.Name)
 		switch {
 		case k.Kind != fdstore.Listen:
 		case found && name != k.Name:
@@ -503,7 +517,7 @@ func resumeHandOvers(recs []*record) (kept []*record, stale []tenure.UnitID) {
 		case drained[service.Group]:
 			stale = append(stale, rec.Spec.Unit)
 			replaced[service] = true
-			inherit(rec)
+			inherit(rec, service.Kept)
 		}
 	}
 	for _, rec := range recs {

@@ -1,16 +1,22 @@
 package native
 
 import (
+	"encoding/json"
 	"errors"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
 	"tenure"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
+	"tenure/internal/supervise/fdstore"
 	"tenure/internal/supervise/supervisetest"
 )
 
@@ -202,6 +208,48 @@ func TestResumeHandOver(t *testing.T) {
 	}
 }
 
+// recorded are the names of what the record of a unit says is kept.
+func recorded(t *testing.T, r *root, unit tenure.UnitID) (names []string) {
+	t.Helper()
+	text, err := os.ReadFile(records{r.path("units")}.path(unit))
+	var rec record
+	if err == nil {
+		err = json.Unmarshal(text, &rec)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, k := range rec.Kept {
+		names = append(names, k.Name)
+	}
+	slices.Sort(names)
+	return names
+}
+
+// What is kept for a service goes to its successor by the names that it uses, also where a supervisor died on the way.
+func TestResumeHandOverOfWhatIsKept(t *testing.T) {
+	t.Parallel()
+	listen := func(name string, inode uint64) keptFile {
+		return keptFile{Kind: fdstore.Listen, Name: name, File: fileID{Inode: inode, Mode: unix.S_IFSOCK}}
+	}
+	stored := keptFile{Kind: fdstore.Stored, Name: "main", File: fileID{Inode: 3, Mode: unix.S_IFREG}}
+	old := tenure.UnitID{Snap: "server", Kind: tenure.Service, App: "server"}
+	of := func(unit tenure.UnitID) *supervise.Spec { return &supervise.Spec{Unit: unit} }
+	heir := &record{
+		Spec: of(old.Workload(tenure.Successor, 2)), Heir: true, Group: "new", Shared: map[string]string{"renamed": "main"},
+		Kept: []keptFile{listen("other", 4)},
+	}
+	recs, stale := resumeHandOvers([]*record{
+		{Spec: of(old), Group: "old", Kept: []keptFile{listen("main", 1), listen("gone", 2), stored}},
+		heir,
+		{Spec: of(old.Workload(tenure.Draining, 1)), Draining: true, Group: "old"},
+	})
+	want := []keptFile{listen("other", 4), listen("renamed", 1), stored}
+	if diff := cmp.Diff(want, heir.Kept); diff != "" || len(recs) != 2 || len(stale) != 1 {
+		t.Errorf("%d records, %v stale; (-want +got):\n%s", len(recs), stale, diff)
+	}
+}
+
 // A socket at another address is opened for the successor, and one that is
 // declared no more is closed when it has taken over.
 func TestSocketsOfASuccessor(t *testing.T) {
@@ -218,6 +266,11 @@ func TestSocketsOfASuccessor(t *testing.T) {
 	draining, err := s.TakeOver(t.Context(), old.Unit, 0)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for unit, want := range map[tenure.UnitID][]string{old.Unit: {"other", "renamed"}, draining: nil} {
+		if diff := cmp.Diff(want, recorded(t, r, unit)); diff != "" {
+			t.Errorf("recorded as kept for %s (-want +got):\n%s", unit, diff)
+		}
 	}
 	stopAll(t, s, draining)
 	for _, socket := range next.Sockets {

@@ -58,7 +58,7 @@ func idOf(stat *syscall.Stat_t) fileID {
 	return fileID{Device: stat.Dev, Inode: stat.Ino, Mode: stat.Mode & syscall.S_IFMT}
 }
 
-// keep has the holder keep a descriptor, and notes which one it is.
+// keep has the holder keep a descriptor, and notes which one it is; the caller saves the record.
 func (u *unit) keep(ctx context.Context, kind fdstore.Kind, name string, file *os.File) error {
 	if err := u.s.cfg.Holder.Put(ctx, u.id, kind, name, file); err != nil {
 		return err
@@ -68,9 +68,13 @@ func (u *unit) keep(ctx context.Context, kind fdstore.Kind, name string, file *o
 	}
 	id, known := identify(file)
 	kept := keptFile{Kind: kind, Name: name, File: id}
-	if known && !slices.Contains(u.rec.Kept, kept) && len(u.rec.Kept) < maxKept {
+	switch {
+	case !known || slices.Contains(u.rec.Kept, kept):
+	case len(u.rec.Kept) < maxKept:
 		u.rec.Kept = append(u.rec.Kept, kept)
-		u.save()
+	case !u.unnoted:
+		u.unnoted = true
+		u.s.cfg.Logger.Warn("more descriptors are kept than can be recovered", slog.Any("unit", u.id), slog.Int("most", maxKept))
 	}
 	return nil
 }
@@ -85,7 +89,7 @@ func (u *unit) unkeep(kind fdstore.Kind, name string) {
 
 // recover gives the holder again what it has lost and the processes of the unit still have open.
 func (u *unit) recover(ctx context.Context) {
-	if len(u.rec.Kept) == 0 {
+	if len(u.rec.Kept) == 0 || u.rec.Draining { // Those of who drains are its successor's.
 		return
 	}
 	kept, err := u.s.cfg.Holder.Get(ctx, u.id)
@@ -102,15 +106,22 @@ func (u *unit) recover(ctx context.Context) {
 	if len(lost) == 0 {
 		return
 	}
-	infos, _ := u.living()
+	infos, seen := u.living()
+	failed := !seen
 	for _, info := range infos {
 		if lost, err = u.recoverFrom(ctx, info, lost); err != nil && !errors.Is(err, proc.ErrGone) {
 			u.warn("kept descriptors cannot be recovered", err)
+			failed = true
 		}
+	}
+	if failed || len(lost) == 0 {
+		return // The next start may find them.
 	}
 	for _, l := range lost {
 		u.s.cfg.Logger.Warn("a kept descriptor is lost", slog.Any("unit", u.id), slog.String("kind", string(l.Kind)), slog.String("name", l.Name))
 	}
+	u.rec.Kept = slices.DeleteFunc(u.rec.Kept, func(k keptFile) bool { return slices.Contains(lost, k) })
+	u.save()
 }
 
 // recoverFrom takes what is lost from one process, and returns what is still lost.

@@ -69,7 +69,9 @@ func (u *unit) openToKeep(ctx context.Context, socket supervise.Socket) error {
 		return fmt.Errorf("open socket %s: %w", socket.Name, err)
 	}
 	defer file.Close() //nolint:errcheck // The holder has its own.
-	return u.keep(ctx, fdstore.Listen, socket.Name, file)
+	err = u.keep(ctx, fdstore.Listen, socket.Name, file)
+	u.save()
+	return err
 }
 
 func openSocket(socket supervise.Socket) (*os.File, error) {

@@ -342,17 +342,20 @@ func (u *unit) freeze(ctx context.Context) (thaw func()) {
 }
 
 // stand makes the processes in the unit's group stand still, within a time, and
-// gives what lets them go on in any case.
+// gives what lets them go on, which does nothing when they do anyway.
 func (u *unit) stand(ctx context.Context, patience time.Duration) (thaw func(), err error) {
 	group := proc.GroupAt(u.rec.Group)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
 	defer cancel()
-	err = group.Freeze(ctx)
+	hold, err := group.Hold(ctx)
+	if err != nil {
+		return func() {}, err
+	}
 	return func() {
-		if err := group.Thaw(); err != nil && !errors.Is(err, proc.ErrNoGroup) {
+		if err := hold.Thaw(); err != nil {
 			u.warn("group cannot be thawed", err)
 		}
-	}, err
+	}, nil
 }
 
 // signalAll sends a signal to those who have not been sent one in this ending. A
@@ -360,6 +363,7 @@ func (u *unit) stand(ctx context.Context, patience time.Duration) (thaw func(), 
 func (u *unit) signalAll(number syscall.Signal, infos []proc.Info) {
 	e := u.rec.Ending
 	var all, halted []*proc.Handle
+	var untold error
 	for _, info := range infos {
 		if slices.Contains(e.Signalled, info.Process) && number != syscall.SIGKILL {
 			continue
@@ -367,8 +371,7 @@ func (u *unit) signalAll(number syscall.Signal, infos []proc.Info) {
 		handle, err := proc.Open(info.Process)
 		if err != nil {
 			if !errors.Is(err, proc.ErrGone) {
-				u.warn("process cannot be told, and will be", err)
-				u.setAlarm(alarmAgain, againPause)
+				untold = err
 			}
 			continue
 		}
@@ -378,6 +381,13 @@ func (u *unit) signalAll(number syscall.Signal, infos []proc.Info) {
 			halted = append(halted, handle)
 		}
 	}
+	if untold != nil {
+		if !u.untold { // As long as it lasts this is said once.
+			u.warn("processes cannot be told, and will be", untold)
+		}
+		u.setAlarm(alarmAgain, againPause)
+	}
+	u.untold = untold != nil
 	e.Signalled = append(e.Signalled, u.send(number, supervise.Event{}, all)...)
 	u.send(syscall.SIGCONT, supervise.Event{}, halted)
 }

@@ -80,6 +80,9 @@ type unit struct {
 	prepared  *prepared
 	aftermath aftermath
 	forgotten bool
+	// untold is that there are processes that cannot be signalled, and unnoted that there are descriptors
+	// that could not be noted: both are said once.
+	untold, unnoted bool
 	// by is the change that the request which is carried out now is part of.
 	by change.ID
 	// gap is the number of the gap in which the unit was made ready; 0 for none, or one of an earlier supervisor.
