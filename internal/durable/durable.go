@@ -14,9 +14,10 @@ import (
 	"path/filepath"
 )
 
-// MkdirAll makes directories, with the parents that are missing, which get the mode too. Those that
-// are there already cost nothing; for all others the disk is waited for once they are all made, for what one
-// wait brings to the disk the next ones find there.
+// MkdirAll makes directories, with the parents that are missing, which get the mode too. The disk is waited for
+// once they are all made, for what one wait brings to the disk the next ones find there. It is waited for those
+// that are there already, too: who has made them may have died before the disk had them. Where it has, that takes
+// no time.
 func MkdirAll(mode fs.FileMode, dirs ...string) error {
 	var parents []string
 	for _, dir := range dirs {
@@ -24,6 +25,7 @@ func MkdirAll(mode fs.FileMode, dirs ...string) error {
 		if err != nil {
 			return fmt.Errorf("make directory %s: %w", dir, err)
 		}
+		parents = append(parents, filepath.Dir(dir))
 		if len(missing) == 0 {
 			continue
 		}

@@ -15,6 +15,7 @@ import (
 
 	"tenure"
 	"tenure/internal/change"
+	"tenure/internal/durable"
 	"tenure/internal/mount"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
@@ -153,11 +154,11 @@ func (m *Manager) restore(state *snapState, links []relinked) error {
 		case change.Abort, change.Undone, change.Hold, change.Error, change.Wait:
 		}
 	}
-	var failures []error
+	var dirs []string
 	for _, rev := range state.Line.Kept() {
-		failures = append(failures, os.MkdirAll(m.cfg.Paths.Data(tenure.Ref{Snap: state.Instance, Revision: rev}), 0o755)) //nolint:gosec // As it was made at first.
+		dirs = append(dirs, m.cfg.Paths.Data(tenure.Ref{Snap: state.Instance, Revision: rev}))
 	}
-	return errors.Join(append(failures, m.link(p))...)
+	return errors.Join(durable.MkdirAll(0o755, dirs...), m.link(p))
 }
 
 // bootMarker tells a start of the daemon from a start of the machine.
