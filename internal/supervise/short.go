@@ -31,7 +31,7 @@ func Short(err error) error {
 		number syscall.Errno
 		of, do string
 	}{
-		{syscall.EAGAIN, "processes", "end some, or raise the limit that is reached: kernel.pid_max, kernel.threads-max, pids.max of a control group (TasksMax= where systemd has it)"},
+		{syscall.EAGAIN, "processes", "end some, or raise the limit that is reached: kernel.pid_max, kernel.threads-max, pids.max of a control group (TasksMax= where systemd has it), or RLIMIT_NPROC of the user that it was to run as (ulimit -u)"},
 		{syscall.ENOMEM, "memory", "end something, or raise memory.max of the control group (MemoryMax= where systemd has it)"},
 		{syscall.EMFILE, "file descriptors", "raise the limit of tenured: LimitNOFILE= of its unit, or ulimit -n"},
 		{syscall.ENFILE, "open files", "end something, or raise fs.file-max"},
