@@ -179,17 +179,23 @@ func (a *automatic) look(ctx context.Context, helpers *sync.WaitGroup) (next tim
 		case u.Next.Staged != 0 || due.At.IsZero():
 		case due.Now(now):
 			if again := a.pausedUntil(u.Snap); again.After(now) {
-				if next.IsZero() || again.Before(next) {
-					next = again
-				}
+				next = sooner(next, again)
 			} else if a.claim(u.Snap) {
 				helpers.Go(func() { a.begin(ctx, u) })
 			}
-		case next.IsZero() || due.At.Before(next):
-			next = due.At
+		default:
+			next = sooner(next, due.At)
 		}
 	}
 	return next, nil
+}
+
+// sooner is the first of two times, of which the one may be zero, which is never.
+func sooner(one, other time.Time) time.Time {
+	if one.IsZero() || other.Before(one) {
+		return other
+	}
+	return one
 }
 
 // tell warns of what is wrong with sources, once as long as nothing else is: a look may be

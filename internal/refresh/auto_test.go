@@ -7,11 +7,10 @@ import (
 	"io"
 	"path/filepath"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"tenure"
 	"tenure/internal/change"
@@ -47,7 +46,7 @@ type narrow struct {
 func (n *narrow) Fetch(ctx context.Context, r source.Release, into io.Writer) error {
 	n.fetched.Add(1)
 	if n.short.Load() {
-		return unix.EMFILE
+		return syscall.EMFILE
 	}
 	return n.Twin.Fetch(ctx, r, into)
 }

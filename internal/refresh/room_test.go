@@ -3,11 +3,10 @@ package refresh
 import (
 	"context"
 	"errors"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"tenure/internal/supervise"
 )
@@ -21,7 +20,7 @@ type cramped struct {
 
 func (c cramped) Start(context.Context, ...supervise.Spec) error {
 	if time.Now().Before(c.until) {
-		return &supervise.StartError{Err: supervise.Short(unix.EAGAIN)}
+		return &supervise.StartError{Err: supervise.Short(syscall.EAGAIN)}
 	}
 	return nil
 }
@@ -34,7 +33,7 @@ func TestAnUndoWaitsForRoom(t *testing.T) {
 			m := &Manager{cfg: Config{Supervisor: cramped{until: time.Now().Add(wait)}}}
 			began := time.Now()
 			err := m.startAgain(t.Context())
-			if supervise.IsShort(err) != short || errors.Is(err, unix.EAGAIN) != short {
+			if supervise.IsShort(err) != short || errors.Is(err, syscall.EAGAIN) != short {
 				t.Errorf("without room for %s: %v", wait, err)
 			}
 			if took := time.Since(began); took > min(wait, roomPatience)+lastRoom {

@@ -261,10 +261,10 @@ func verdict(err error, stderr string) error {
 	if err != nil && !errors.As(err, &exit) {
 		return err
 	}
-	switch {
-	case said == "":
+	switch said {
+	case "":
 		said = exit.String()
-	case said == "FATAL ERROR: Failed to create thread", said == "FATAL ERROR:Failed to create thread":
+	case "FATAL ERROR: Failed to create thread", "FATAL ERROR:Failed to create thread":
 		// It says so where the machine has room for one process, and not for its threads.
 		return fmt.Errorf("unsquashfs says: %s: %w", said, unix.EAGAIN)
 	}

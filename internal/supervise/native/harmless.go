@@ -38,12 +38,12 @@ func harmless(fd int) bool {
 // (admin-guide/devices.rst), and that has no more behind it than the kernel.
 func harmlessDevice(major, minor uint32) bool {
 	const memory, terminals, misc, firstTerminal, lastTerminal = 1, 5, 10, 136, 143
-	switch {
-	case major == memory:
+	switch major {
+	case memory:
 		return slices.Contains([]uint32{3, 5, 7, 8, 9}, minor) // null, zero, full, random, urandom
-	case major == terminals:
+	case terminals:
 		return minor == 2 // ptmx; what /dev/tty is nobody knows
-	case major == misc:
+	case misc:
 		return slices.Contains([]uint32{200, 232, 238}, minor) // net/tun, kvm, vhost-net
 	}
 	return major >= firstTerminal && major <= lastTerminal // pts
@@ -61,7 +61,7 @@ func harmlessFile(fd int, stat *unix.Statx_t) bool {
 	}
 	// FUSE, and what is elsewhere, never says that a file could be immutable.
 	local := stat.Attributes_mask&unix.STATX_ATTR_IMMUTABLE != 0
-	// enum fid_type of the kernel (linux/exportfs.h).
+	// What enum fid_type of the kernel calls handles.
 	switch handle.Type() {
 	case 0x1, 0x2: // ext4 and most others; ceph has no block device
 		return local || stat.Dev_major != 0

@@ -329,35 +329,6 @@ func (u *unit) targets(infos []proc.Info) []proc.Info {
 	return slices.DeleteFunc(slices.Clone(infos), func(i proc.Info) bool { return i.Process != u.rec.Main })
 }
 
-// freeze makes the unit's processes stand still, and gives what lets them go on.
-func (u *unit) freeze(ctx context.Context) (thaw func()) {
-	if u.rec.Group == "" {
-		return func() {}
-	}
-	thaw, err := u.stand(ctx, freezePatience)
-	if err != nil && !errors.Is(err, proc.ErrNoGroup) { // With its last process a host removes it.
-		u.warn("group cannot be frozen", err)
-	}
-	return thaw
-}
-
-// stand makes the processes in the unit's group stand still, within a time, and
-// gives what lets them go on, which does nothing when they do anyway.
-func (u *unit) stand(ctx context.Context, patience time.Duration) (thaw func(), err error) {
-	group := proc.GroupAt(u.rec.Group)
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
-	defer cancel()
-	hold, err := group.Hold(ctx)
-	if err != nil {
-		return func() {}, err
-	}
-	return func() {
-		if err := hold.Thaw(); err != nil {
-			u.warn("group cannot be thawed", err)
-		}
-	}, nil
-}
-
 // signalAll sends a signal to those who have not been sent one in this ending. A
 // process that was stopped by a signal is let go on, or it would not hear.
 func (u *unit) signalAll(number syscall.Signal, infos []proc.Info) {
