@@ -101,7 +101,7 @@ func (s *server) write(w http.ResponseWriter, envelope client.Response, result a
 
 func (s *server) fail(w http.ResponseWriter, err error) {
 	status, kind := classify(err)
-	s.write(w, client.Response{Type: "error", StatusCode: status}, client.Error{Kind: kind, Message: err.Error()})
+	s.write(w, client.Response{Type: "error", StatusCode: status}, client.Error{Kind: kind, Message: refresh.Advised(err).Error()})
 }
 
 // classify is the one table from kinds of errors to HTTP statuses and the kinds
@@ -115,6 +115,8 @@ func classify(err error) (status int, kind string) {
 		return http.StatusNotFound, string(kind)
 	case refresh.KindConflict:
 		return http.StatusConflict, string(kind)
+	case refresh.KindSpace:
+		return http.StatusInsufficientStorage, string(kind)
 	case refresh.KindBad, refresh.KindInstalled, refresh.KindNotRevertible, refresh.KindNeedsFlag, refresh.KindBase,
 		refresh.KindPackage, refresh.KindRefused, refresh.KindNoSource, refresh.KindNoUpdate, refresh.KindOption:
 		return http.StatusBadRequest, string(kind)

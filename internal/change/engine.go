@@ -22,6 +22,8 @@ type Config struct {
 	Registry *Registry
 	// Logger hears about failures; by default nobody does.
 	Logger *slog.Logger
+	// Explain, if set, is what people are told of the error of a step.
+	Explain func(error) error
 	// Boundary, if set, is called at every place where a test may want the
 	// process to die. It must not call the engine.
 	Boundary func(Point)

@@ -380,6 +380,9 @@ func (e *Engine) fail(r *run, i int, err error) {
 
 // logFailure records why t failed, or could not be undone.
 func (e *Engine) logFailure(r *run, t *Task, prefix string, err error) {
+	if e.cfg.Explain != nil {
+		err = e.cfg.Explain(err)
+	}
 	text := prefix + err.Error()
 	t.Log = appendLog(t.Log, logLine("ERROR", text))
 	if t.Err != "" {

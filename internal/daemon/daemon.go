@@ -223,7 +223,8 @@ func (p *parts) open(ctx context.Context) (err error) {
 	p.manager.Register(registry)
 	p.engine = change.New(change.Config{
 		Store: p.journal.Changes(), Registry: registry, Logger: p.cfg.Logger, Boundary: boundary(p.paths),
-		Gap: p.gap(new(sparing).gap), Shorten: refresh.Shorten,
+		Explain: refresh.Advised,
+		Gap:     p.gap(new(sparing).gap), Shorten: refresh.Shorten,
 	})
 	p.manager.Use(p.engine)
 	return p.manager.Began()
@@ -302,6 +303,7 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 	defer failed(nil)
 	group, ctx := errgroup.WithContext(ctx)
 	defer context.AfterFunc(ctx, p.doors.dropUnlessQuiet)()
+	group.Go(func() error { return p.journal.Run(ctx) })
 	group.Go(func() error { return p.history.Run(ctx) })
 	group.Go(func() error { return p.supervisor.Run(ctx) })
 	if !await(ctx, p.supervisor.Ready()) {

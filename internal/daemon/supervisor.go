@@ -51,12 +51,12 @@ type supervisor interface {
 // gap has everybody hear of gaps who spares them something.
 func (p *parts) gap(first func(begins bool)) func(begins bool) {
 	second, spares := p.supervisor.(interface{ Gap(begins bool) })
-	if !spares {
-		return first
-	}
 	return func(begins bool) {
 		first(begins)
-		second.Gap(begins)
+		p.journal.Gap(begins)
+		if spares {
+			second.Gap(begins)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"runtime/debug"
@@ -20,34 +21,37 @@ func guard(f func() error) (err error) {
 	return f()
 }
 
-// walk reads every key and value that can be reached.
+// walk reads every key and value that can be reached. All values are JSON, but for those of the
+// bucket with the version.
 func walk(tx *bolt.Tx) error {
 	// No key takes less than this; more keys than that mean that pages refer to
 	// each other in a circle.
 	const leastKey = 16
 	left := tx.Size() / leastKey
-	var visit func(forEach func(func(k, v []byte) error) error, open func([]byte) *bolt.Bucket) error
-	visit = func(forEach func(func(k, v []byte) error) error, open func([]byte) *bolt.Bucket) error {
-		var sum byte
-		return forEach(func(k, v []byte) error {
+	var visit func(b *bolt.Bucket, sound func([]byte) bool) error
+	visit = func(b *bolt.Bucket, sound func([]byte) bool) error {
+		return b.ForEach(func(k, v []byte) error {
 			if left--; left < 0 {
 				return errors.New("its pages form a circle")
 			}
-			for _, b := range v {
-				sum ^= b
-			}
 			if v != nil {
+				if !sound(v) {
+					return fmt.Errorf("the value of %q is unreadable", k)
+				}
 				return nil
 			}
-			b := open(k)
-			if b == nil {
+			below := b.Bucket(k)
+			if below == nil {
 				return fmt.Errorf("bucket %q is unreadable", k)
 			}
-			return visit(b.ForEach, b.Bucket)
+			return visit(below, sound)
 		})
 	}
-	top := func(f func(k, v []byte) error) error {
-		return tx.ForEach(func(name []byte, _ *bolt.Bucket) error { return f(name, nil) })
-	}
-	return visit(top, tx.Bucket)
+	return tx.ForEach(func(name []byte, b *bolt.Bucket) error {
+		switch string(name) {
+		case bucketChanges, bucketDocuments:
+			return visit(b, json.Valid)
+		}
+		return visit(b, func([]byte) bool { return true })
+	})
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -16,8 +15,6 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
-
-	"tenure/internal/durable"
 )
 
 // Config is what a DB is made of.
@@ -27,7 +24,10 @@ type Config struct {
 	// LockTimeout is how long Open waits for another process to close the file,
 	// by default one second.
 	LockTimeout time.Duration
-	// Logger hears about migrations; by default nobody does.
+	// BackupDelay is how long after a write it is in a backup, by default one second, if
+	// nothing keeps that (see Gap).
+	BackupDelay time.Duration
+	// Logger hears about migrations, and about what was damaged; by default nobody does.
 	Logger *slog.Logger
 	// Trial is that it is only to be seen whether the journal can be worked on: a copy that was made by Keep stays.
 	Trial bool
@@ -41,6 +41,7 @@ type Config struct {
 
 const (
 	defaultLockTimeout = time.Second
+	defaultBackupDelay = time.Second
 	fileMode           = 0o600
 )
 
@@ -51,21 +52,15 @@ var ErrInUse = errors.New("another tenured is running on this root")
 // has written the file.
 var ErrNewer = errors.New("written by a newer version of Tenure")
 
-// DamagedError says that the file cannot be read. The file is as it was found.
+// DamagedError says that the file cannot be read, or is gone where there is a backup of it.
 type DamagedError struct {
-	Path string
-	// Backup is the last copy that could be read, or empty if there is none.
-	Backup string
-	Cause  error
+	Path  string
+	Cause error
 }
 
-// Error says what to do about it.
+// Error says which file, and why.
 func (e *DamagedError) Error() string {
-	what := fmt.Sprintf("journal %s is damaged: %v; ", e.Path, e.Cause)
-	if e.Backup == "" {
-		return what + "there is no backup: keep the file for examination, and move it away to start without any snap"
-	}
-	return what + fmt.Sprintf("keep a copy of it, and restore the last good one: cp %s %s", e.Backup, e.Path)
+	return fmt.Sprintf("journal %s is damaged: %v", e.Path, e.Cause)
 }
 
 // Unwrap is why it cannot be read.
@@ -74,6 +69,9 @@ func (e *DamagedError) Unwrap() error { return e.Cause }
 // DB is an open journal.
 type DB struct {
 	bolt *bolt.DB
+	cfg  Config
+	// backups is what is known of them.
+	backups backups
 	// begin is called before anything is written.
 	begin    func() error
 	boundary func()
@@ -85,11 +83,14 @@ const (
 	bucketChanges   = "changes"
 	bucketDocuments = "documents"
 	bucketEvents    = "events"
+	bucketReserve   = "reserve"
 	keyVersion      = "version"
 )
 
 // Open opens the journal, or makes a new one if there is neither a file nor a
-// backup of one. Its errors are ErrInUse, ErrNewer, a *DamagedError, or those
+// backup of one. A file that is damaged, or gone, is replaced by its newest good backup, or, if there is
+// none, by an empty journal; it is kept beside it, and the Recovery in the journal says so.
+// The errors of Open are ErrInUse, ErrNewer, a *DamagedError for what could not be replaced, or those
 // of the operating system.
 func Open(cfg Config) (*DB, error) {
 	return open(cfg, migrations())
@@ -97,20 +98,36 @@ func Open(cfg Config) (*DB, error) {
 
 func open(cfg Config, steps []migration) (*DB, error) {
 	cfg.LockTimeout = cmp.Or(cfg.LockTimeout, defaultLockTimeout)
+	cfg.BackupDelay = cmp.Or(cfg.BackupDelay, defaultBackupDelay)
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
-	existed, err := examine(cfg.Path)
-	if err != nil {
+	db, err := openGood(cfg, steps)
+	broken, damaged := errors.AsType[*DamagedError](err)
+	if !damaged {
+		return db, err
+	}
+	if err := replace(cfg, steps, broken); err != nil {
+		return nil, errors.Join(broken, err)
+	}
+	return openGood(cfg, steps)
+}
+
+// openGood opens a file that can be read.
+func openGood(cfg Config, steps []migration) (*DB, error) {
+	if err := examine(cfg.Path); err != nil {
 		return nil, err
 	}
 	b, err := openBolt(cfg)
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{bolt: b, begin: func() error { return nil }, boundary: func() {}}
+	db := &DB{bolt: b, cfg: cfg, backups: newBackups(), begin: func() error { return nil }, boundary: func() {}}
 	if !cfg.Trial {
 		db.begin = sync.OnceValue(cfg.discard)
 	}
-	if err := db.prepare(cfg, existed, steps); err != nil {
+	if err := sweep(filepath.Dir(cfg.Path)); err != nil {
+		cfg.Logger.Warn("what was left of an unfinished copy stays", slog.Any("error", err))
+	}
+	if err := db.prepare(steps); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
 	if cfg.Boundary != nil {
@@ -120,108 +137,58 @@ func open(cfg Config, steps []migration) (*DB, error) {
 }
 
 // prepare brings a file that could be read to the present version.
-func (db *DB) prepare(cfg Config, existed bool, steps []migration) error {
-	if existed {
-		if err := db.checkVersion(len(steps)); err != nil {
-			return fmt.Errorf("open journal %s: %w", cfg.Path, err)
-		}
-		if err := db.backupTo(backupPath(cfg.Path)); err != nil {
-			return fmt.Errorf("open journal %s: %w", cfg.Path, err)
-		}
+func (db *DB) prepare(steps []migration) error {
+	fail := func(err error) error { return fmt.Errorf("open journal %s: %w", db.cfg.Path, err) }
+	version, err := db.checkVersion(len(steps))
+	if err != nil {
+		return fail(err)
 	}
-	if err := db.migrate(cfg.Logger, steps); err != nil {
-		return fmt.Errorf("open journal %s: %w", cfg.Path, err)
+	switch isNew := version == 0; {
+	case isNew:
+	case version < uint64(len(steps)): //nolint:gosec // A count of migrations.
+		// Who goes back to the older program needs it.
+		if err := db.backUp(); err != nil {
+			return fail(err)
+		}
+	case db.behind():
+		db.tryBackup()
 	}
-	if existed {
+	if err := db.migrate(db.cfg.Logger, steps); err != nil {
+		return fail(err)
+	}
+	if version != 0 {
 		return nil
 	}
-	return syncDir(filepath.Dir(cfg.Path))
+	return syncDir(filepath.Dir(db.cfg.Path))
 }
 
-// Close waits for transactions to end, and closes the file.
+// Close waits for transactions to end, keeps a backup of what no backup has, and closes the file.
 func (db *DB) Close() error {
+	if db.backups.due() {
+		db.tryBackup()
+	}
 	if err := db.bolt.Close(); err != nil {
 		return fmt.Errorf("close journal: %w", err)
 	}
 	return nil
 }
 
-// Backup writes a copy of the journal as it is now, while it is in use. The
-// copy is a journal itself.
-func (db *DB) Backup(w io.Writer) error {
-	err := db.bolt.View(func(tx *bolt.Tx) error {
-		_, err := tx.WriteTo(w)
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("back up journal: %w", err)
-	}
-	return nil
-}
-
-// unfinished is what a backup is called that is not complete.
-const unfinished = ".state.db.bak-*"
-
-// sweepBackups removes what a process has left that died while it made one.
-func sweepBackups(dir string) error {
-	left, err := durable.Left(dir, unfinished)
-	for _, file := range left {
-		err = errors.Join(err, os.Remove(file))
-	}
-	if err != nil {
-		return fmt.Errorf("sweep backups of the journal: %w", err)
-	}
-	return nil
-}
-
-// backupTo replaces the file at path by a backup, durably.
-func (db *DB) backupTo(path string) (err error) {
-	if err := sweepBackups(filepath.Dir(path)); err != nil {
-		return err
-	}
-	f, err := os.CreateTemp(filepath.Dir(path), unfinished) // Its mode is 0600.
-	if err != nil {
-		return fmt.Errorf("back up journal: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	if err := errors.Join(db.Backup(f), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return fmt.Errorf("back up journal: %w", err)
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func backupPath(path string) string { return path + ".bak" }
-
-// examine reports whether there is a journal at path. One that is gone or
-// empty, and has a backup, was lost: to begin anew would forget every snap.
-func examine(path string) (existed bool, err error) {
+// examine finds out whether a journal was lost. To begin anew would forget every snap.
+func examine(path string) error {
 	info, err := os.Stat(path)
 	switch {
 	case err == nil && info.Size() > 0:
-		return true, nil
+		return nil
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
-		return false, fmt.Errorf("open journal: %w", err)
+		return fmt.Errorf("open journal: %w", err)
 	}
-	if _, statErr := os.Stat(backupPath(path)); statErr == nil {
-		return false, damaged(path, errors.New("it is missing or empty, and has a backup"))
+	if len(backupsOf(path)) > 0 {
+		return damaged(path, errors.New("it is missing or empty, and has a backup"))
 	}
-	return false, nil
+	return nil
 }
 
-func damaged(path string, cause error) error {
-	e := &DamagedError{Path: path, Cause: cause}
-	if _, err := os.Stat(backupPath(path)); err == nil {
-		e.Backup = backupPath(path)
-	}
-	return e
-}
+func damaged(path string, cause error) error { return &DamagedError{Path: path, Cause: cause} }
 
 // openBolt opens and reads the whole file. What is damaged shows as an error,
 // a panic of bbolt, or a fault in the memory map; all become a *DamagedError.
@@ -264,6 +231,8 @@ func openBolt(cfg Config) (b *bolt.DB, err error) {
 		return b, nil
 	case errors.Is(fault, bolterrors.ErrTimeout):
 		return b, fmt.Errorf("open journal %s: %w", cfg.Path, ErrInUse)
+	case errors.Is(fault, bolterrors.ErrVersionMismatch):
+		return b, fmt.Errorf("open journal %s: %w: %w", cfg.Path, ErrNewer, fault)
 	case errors.As(fault, &pathErr):
 		return b, fmt.Errorf("open journal: %w", fault)
 	}
@@ -281,14 +250,16 @@ func release(file *os.File) {
 	_ = file.Close()
 }
 
-func (db *DB) checkVersion(newest int) error {
-	return db.bolt.View(func(tx *bolt.Tx) error {
-		version, err := readVersion(tx)
+// checkVersion is the version of the file; 0 is that it is new.
+func (db *DB) checkVersion(newest int) (version uint64, err error) {
+	err = db.bolt.View(func(tx *bolt.Tx) error {
+		version, err = readVersion(tx)
 		if err == nil && version > uint64(newest) { //nolint:gosec // A count of migrations.
 			err = fmt.Errorf("%w: schema %d, this version knows up to %d; nothing was changed", ErrNewer, version, newest)
 		}
 		return err
 	})
+	return version, err
 }
 
 func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }

@@ -2,8 +2,9 @@
 // bbolt file, state.db, and what has happened in the files of a History beside it.
 //
 // Always true: what a method has returned from is on disk, whole; a reader
-// sees all of an Update or nothing of it. A file that cannot be read, or that a
-// newer version wrote, is refused before anything in it is modified.
+// sees all of an Update or nothing of it. A file that a newer version wrote is refused before
+// anything in it is modified. One that cannot be read is never modified or deleted: it is kept
+// as state.db.damaged-TIME, and the newest good backup takes its place (Recovery).
 //
 // The schema, version 2. ◀ is a bucket, numbers are 8 bytes, big-endian:
 //
@@ -14,10 +15,12 @@
 //	documents ◀
 //	    COLLECTION ◀                      "snaps", "settings", ...: see NewCollection
 //	        key text      : JSON          what the collection's owner keeps
+//	reserve ◀                             there for a moment only: see refill
 //
-// A file of an older version is migrated when it is opened, in one transaction.
-// The file as it was before is kept beside it, as state.db.bak, at every open. The version goes up with
-// whatever a release writes, here or elsewhere, that the one before would misread.
+// A file of an older version is migrated when it is opened, in one transaction, and backed up before.
+// What was written is in state.db.bak soon after, though not while services wait in a gap, and
+// state.db.bak.1 is older by up to two days.
+// The version goes up with whatever a release writes, here or elsewhere, that the one before would misread.
 //
 // While another program is to take over, a copy is there as state.db.before-upgrade (Keep). It
 // goes before the first write, so that it can be put back as long as it is there.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -57,7 +58,11 @@ func (db *DB) migrate(log *slog.Logger, steps []migration) error {
 		if err != nil {
 			return fmt.Errorf("create bucket %s: %w", bucketMeta, err)
 		}
-		return meta.Put([]byte(keyVersion), number(newest))
+		if err := meta.Put([]byte(keyVersion), number(newest)); err != nil || version > 0 {
+			return err
+		}
+		// Nobody knows here whether there are snaps already.
+		return putRecovery(tx, &Recovery{Found: time.Now().UTC(), New: true, Pending: true})
 	})
 	return err
 }

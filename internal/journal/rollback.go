@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -34,7 +35,11 @@ func (db *DB) write(f func(*bolt.Tx) error) error {
 	}
 	db.boundary()
 	defer db.boundary()
-	return db.bolt.Update(f)
+	if err := db.bolt.Update(f); err != nil {
+		return err
+	}
+	db.backups.wrote()
+	return nil
 }
 
 // Restore puts the copy that Keep has made in the place of the journal at path, which nobody
@@ -73,4 +78,37 @@ func (db *DB) WriteCopy(path string) error {
 		return fmt.Errorf("copy journal: %w", err)
 	}
 	return errors.Join(db.Backup(f), f.Close())
+}
+
+// Backup writes a copy of the journal as it is now, while it is in use. The
+// copy is a journal itself.
+func (db *DB) Backup(w io.Writer) error {
+	err := db.bolt.View(func(tx *bolt.Tx) error {
+		_, err := tx.WriteTo(w)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("back up journal: %w", err)
+	}
+	return nil
+}
+
+// backupTo replaces the file at path by a copy, durably.
+func (db *DB) backupTo(path string) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), unfinishedBackup) // Its mode is 0600.
+	if err != nil {
+		return fmt.Errorf("back up journal: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	if err := errors.Join(db.Backup(f), f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return fmt.Errorf("back up journal: %w", err)
+	}
+	return syncDir(filepath.Dir(path))
 }

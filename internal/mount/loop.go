@@ -20,13 +20,16 @@ const (
 	bigBlock = 4096
 )
 
+// ErrNoLoop is that the kernel, or who made this container, gives no loop device.
+var ErrNoLoop = errors.New("there is no free loop device")
+
 // attach makes a read-only loop device of a file, by LOOP_CONFIGURE (Linux
 // 5.8). The device frees itself when the last user closes it: that is the
 // returned descriptor until it is mounted.
 func attach(ctx context.Context, file *os.File) (*os.File, error) {
 	control, err := openControl()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrNoLoop, err)
 	}
 	defer control.Close() //nolint:errcheck // Nothing was written.
 	for range loopTries {
@@ -38,7 +41,7 @@ func attach(ctx context.Context, file *os.File) (*os.File, error) {
 			return dev, err
 		}
 	}
-	return nil, fmt.Errorf("no loop device stayed free in %d tries: %w", loopTries, unix.EBUSY)
+	return nil, fmt.Errorf("%w: none stayed free in %d tries: %w", ErrNoLoop, loopTries, unix.EBUSY)
 }
 
 func openControl() (*os.File, error) {
@@ -54,11 +57,11 @@ func openControl() (*os.File, error) {
 func attachFree(control, file *os.File) (*os.File, error) {
 	n, err := unix.IoctlRetInt(int(control.Fd()), unix.LOOP_CTL_GET_FREE)
 	if err != nil {
-		return nil, fmt.Errorf("get a free loop device: %w", err)
+		return nil, fmt.Errorf("%w: get one: %w", ErrNoLoop, err)
 	}
 	dev, err := openLoop(n)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %w", ErrNoLoop, err)
 	}
 	if err := configure(dev, file); err != nil {
 		_ = dev.Close()

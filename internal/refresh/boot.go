@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,6 +32,9 @@ func (m *Manager) Boot(ctx context.Context) error {
 		}
 	}
 	if err := errors.Join(m.writeUsers(), m.offerSnapctl(), m.cfg.Mounts.Sweep(), m.snapshots.Sweep()); err != nil {
+		return err
+	}
+	if err := m.recoverState(ctx); err != nil {
 		return err
 	}
 	fresh, err := m.freshBoot()
@@ -113,7 +117,7 @@ func (m *Manager) bootTask(ctx context.Context, task *change.Task) (*relinked, e
 func (m *Manager) bootSnap(ctx context.Context, state *snapState) error {
 	var failures []error
 	for _, rev := range state.Line.Kept() {
-		failures = append(failures, m.mountRevision(ctx, tenure.Ref{Snap: state.Instance, Revision: rev}))
+		failures = append(failures, m.bringBack(ctx, tenure.Ref{Snap: state.Instance, Revision: rev}, state.Kept[rev]))
 	}
 	if state.Line.Installed() {
 		ref := tenure.Ref{Snap: state.Instance, Revision: state.Line.Current}
@@ -297,6 +301,10 @@ func (m *Manager) missing(ctx context.Context, state *snapState, known map[tenur
 	r, err := m.runnable(state, state.Line.Current)
 	if err != nil {
 		m.cfg.Logger.ErrorContext(ctx, "cannot start services", slog.Any("snap", state.Instance), slog.Any("error", err))
+		return nil
+	}
+	if why := cmp.Or(m.broken.of(r.Ref), m.broken.of(r.Base)); why != nil {
+		m.cfg.Logger.ErrorContext(ctx, "services are not started", slog.Any("snap", state.Instance), slog.Any("error", why))
 		return nil
 	}
 	var specs []supervise.Spec

@@ -40,6 +40,8 @@ const (
 	KindApp Kind = "app-not-found"
 	// KindShort is that the machine has no room for what is to be done.
 	KindShort Kind = "machine-short"
+	// KindSpace is that there is no room on the disk.
+	KindSpace Kind = "insufficient-disk-space"
 	// KindOption is a configuration option that is not set, or that there is not.
 	KindOption Kind = "option-not-found"
 )

@@ -87,6 +87,8 @@ type Manager struct {
 	// collect wakes the collector.
 	collect chan struct{}
 	endings endings
+	// broken are the revisions that could not be brought back.
+	broken broken
 	// plans and chatter are for the history.
 	plans   planCache
 	chatter chatter

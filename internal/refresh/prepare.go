@@ -130,6 +130,7 @@ func (m *Manager) mountRevision(ctx context.Context, ref tenure.Ref) error {
 	if _, err := mount.Mount(ctx, m.cfg.Mounts.File(ref.Snap, ref.Revision), point); err != nil {
 		return fmt.Errorf("mount %s: %w", ref, err)
 	}
+	m.broken.note(ref, nil)
 	return nil
 }
 
@@ -141,6 +142,7 @@ func (m *Manager) unmountRevision(ctx context.Context, ref tenure.Ref) error {
 	if err := os.Remove(point); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("unmount %s: %w", ref, err)
 	}
+	m.broken.note(ref, nil)
 	return nil
 }
 

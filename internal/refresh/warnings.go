@@ -99,6 +99,10 @@ func (m *Manager) Okay(ctx context.Context, until time.Time) (int, error) {
 		return slices.ContainsFunc(all, func(w Warning) bool { return w.Message == message })
 	})
 	now := m.cfg.Now()
+	recovery, err := m.cfg.Journal.LastRecovery()
+	if err != nil {
+		return 0, fmt.Errorf("acknowledge warnings: %w", err)
+	}
 	known := slices.DeleteFunc(all, func(w Warning) bool { return !w.Pending(now) || w.Added.After(until) })
 	err = m.cfg.Journal.Update(func(tx *journal.Tx) error {
 		docs := m.warnings.docs.In(tx)
@@ -108,6 +112,13 @@ func (m *Manager) Okay(ctx context.Context, until time.Time) (int, error) {
 			}
 		}
 		for i := range known {
+			if recovery != nil && known[i].Message == recoveryText(recovery) {
+				// It is over, and only not to be missed.
+				if err := tx.PutRecovery(nil); err != nil {
+					return err
+				}
+				continue
+			}
 			if err := docs.Put(known[i].Message, until); err != nil {
 				return err
 			}
@@ -131,6 +142,11 @@ func (m *Manager) troubles(ctx context.Context) ([]Warning, error) {
 		}
 		found = append(found, broken)
 	}
+	stored, err := m.storageTroubles()
+	if err != nil {
+		return nil, err
+	}
+	found = append(found, stored...)
 	units, err := m.Units(ctx)
 	if err != nil {
 		return nil, err

@@ -1,0 +1,310 @@
+package journal
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+
+	"tenure/internal/change"
+	"tenure/internal/change/changetest"
+)
+
+const filledChanges = 100
+
+// filled is a closed journal of some 100 KiB, with a backup.
+func filled(t *testing.T) (path string, content []byte) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "state.db")
+	db := openDB(t, path)
+	var b change.Batch
+	for id := range change.ID(filledChanges) {
+		b.Put = append(b.Put, changetest.Full(id+1))
+	}
+	if err := db.Changes().Apply(t.Context(), b); err != nil {
+		t.Fatal(err)
+	}
+	settle(t, db)
+	closeDB(t, db)
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path, content
+}
+
+// settle forgets how a journal came to be, as its user does.
+func settle(t *testing.T, db *DB) {
+	t.Helper()
+	if err := db.Update(func(tx *Tx) error { return tx.PutRecovery(nil) }); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// recovered opens a journal that was damaged, and has what was done about it.
+func recovered(t *testing.T, path string) (*Recovery, []change.Change) {
+	t.Helper()
+	db := openDB(t, path)
+	defer closeDB(t, db)
+	r, err := db.LastRecovery()
+	if err != nil {
+		t.Fatal(err)
+	}
+	saved, err := db.Changes().Load(t.Context())
+	if err != nil {
+		t.Error(err)
+	}
+	return r, saved.Changes
+}
+
+// anew removes what other cases have left beside a journal, but for its backup.
+func anew(t *testing.T, path string, content []byte) {
+	t.Helper()
+	left, err := filepath.Glob(path + ".*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range left {
+		if name != path+".bak" {
+			err = errors.Join(err, os.Remove(name))
+		}
+	}
+	if err := errors.Join(err, os.WriteFile(path, content, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestDamaged has a journal replaced by its backup, and kept, whatever has become of it.
+func TestDamaged(t *testing.T) {
+	t.Parallel()
+	path, content := filled(t)
+	zeroed := func(from, to int) []byte {
+		damaged := bytes.Clone(content)
+		clear(damaged[from:min(to, len(damaged))])
+		return damaged
+	}
+	for name, damaged := range map[string][]byte{
+		"text":        []byte("this is no journal"),
+		"garbage":     bytes.Repeat([]byte{0xa5}, len(content)),
+		"zeros":       zeroed(0, len(content)),
+		"no metas":    zeroed(0, 8192),
+		"only metas":  content[:8192],
+		"half":        content[:len(content)/2/4096*4096],
+		"middle page": zeroed(3*4096, len(content)),
+		"empty":       nil,
+	} {
+		anew(t, path, damaged)
+		r, changes := recovered(t, path)
+		if r == nil || !r.Pending || r.New || r.Cause == "" || r.Backup != path+".bak" || len(changes) != filledChanges {
+			t.Errorf("%s: %d changes, recovery %+v", name, len(changes), r)
+			continue
+		}
+		if name == "empty" {
+			continue
+		}
+		if kept, err := os.ReadFile(r.Damaged); err != nil || !bytes.Equal(kept, damaged) {
+			t.Errorf("%s: what was damaged is not kept at %q: %v", name, r.Damaged, err)
+		}
+	}
+}
+
+// TestDamagedAnywhere damages every page in turn: that is found out and the backup taken, or
+// everything is as it was. The first two pages are the two heads, written in turn: a damaged
+// one is one whose transaction was cut off, and the file is as it was before that.
+func TestDamagedAnywhere(t *testing.T) {
+	t.Parallel()
+	path, content := filled(t)
+	replaced := 0
+	for at := 0; at < len(content); at += 4096 {
+		damaged := bytes.Clone(content)
+		for i := range 64 {
+			damaged[at+i] ^= 0xff
+		}
+		anew(t, path, damaged)
+		r, changes := recovered(t, path)
+		if r != nil && r.Damaged != "" {
+			replaced++
+		}
+		if len(changes) != filledChanges && at >= 2*4096 {
+			t.Errorf("page %d: %d changes are there", at/4096, len(changes))
+		}
+	}
+	if replaced == 0 {
+		t.Error("no damage was found")
+	}
+}
+
+// TestLost removes the journal, its newest backup, and all of them.
+func TestLost(t *testing.T) {
+	t.Parallel()
+	path, _ := filled(t)
+	if err := os.Rename(path+".bak", path+".bak.1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		without []string
+		backup  string
+		changes int
+	}{
+		{[]string{".damaged-*"}, path + ".bak.1", filledChanges},
+		{[]string{""}, path + ".bak", filledChanges},
+		{[]string{"", ".bak", ".bak.1"}, "", 0},
+	} {
+		for _, suffix := range c.without {
+			if suffix == ".damaged-*" {
+				if err := os.WriteFile(path, []byte("text"), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				continue
+			}
+			if err := os.Remove(path + suffix); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r, changes := recovered(t, path)
+		if r == nil || r.Backup != c.backup || r.New != (c.backup == "") || len(changes) != c.changes {
+			t.Errorf("without %q: %d changes, recovery %+v", c.without, len(changes), r)
+		}
+	}
+}
+
+// TestDamagedBackup has no backup that can be read, and one older.
+func TestDamagedBackup(t *testing.T) {
+	t.Parallel()
+	path, _ := filled(t)
+	if err := errors.Join(os.Rename(path+".bak", path+".bak.1"),
+		os.WriteFile(path+".bak", []byte("text"), 0o600), os.WriteFile(path, []byte("text"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	r, changes := recovered(t, path)
+	if r == nil || r.Backup != path+".bak.1" || len(changes) != filledChanges {
+		t.Errorf("%d changes, recovery %+v", len(changes), r)
+	}
+	if err := errors.Join(os.WriteFile(path+".bak", []byte("text"), 0o600), os.Remove(path+".bak.1"), os.WriteFile(path, []byte("text"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if r, changes = recovered(t, path); r == nil || r.New || r.Backup != "" || r.Damaged == "" || len(changes) != 0 {
+		t.Errorf("without a backup: %d changes, recovery %+v", len(changes), r)
+	}
+}
+
+// TestBackup has what was written in a backup soon after, but not in a gap, and says how much a
+// journal has lost that was replaced by it.
+func TestBackup(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state.db")
+	db, err := Open(Config{Path: path, BackupDelay: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	settle(t, db)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	docs := NewCollection[string](db, "test")
+	db.Gap(true)
+	put(t, docs, "a", "one")
+	short, over := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer over()
+	if db.pause(short) {
+		t.Error("a backup would be made in a gap")
+	}
+	go func() { ended <- db.Run(ctx) }()
+	db.Gap(false)
+	for db.behind() {
+		time.Sleep(time.Millisecond) // Nobody tells.
+	}
+	// The reserve was made, and is not in it.
+	file, backup := sizeOf(t, path), sizeOf(t, path+".bak")
+	if file < reservePages*pageSize || backup > 100<<10 {
+		t.Errorf("the journal has %d bytes, its backup %d", file, backup)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeDB(t, db)
+	for _, lost := range []bool{false, true} {
+		content[0], content[4096], content[17], content[4096+17] = 1, 1, 1, 1
+		if err := os.WriteFile(path, content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		info, err := os.Stat(path + ".bak")
+		if err != nil {
+			t.Fatal(err)
+		}
+		written := info.ModTime()
+		if lost {
+			written = written.Add(time.Second)
+		}
+		if err := os.Chtimes(path, written, written); err != nil {
+			t.Fatal(err)
+		}
+		damagedDB := openDB(t, path)
+		r, err := damagedDB.LastRecovery()
+		got, _, errOfDoc := NewCollection[string](damagedDB, "test").Get("a")
+		if err := errors.Join(err, errOfDoc); err != nil || got != "one" || r == nil || r.Whole() == lost {
+			t.Errorf("written later: %v: %q, %+v, %v", lost, got, r, err)
+		}
+		closeDB(t, damagedDB)
+	}
+}
+
+func sizeOf(t *testing.T, path string) int64 {
+	t.Helper()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.Size()
+}
+
+// TestNewerIsNoDamage refuses a file of another version of bbolt, and changes nothing.
+func TestNewerIsNoDamage(t *testing.T) {
+	t.Parallel()
+	path, content := filled(t)
+	// The version of the format stands behind the page's header and the magic number.
+	const version = 16 + 4
+	content[version], content[4096+version] = 99, 99
+	anew(t, path, content)
+	if _, err := Open(Config{Path: path}); !errors.Is(err, ErrNewer) {
+		t.Errorf("error %v, want ErrNewer", err)
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, content) {
+		t.Errorf("it was modified: %v", err)
+	}
+}
+
+// TestReserve writes changes when the disk gives nothing any more.
+func TestReserve(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	db.refill()
+	size := sizeOf(t, db.cfg.Path)
+	docs := NewCollection[string](db, "test")
+	for i := range 50 {
+		put(t, docs, string(rune('a'+i%5)), "0123456789")
+	}
+	if after := sizeOf(t, db.cfg.Path); after != size {
+		t.Errorf("the file has grown from %d to %d bytes", size, after)
+	}
+	err := db.View(func(tx *Tx) error {
+		return tx.bolt.ForEach(func(name []byte, _ *bolt.Bucket) error {
+			if string(name) == bucketReserve {
+				return errors.New("the reserve is something that can be read")
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
