@@ -287,7 +287,10 @@ func (u *upload) file(part *multipart.Part, label string) (err error) {
 		return fmt.Errorf("receive %q: %w", label, err)
 	}
 	u.files = append(u.files, refresh.File{Path: file.Name(), Label: label})
-	_, err = io.Copy(file, part)
+	// Its directory is for nobody else, and who reads it without rights need not have a copy.
+	if err = file.Chmod(0o644); err == nil {
+		_, err = io.Copy(file, part)
+	}
 	if err := errors.Join(err, file.Close()); err != nil {
 		return fmt.Errorf("receive %q: %w", label, err)
 	}

@@ -29,6 +29,9 @@ const helperMark = "helper"
 // is to take the place in, which goes on as the daemon.
 const rehearsalMark = "rehearsal "
 
+// lockWidth is how much is in the file of a lock: more than two processes and a mark.
+const lockWidth = 30
+
 // takeRoot is lockRoot for a daemon, or for a rehearsal of one. A helper that has the lock is told to give it back, and waited for.
 func takeRoot(ctx context.Context, paths refresh.Paths, mark string) (*os.File, error) {
 	var told tenure.Process
@@ -105,11 +108,9 @@ func lockRoot(paths refresh.Paths, mark string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("%w (process %d)", ErrRunning, owner(lock))
 	}
-	if err := lock.Truncate(0); err != nil {
-		return nil, fmt.Errorf("lock %s: %w", path, err)
-	}
-	if _, err := fmt.Fprintln(lock, os.Getpid(), mark); err != nil {
-		return nil, fmt.Errorf("lock %s: %w", path, err)
+	// It is written over what is there, which takes no room on a disk that is full.
+	if _, err := fmt.Fprintf(lock, "%-*s\n", lockWidth, fmt.Sprint(os.Getpid(), " ", mark)); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), lock.Close())
 	}
 	return lock, nil
 }

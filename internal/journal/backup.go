@@ -247,8 +247,11 @@ func (db *DB) copyTo(path string) error {
 // keepOld makes the backup that is about to be replaced the old one, unless that is young enough.
 func keepOld(path, old string) error {
 	newest, err := os.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
 	if err != nil {
-		return nil // There is none yet.
+		return err
 	}
 	if kept, err := os.Stat(old); err == nil && newest.ModTime().Sub(kept.ModTime()) < oldBackupAge {
 		return nil

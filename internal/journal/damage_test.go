@@ -216,7 +216,7 @@ func TestBackup(t *testing.T) {
 	go func() { ended <- db.Run(ctx) }()
 	db.Gap(false)
 	for db.behind() {
-		time.Sleep(time.Millisecond) // Nobody tells.
+		<-time.After(time.Millisecond) // Nobody tells.
 	}
 	// The reserve was made, and is not in it.
 	file, backup := sizeOf(t, path), sizeOf(t, path+".bak")

@@ -90,7 +90,7 @@ func replace(cfg Config, steps []migration, broken *DamagedError) (err error) {
 		return fmt.Errorf("replace the journal: %w", err)
 	}
 	cfg.Logger.Error("the journal was damaged and is replaced", slog.String("cause", r.Cause),
-		slog.String("kept", cmp.Or(r.Damaged, "nothing")), slog.String("backup", cmp.Or(r.Backup, "none")), slog.Time("as-of", r.AsOf))
+		slog.String("kept", cmp.Or(r.Damaged, "nothing")), slog.String("backup", cmp.Or(r.Backup, "none")), slog.Time("as_of", r.AsOf))
 	return syncDir(dir)
 }
 

@@ -22,6 +22,8 @@ import (
 	"path/filepath"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"tenure"
 	"tenure/internal/durable"
 )
@@ -92,6 +94,40 @@ func (s *Store) put(ctx context.Context, file string, src io.Reader) error {
 		return err
 	}
 	return durable.Sync(s.fileDir())
+}
+
+// Take is Put for a file that nobody else writes to, which is at its place when that is done and no more where it was:
+// on one file system it takes no room for a second one.
+func (s *Store) Take(ctx context.Context, snap tenure.Instance, rev tenure.Revision, from string) (string, error) {
+	file := s.File(snap, rev)
+	err := s.take(ctx, file, from)
+	if err != nil {
+		return "", fmt.Errorf("store %s: %w", file, err)
+	}
+	return file, nil
+}
+
+func (s *Store) take(ctx context.Context, file, from string) error {
+	f, err := os.Open(from)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // What was written is synced before.
+	if err := errors.Join(durable.MkdirAll(0o700, s.fileDir()), f.Chmod(0o644), f.Sync()); err != nil {
+		return err
+	}
+	err = os.Rename(from, file)
+	if errors.Is(err, unix.EXDEV) {
+		if err = s.put(ctx, file, f); err == nil {
+			err = os.Remove(from)
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	// Where it is comes first to the disk.
+	return durable.Sync(s.fileDir(), filepath.Dir(from))
 }
 
 const tmpPrefix = ".put-"

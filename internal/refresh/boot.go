@@ -26,7 +26,12 @@ import (
 // had brought to theirs: mounts do not outlive the machine. It runs before changes
 // are resumed. A revision that cannot be mounted does not keep the others from it.
 func (m *Manager) Boot(ctx context.Context) error {
-	for _, dir := range []string{m.cfg.Paths.Mounts(), m.cfg.Paths.Staging(), m.cfg.Paths.Programs(), filepath.Dir(m.cfg.Paths.SnapctlSocket())} {
+	// The files in it are for everybody to read who is given them: for a child without rights.
+	staging := m.cfg.Paths.Staging()
+	if err := errors.Join(os.MkdirAll(staging, 0o700), os.Chmod(staging, 0o700)); err != nil {
+		return fmt.Errorf("make directories: %w", err)
+	}
+	for _, dir := range []string{m.cfg.Paths.Mounts(), m.cfg.Paths.Programs(), filepath.Dir(m.cfg.Paths.SnapctlSocket())} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			return fmt.Errorf("make directories: %w", err)
 		}

@@ -97,6 +97,9 @@ func (m *Manager) Do(ctx context.Context, req Request) (change.ID, error) {
 	if req.Hold != nil {
 		return m.Hold(ctx, *req.Hold)
 	}
+	if err := m.enoughToRun(req); err != nil {
+		return 0, err
+	}
 	for {
 		id, err := m.begin(ctx, req)
 		if KindOf(err) == KindNoUpdate && m.tracksOther(req) {
@@ -144,10 +147,8 @@ func (m *Manager) begin(ctx context.Context, req Request) (change.ID, error) {
 	if err := clear(ctx, op, jobSnaps(prepared.jobs)); err != nil {
 		return 0, err
 	}
-	for i := range prepared.jobs {
-		if err := m.stage(ctx, &prepared.jobs[i], prepared.files); err != nil {
-			return 0, err
-		}
+	if err := m.stageAll(ctx, op, prepared); err != nil {
+		return 0, err
 	}
 	plans, err := json.Marshal(prepared.plans)
 	if err != nil {

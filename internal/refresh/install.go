@@ -236,6 +236,20 @@ func (m *Manager) stage(ctx context.Context, j *job, files map[tenure.Instance]s
 	return nil
 }
 
+// stageAll stages the files of all jobs, or none, if there is room for what they are for.
+func (m *Manager) stageAll(ctx context.Context, op string, p *prepared) error {
+	if err := m.enough(ctx, op, p); err != nil {
+		return err
+	}
+	for i := range p.jobs {
+		if err := m.stage(ctx, &p.jobs[i], p.files); err != nil {
+			m.unstage(p.jobs[:i+1])
+			return err
+		}
+	}
+	return nil
+}
+
 func (m *Manager) unstage(jobs []job) {
 	for i := range jobs {
 		if jobs[i].Staged != "" {

@@ -306,7 +306,9 @@ func (m *Manager) fetch(ctx context.Context, origin Origin) (path string, err er
 	if err != nil {
 		return "", err
 	}
-	err = opened.Fetch(ctx, origin.Release, file)
+	if err = file.Chmod(0o644); err == nil { // As that of an upload.
+		err = opened.Fetch(ctx, origin.Release, file)
+	}
 	return file.Name(), errors.Join(err, file.Close())
 }
 

@@ -7,7 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -47,41 +46,40 @@ func (s prepareStep) Do(ctx context.Context, p prepareParams) (nothing, error) {
 }
 
 func (s prepareStep) keep(ctx context.Context, p prepareParams) error {
-	staged, err := os.Open(p.Staged)
+	err := admitted(ctx, p.Staged, p.Digest)
+	if err == nil {
+		_, err = s.m.cfg.Mounts.Take(ctx, p.Ref.Snap, p.Ref.Revision, p.Staged)
+	}
 	if errors.Is(err, fs.ErrNotExist) {
-		// Put removes nothing until the file is at its place.
+		// It was taken before a crash.
 		if _, found := os.Stat(s.m.cfg.Mounts.File(p.Ref.Snap, p.Ref.Revision)); found == nil {
 			return nil
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("keep snap file: %w", err)
-	}
-	defer staged.Close() //nolint:errcheck // Opened for reading.
-	if _, err := s.m.cfg.Mounts.Put(ctx, p.Ref.Snap, p.Ref.Revision, &whole{Reader: staged, digest: p.Digest, sum: sha256.New()}); err != nil {
-		return err
-	}
-	return os.Remove(p.Staged)
+	return err
 }
 
 // errTorn is that a file is not what it was.
 var errTorn = errors.New("it is not the file that was admitted any more: the machine has lost a part of it; give it again")
 
-// whole is a file that is read to its end without an error only if it is the one of a digest.
-type whole struct {
-	io.Reader
-
-	digest string
-	sum    hash.Hash
-}
-
-func (w *whole) Read(b []byte) (int, error) {
-	n, err := w.Reader.Read(b)
-	_, _ = w.sum.Write(b[:n]) // A hash takes everything.
-	if errors.Is(err, io.EOF) && w.digest != "" && hex.EncodeToString(w.sum.Sum(nil)) != w.digest {
-		return n, errTorn
+// admitted fails unless the file at path is the one of a digest, if there is one.
+func admitted(ctx context.Context, path, digest string) error {
+	staged, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("keep snap file: %w", err)
 	}
-	return n, err
+	defer staged.Close() //nolint:errcheck // Opened for reading.
+	if digest == "" {
+		return nil
+	}
+	sum := sha256.New()
+	if _, err := io.Copy(sum, withContext{ctx, staged}); err != nil {
+		return fmt.Errorf("keep snap file: %w", err)
+	}
+	if hex.EncodeToString(sum.Sum(nil)) != digest {
+		return fmt.Errorf("keep snap file %s: %w", path, errTorn)
+	}
+	return nil
 }
 
 func (s prepareStep) Undo(ctx context.Context, p prepareParams, _ nothing) error {

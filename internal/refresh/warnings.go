@@ -112,16 +112,13 @@ func (m *Manager) Okay(ctx context.Context, until time.Time) (int, error) {
 			}
 		}
 		for i := range known {
-			if recovery != nil && known[i].Message == recoveryText(recovery) {
-				// It is over, and only not to be missed.
-				if err := tx.PutRecovery(nil); err != nil {
-					return err
-				}
-				continue
-			}
 			if err := docs.Put(known[i].Message, until); err != nil {
 				return err
 			}
+		}
+		// It is over, and was only not to be missed.
+		if recovery != nil && slices.ContainsFunc(known, func(w Warning) bool { return w.Message == recoveryText(recovery) }) {
+			return tx.PutRecovery(nil)
 		}
 		return nil
 	})

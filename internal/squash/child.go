@@ -101,11 +101,11 @@ func (r *Reader) readable(ctx context.Context, f *os.File) (*os.File, error) {
 		return nil, fmt.Errorf("make a readable copy in %s: %w", dir, err)
 	}
 	tmp := os.NewFile(uintptr(fd), dir)
-	if err := clone(ctx, tmp, f); err == nil {
+	if err = clone(ctx, tmp, f); err == nil {
 		err = tmp.Chmod(0o444)
-		if err == nil {
-			return tmp, nil
-		}
+	}
+	if err == nil {
+		return tmp, nil
 	}
 	_ = tmp.Close()
 	return nil, fmt.Errorf("make a readable copy in %s: %w", dir, errors.Join(err, ctx.Err()))

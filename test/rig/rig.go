@@ -54,6 +54,8 @@ type Config struct {
 	Mount func(dir string) (unmount func() error, err error)
 	// Waits leaves the first start to the test.
 	Waits bool
+	// RunSize, if not 0, is the size of a file system in memory of its own for run/, in bytes.
+	RunSize int
 	// Observe lets services be observed after refreshes for as long as their packages
 	// say, and data be saved before snaps are removed. Otherwise they are not, for most tests look at what
 	// comes after.
@@ -81,6 +83,8 @@ type Instance struct {
 	daemon *server
 	// unmount, if set, takes away what the root lies on.
 	unmount func(ctx context.Context) error
+	// runInMemory is that run/ is a mount of our own.
+	runInMemory bool
 }
 
 // New makes an instance and starts its daemon.
@@ -106,6 +110,14 @@ func New(tb testing.TB, cfg Config) *Instance {
 	tb.Cleanup(i.end)
 	if err := i.lay(cfg); err != nil {
 		tb.Fatalf("mount %s: %v", root, err)
+	}
+	if cfg.RunSize != 0 {
+		err := errors.Join(os.Mkdir(i.Path("run"), 0o755),
+			unix.Mount("tenure-test", i.Path("run"), "tmpfs", 0, fmt.Sprintf("mode=0755,size=%d", cfg.RunSize)))
+		if err != nil {
+			tb.Fatalf("mount run/: %v", err)
+		}
+		i.runInMemory = true
 	}
 	if !cfg.Observe {
 		if err := observeNothing(root); err != nil {
@@ -165,6 +177,11 @@ func (i *Instance) end() {
 	out, err := exec.CommandContext(ctx, filepath.Join(i.Bin, "tenured"), "shutdown", "--root", i.Root).CombinedOutput()
 	if err != nil {
 		i.t.Errorf("tenured shutdown: %v\n%s", err, out)
+	}
+	if i.runInMemory {
+		if err := mount.Unmount(ctx, i.Path("run")); err != nil {
+			i.t.Error(err)
+		}
 	}
 	for _, left := range Leftovers(i.Root) {
 		i.t.Errorf("left behind: %s", left)
