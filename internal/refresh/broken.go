@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -10,6 +11,7 @@ import (
 
 	"tenure"
 	"tenure/internal/mount"
+	"tenure/internal/supervise"
 )
 
 // broken are the revisions that could not be brought back to their places when the daemon started. Their
@@ -43,6 +45,17 @@ func (b *broken) of(ref tenure.Ref) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.why[ref].err
+}
+
+// under is why services cannot be started from what their specs say; nil if they can.
+func (b *broken) under(specs []supervise.Spec) error {
+	for i := range specs {
+		spec := &specs[i]
+		if why := cmp.Or(b.of(tenure.Ref{Snap: spec.Unit.Snap, Revision: spec.Revision}), b.of(spec.Base)); why != nil {
+			return fmt.Errorf("start %s: %w", spec.Unit, why)
+		}
+	}
+	return nil
 }
 
 func (b *broken) all() map[tenure.Ref]breakage {

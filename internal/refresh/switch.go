@@ -431,6 +431,9 @@ type startParams struct {
 
 func (s startStep) Do(ctx context.Context, p startParams) (nothing, error) {
 	specs, err := s.wanted(ctx, p)
+	if err == nil {
+		err = s.m.broken.under(specs)
+	}
 	if err != nil {
 		return nothing{}, err
 	}
