@@ -113,6 +113,7 @@ func filesOf(t *testing.T, i *rig.Instance) []string {
 // answers, and what makes room can always be done.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
+	more := int64(often(8, 16))
 	d := newDisk(t, 48)
 	i := rig.New(t, rig.Config{Dir: d.dir, Disk: true, RunSize: 8 << 20})
 	i.Tenure("install", "--dangerous", snap(t, "hello", "1"))
@@ -134,7 +135,7 @@ func TestFullDisk(t *testing.T) {
 		{"remove", []string{"remove", "--purge", "hello_b"}, true},
 	} {
 		refused := 0
-		for kib := int64(0); ; kib = max(64, kib*4) {
+		for kib := int64(0); ; kib = max(64, kib*more) {
 			d.fill(kib)
 			before, main := filesOf(t, i), i.Main("hello.hellod")
 			got := i.Try(c.args...)
