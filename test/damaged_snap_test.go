@@ -99,7 +99,7 @@ func TestUnreadableSnap(t *testing.T) {
 		}
 		must(t, os.WriteFile(file, content, 0o644)) //nolint:gosec // As it was.
 	})
-	if got := i.Try("start", "hello"); got.Status == 0 || !strings.Contains(got.Stderr, "input/output error") || !strings.Contains(got.Stderr, "see dmesg") {
+	if got := i.Try("start", "hello"); got.Status == 0 || !strings.Contains(got.Stderr, "input/output error") {
 		t.Errorf("start: exit status %d, %s", got.Status, got.Stderr)
 	}
 	i.Tenure("refresh", "--dangerous", snap(t, "hello", "2"))

@@ -113,7 +113,7 @@ func filesOf(t *testing.T, i *rig.Instance) []string {
 // answers, and what makes room can always be done.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
-	more := int64(often(8, 16))
+	more, natively := int64(often(8, 16)), often(1, 0) == 1
 	d := newDisk(t, 48)
 	i := rig.New(t, rig.Config{Dir: d.dir, Disk: true, RunSize: 8 << 20})
 	i.Tenure("install", "--dangerous", snap(t, "hello", "1"))
@@ -134,6 +134,13 @@ func TestFullDisk(t *testing.T) {
 		{"revert", []string{"revert", "hello"}, true},
 		{"remove", []string{"remove", "--purge", "hello_b"}, true},
 	} {
+		if c.what == "revert" && !natively {
+			// The file of the unit is on the same disk: without room for it the service that runs is
+			// started again, which is undone and no more.
+			d.free()
+			i.Tenure(c.args...)
+			continue
+		}
 		refused := 0
 		for kib := int64(0); ; kib = max(64, kib*more) {
 			d.fill(kib)

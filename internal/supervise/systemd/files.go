@@ -1,6 +1,7 @@
 package systemd
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -81,11 +82,15 @@ func (f *files) touch() error {
 // newSuffix is what the names of files end with that are not in their place yet.
 const newSuffix = ".new"
 
-// replace writes a file at once or not at all.
+// replace writes a file at once or not at all. One that says so already is left alone, for
+// which there is always room.
 func replace(path string, text []byte, mode os.FileMode) error {
+	if old, err := os.ReadFile(path); err == nil && bytes.Equal(old, text) {
+		return nil
+	}
 	temp := path + newSuffix
 	if err := os.WriteFile(temp, text, mode); err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
+		return fmt.Errorf("write %s: %w", path, errors.Join(err, removeFile(temp)))
 	}
 	if err := os.Rename(temp, path); err != nil {
 		return fmt.Errorf("write %s: %w", path, errors.Join(err, os.Remove(temp)))
