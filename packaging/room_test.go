@@ -19,7 +19,7 @@ func TestADaemonStartsDuringAStop(t *testing.T) {
 	before := h.unit()
 	h.run("systemctl", "stop", "tenured.socket", "tenured-snapctl.socket", "tenured.service")
 	h.run("systemctl", "stop", "--no-block", manager)
-	h.await("a helper has the lock", func() bool { return strings.HasSuffix(h.read("run/tenure/lock"), " helper\n") })
+	h.await("a helper has the lock", func() bool { return strings.HasSuffix(strings.TrimSpace(h.read("run/tenure/lock")), " helper") })
 	h.run("systemctl", "start", "tenured.socket", "tenured-snapctl.socket", "tenured.service")
 	if now := h.unit(); now.state != "deactivating" || now.main != before.main {
 		t.Errorf("with a daemon it is %+v, before it was %+v", now, before)

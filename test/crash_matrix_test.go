@@ -380,7 +380,7 @@ func (m *matrix) outlive(ctx context.Context, asked <-chan struct{}) (died bool)
 	return !m.trySettle(ctx)
 }
 
-// reach waits until the daemon has ended, or what there is is as it is to be: for what the daemon
+// reach waits until the daemon has ended, or everything is there as it is to be: for what the daemon
 // does by itself. It tells whether the daemon has ended.
 func (m *matrix) reach(ctx context.Context, want outlook) (died bool) {
 	m.t.Helper()

@@ -24,6 +24,8 @@ type territory struct {
 	group         string
 	ceded, claims []string
 	main          tenure.Process
+	// moving are those that were promised to it, and may still be where they come from.
+	moving []tenure.Process
 	// keeps is whether there may be workloads among what the main process has forked.
 	keeps bool
 }
@@ -78,21 +80,44 @@ func (s *Supervisor) Glance(ctx context.Context) (map[tenure.UnitID][]proc.Info,
 	}
 	units := s.all()
 	seen := make(map[tenure.UnitID][]proc.Info, len(units))
+	promised := map[tenure.Process]tenure.UnitID{}
 	var mu sync.Mutex
 	var workers errgroup.Group
 	for part := range slices.Chunk(units, len(units)/runtime.GOMAXPROCS(0)+1) {
 		workers.Go(func() error {
 			for _, u := range part {
-				infos, err := u.groups.Load().processes(s, proc.Group.Glance)
+				t := u.groups.Load()
+				infos, err := t.processes(s, proc.Group.Glance)
 				if err != nil {
 					return fmt.Errorf("see processes of %s: %w", u.name(), err)
 				}
 				mu.Lock()
 				seen[u.name()] = infos
+				for _, p := range append(slices.Clone(t.moving), t.main) {
+					promised[p] = u.name()
+				}
 				mu.Unlock()
 			}
 			return nil
 		})
 	}
-	return seen, workers.Wait()
+	err := workers.Wait()
+	keepPromises(seen, promised)
+	return seen, err
+}
+
+// keepPromises shows each process in one unit: what is on its way into one is in that.
+func keepPromises(seen map[tenure.UnitID][]proc.Info, promised map[tenure.Process]tenure.UnitID) {
+	for unit, infos := range seen {
+		seen[unit] = slices.DeleteFunc(infos, func(i proc.Info) bool {
+			to, found := promised[i.Process]
+			if !found || to == unit {
+				return false
+			}
+			if !slices.ContainsFunc(seen[to], func(there proc.Info) bool { return there.Process == i.Process }) {
+				seen[to] = append(seen[to], i)
+			}
+			return true
+		})
+	}
 }

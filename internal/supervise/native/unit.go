@@ -278,7 +278,7 @@ func (u *unit) publish() {
 	// Another supervisor's main process is known before it is held.
 	here := u.territory()
 	here.main = u.rec.Main
-	here.ceded, here.claims = slices.Clone(here.ceded), slices.Clone(here.claims)
+	here.ceded, here.claims, here.moving = slices.Clone(here.ceded), slices.Clone(here.claims), slices.Clone(here.moving)
 	u.groups.Store(&here)
 	u.status.Store(status)
 	u.s.nursery.follow(u)
@@ -326,7 +326,7 @@ func (u *unit) outside(inside []proc.Info) []proc.Info {
 
 // territory is where the unit's processes are now. Who keeps it copies its lists.
 func (u *unit) territory() territory {
-	t := territory{group: u.rec.Group, ceded: u.rec.Ceded, claims: u.rec.Claims, keeps: u.keeps()}
+	t := territory{group: u.rec.Group, ceded: u.rec.Ceded, claims: u.rec.Claims, moving: u.rec.Moving, keeps: u.keeps()}
 	if u.main != nil {
 		t.main = u.rec.Main
 	}
