@@ -266,7 +266,6 @@ func sights(s *scene) []*sight {
 	next := func(s *scene, base string) bool { return base == x(s.current+1) }
 	list := []*sight{
 		{name: "the staged file", dir: "var/lib/tenure/staging", base: prefixed(s.snap), op: fsnotify.Create, nth: 1},
-		{name: "the stored file begun", dir: "var/lib/tenure/snaps", base: prefixed("."), op: fsnotify.Create, nth: 1},
 		{name: "the stored file", dir: "var/lib/tenure/snaps", base: prefixed(s.snap), op: fsnotify.Create, nth: 1},
 		{name: "the mount point", dir: "snap/" + s.snap, base: next, op: fsnotify.Create, nth: 1},
 		{name: "the first copy begun", dir: "var/snap/" + s.snap, base: next, op: fsnotify.Create, nth: 1},

@@ -48,7 +48,7 @@ type sample struct {
 // newSample is what TENURE_CRASH asks for, within the time that the test has.
 func newSample(t *testing.T) sample {
 	t.Helper()
-	s := sample{share: often(8, 16), each: 2}
+	s := sample{share: often(12, 24), each: 2}
 	if word := os.Getenv("TENURE_CRASH"); word == "all" {
 		s = sample{share: 1}
 	} else if seed, err := strconv.Atoi(word); err == nil {
