@@ -2,6 +2,9 @@ package test
 
 import (
 	"context"
+	"os"
+	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -34,8 +37,15 @@ svc:
 	}
 	socket := inode(t, s.Common("probe")+"/main.sock")
 	kept := "kept=kept of " + first.pid
+	// What a service stores is kept soon after it has said so, not before it goes on.
+	records := s.Path("run/tenure/units")
+	stored := func() bool {
+		text, err := os.ReadFile(filepath.Join(records, "probe.svc.json"))
+		return err == nil && strings.Contains(string(text), `"name":"kept"`)
+	}
 
 	for range 2 {
+		await(t, records, stored)
 		info, err := proc.Read(s.Holder())
 		if err != nil {
 			t.Fatal(err)

@@ -45,10 +45,15 @@ func (d *Disk) Mount(dir string) (*Mount, error) {
 // broken off and detached, which is an error.
 func (m *Mount) Unmount() error {
 	err := m.server.Unmount()
-	if err != nil {
-		err = errors.Join(fmt.Errorf("unmount the disk at %s: %w", m.dir, err), unix.Unmount(m.dir, unix.MNT_FORCE|unix.MNT_DETACH))
+	if err == nil {
+		return nil
 	}
-	return err
+	// A process that another test is just about to start has what is open here for a moment.
+	if detachErr := unix.Unmount(m.dir, unix.MNT_DETACH); detachErr != nil {
+		return errors.Join(fmt.Errorf("unmount the disk at %s: %w", m.dir, err), detachErr)
+	}
+	m.server.Wait()
+	return nil
 }
 
 // errno is zero, or what the kernel is told.
