@@ -92,6 +92,10 @@ $(LINT): tools/go.mod tools/go.sum
 bench: examples ## Measure, against floors measured in the same run.
 	@./scripts/bench
 
+.PHONY: growth
+growth: examples ## Measure how times and memory grow with the number of things, and draw docs/growth.svg.
+	@./scripts/growth
+
 FUZZTIME ?= 10m
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (10m).

@@ -42,7 +42,12 @@ func BenchmarkTenure(b *testing.B) {
 	b.Run("births", func(b *testing.B) { benchBirths(b, t, 40*n) })
 	b.Run("install", func(b *testing.B) { benchInstall(b, t, max(3, n/5)) })
 	b.Run("run", func(b *testing.B) { benchRun(b, t, 4*n) })
-	b.Run("many", func(b *testing.B) { benchMany(b, t, max(3, n/5)) })
+	b.Run("command", func(b *testing.B) { benchCommand(b, t, n) })
+	many := fewSnaps
+	if n >= fullRefreshes {
+		many = manySnaps
+	}
+	b.Run("many", func(b *testing.B) { benchMany(b, t, max(3, n/5), many) })
 	t.end(b, n)
 }
 
@@ -74,5 +79,6 @@ func benchInstall(b *testing.B, t *table, n int) {
 		removes.add(timed(i, "remove", "--purge", "hello"))
 	}
 	t.row("install hello, whole command", installs)
+	t.aimTime("install of a small local snap, median", installs.median(), commandTarget)
 	t.row("remove --purge hello, whole command", removes)
 }

@@ -40,7 +40,7 @@ func benchServe(b *testing.B, t *table, n int) {
 	t.row("request at rest, one every ms", c.rest)
 	t.row("request while a refresh hands over", c.switching)
 	t.row("refresh web, whole command", commands)
-	t.holdTime("requests while a refresh hands over, 99 %, against 2 x that at rest", c.switching.percentile(99), serveFactor*c.rest.percentile(99))
+	t.aimTime("requests while a refresh hands over, 99 %, against 2 x that at rest", c.switching.percentile(99), serveFactor*c.rest.percentile(99))
 }
 
 func webSnap(b *testing.B, version int) string {

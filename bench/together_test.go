@@ -32,7 +32,7 @@ func benchTogether(b *testing.B, t *table, n int) {
 	t.row(fmt.Sprintf("floor of the gap, %d services by hand at once", togetherServices), floors)
 	t.row("gap, 1 service", ones)
 	t.row(fmt.Sprintf("gap, %d services, the longest of three", togetherServices), manies)
-	t.holdTime(fmt.Sprintf("gap with %d services, median, against %d x that of one", togetherServices, togetherFactor),
+	t.aimTime(fmt.Sprintf("gap with %d services, median, against %d x that of one", togetherServices, togetherFactor),
 		manies.median(), togetherFactor*ones.median())
 }
 
