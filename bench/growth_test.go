@@ -76,7 +76,7 @@ func BenchmarkGrowth(b *testing.B) {
 		{curves{of: "services", names: []string{
 			"list, ms", "ps, ms", "start of the daemon, ms", "tenured and holder, MiB",
 		}}, 1000, growServices},
-		{curves{of: "snaps in one command", names: []string{"refresh, ms"}}, 100, growSnaps},
+		{curves{of: "snaps in one command", names: []string{"refresh, ms"}}, commandSnaps, growSnaps},
 	} {
 		for n := 10; n <= min(most, c.most); n *= 10 {
 			b.Run(strings.ReplaceAll(c.of, " ", "_")+"/"+strconv.Itoa(n), func(b *testing.B) { c.row(n, c.measure(b, n)...) })

@@ -37,17 +37,17 @@ const (
 
 // benchMany runs services, ten in each snap, and looks at what the daemon and its
 // holder need for that, and how long what people do all day takes.
-func benchMany(b *testing.B, t *table, n, snaps int) {
-	services := fmt.Sprintf("%d services", snaps*manyServices)
+func benchMany(b *testing.B, t *table, n, count int) {
+	services := fmt.Sprintf("%d services", count*manyServices)
 	i := rig.New(b, rig.Config{Disk: true})
 	time.Sleep(rest)
 	nothing := residents(b, i.PID())
 	t.size("tenured, nothing installed", nothing)
-	files := packMany(b, i, b.TempDir(), snaps, manyServices)
+	files := packMany(b, i, b.TempDir(), count, manyServices)
 	for _, file := range files {
 		i.Tenure("install", "--dangerous", file)
 	}
-	want := mainProcesses(b, i, snaps)
+	want := mainProcesses(b, i, count)
 	busy := residents(b, i.PID())
 	holder := residents(b, i.Holder())
 	t.size("tenured, just after the installs", busy)
@@ -68,13 +68,13 @@ func benchMany(b *testing.B, t *table, n, snaps int) {
 	refreshed := residents(b, i.PID())
 	t.size("tenured, after a refresh", refreshed)
 
-	adoptions := adopt(b, i, n, files[0], want, snaps)
-	t.row(fmt.Sprintf("list, %d snaps with %s", snaps, services), lists)
+	adoptions := adopt(b, i, n, files[0], want, count)
+	t.row(fmt.Sprintf("list, %d snaps with %s", count, services), lists)
 	t.row("services, "+services, tables)
-	t.row(fmt.Sprintf("ps, %d units", snaps*manyServices), trees)
+	t.row(fmt.Sprintf("ps, %d units", count*manyServices), trees)
 	t.row("daemon starts and adopts "+services, adoptions)
 	most := max(busy.all, quiet.all, used.all, refreshed.all)
-	if snaps < manySnaps {
+	if count < manySnaps {
 		t.holdSize("tenured with "+services+", the most of these moments", most, daemonTarget)
 		return
 	}
@@ -124,7 +124,7 @@ func switches(b *testing.B, pid int) (n int) {
 
 // adopt kills the daemon and starts it again, and checks that no process was lost
 // but those of the snap that was refreshed.
-func adopt(b *testing.B, i *rig.Instance, n int, refreshed string, want map[string]int, snaps int) (took series) {
+func adopt(b *testing.B, i *rig.Instance, n int, refreshed string, want map[string]int, count int) (took series) {
 	b.Helper()
 	snap, _, _ := strings.Cut(filepath.Base(refreshed), "_")
 	for range n {
@@ -133,7 +133,7 @@ func adopt(b *testing.B, i *rig.Instance, n int, refreshed string, want map[stri
 		i.Start()
 		took.add(time.Since(start))
 	}
-	for unit, pid := range mainProcesses(b, i, snaps) {
+	for unit, pid := range mainProcesses(b, i, count) {
 		if want[unit] != pid && !strings.HasPrefix(unit, snap+".") {
 			b.Errorf("%s is process %d, and was %d", unit, pid, want[unit])
 		}
@@ -142,7 +142,7 @@ func adopt(b *testing.B, i *rig.Instance, n int, refreshed string, want map[stri
 }
 
 // mainProcesses are those of all services, which must all run.
-func mainProcesses(b *testing.B, i *rig.Instance, snaps int) map[string]int {
+func mainProcesses(b *testing.B, i *rig.Instance, count int) map[string]int {
 	b.Helper()
 	pids := make(map[string]int)
 	for name, unit := range i.Units() {
@@ -152,8 +152,8 @@ func mainProcesses(b *testing.B, i *rig.Instance, snaps int) map[string]int {
 			}
 		}
 	}
-	if len(pids) != snaps*manyServices {
-		b.Fatalf("%d services run, want %d", len(pids), snaps*manyServices)
+	if len(pids) != count*manyServices {
+		b.Fatalf("%d services run, want %d", len(pids), count*manyServices)
 	}
 	return pids
 }
