@@ -61,7 +61,8 @@ func another(t *testing.T, paths refresh.Paths, mark string) (end func() string)
 	if err := os.MkdirAll(paths.Run(), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "have-lock", paths.Root, mark)
+	// It is the child of a shell: who waits here for the end of a child has also reaped it.
+	cmd := exec.CommandContext(t.Context(), "sh", "-c", `"$@"; exit $?`, "sh", os.Args[0], "have-lock", paths.Root, mark)
 	cmd.Stderr = os.Stderr
 	in, inErr := cmd.StdinPipe()
 	out, outErr := cmd.StdoutPipe()
@@ -124,15 +125,25 @@ func TestADaemonStays(t *testing.T) {
 func TestARehearsalIsNotTheDaemon(t *testing.T) {
 	t.Parallel()
 	paths := refresh.Paths{Root: t.TempDir()}
-	daemon := exec.CommandContext(t.Context(), "sleep", "infinity")
-	if err := daemon.Start(); err != nil {
+	// As another is the child of a shell, which says its pid, and how it has ended.
+	shell := exec.CommandContext(t.Context(), "sh", "-c", "sleep 300 & echo $!; wait $!; echo $?")
+	out, err := shell.StdoutPipe()
+	if err = errors.Join(err, shell.Start()); err != nil {
 		t.Fatal(err)
 	}
-	end := another(t, paths, rehearsalMark+strconv.Itoa(daemon.Process.Pid))
+	said := bufio.NewReader(out)
+	daemon, err := said.ReadString('\n')
+	if err != nil {
+		t.Fatal(err)
+	}
+	end := another(t, paths, rehearsalMark+strings.TrimSpace(daemon))
 	ended := make(chan error, 1)
 	go func() { ended <- endDaemon(t.Context(), paths) }()
-	if err := daemon.Wait(); err == nil || daemon.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM { //nolint:forcetypeassert // That of Linux.
-		t.Errorf("the daemon ends with %v", err)
+	if status, err := said.ReadString('\n'); err != nil || strings.TrimSpace(status) != strconv.Itoa(128+int(syscall.SIGTERM)) {
+		t.Errorf("the daemon ends with status %q, %v", status, err)
+	}
+	if err := shell.Wait(); err != nil {
+		t.Error(err)
 	}
 	if said := end(); said != "" {
 		t.Errorf("the rehearsal was told: %q", said)
