@@ -49,6 +49,9 @@ const (
 	UpgradeError = "Error"
 )
 
+// UpgradePatience is how long a new program may take to get ready, unless it is said otherwise.
+const UpgradePatience = time.Minute
+
 // UpgradeAction is what is asked of the daemon.
 type UpgradeAction struct {
 	Action string `json:"action"`

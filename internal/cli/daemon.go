@@ -98,9 +98,6 @@ Only root may be able to change the program and the directories that it is in.`,
 	return a.readable(c)
 }
 
-// usualPatience is how long a new program may take where nothing is said.
-const usualPatience = time.Minute
-
 // upgradeDaemon has the daemon replace itself, and waits for what becomes of it.
 func (a *app) upgradeDaemon(ctx context.Context, program string, patience time.Duration) error {
 	begun, err := a.client().Upgrade(ctx, program, patience)
@@ -110,7 +107,7 @@ func (a *app) upgradeDaemon(ctx context.Context, program string, patience time.D
 	line := a.progress("Upgrade tenured from " + begun.From + " to " + begun.To)
 	defer line.end()
 	if patience == 0 {
-		patience = usualPatience
+		patience = client.UpgradePatience
 	}
 	// It is rehearsed, then done, and perhaps taken back.
 	const starts = 3

@@ -27,8 +27,6 @@ import (
 )
 
 const (
-	// usualPatience is how long a new program may take to get ready, unless it is said otherwise.
-	usualPatience = time.Minute
 	// looking bounds how long a new program may take to say whether it is fit.
 	looking = 30 * time.Second
 	// answering bounds how long those are waited for who are being answered.
@@ -86,7 +84,7 @@ func (p *parts) Upgrade(ctx context.Context, path string, patience time.Duration
 		next.close()
 		return refused(refresh.KindRefused, err)
 	}
-	r := replacement{program: next, patience: cmp.Or(patience, usualPatience), record: client.Upgrade{
+	r := replacement{program: next, patience: cmp.Or(patience, client.UpgradePatience), record: client.Upgrade{
 		ID: rand.Text(), Program: next.path, From: Version, To: fit.Version, Status: client.UpgradeDoing, Began: time.Now(),
 	}}
 	if err := writeUpgrade(p.paths, r.record); err != nil {

@@ -224,7 +224,7 @@ func (db *DB) backUp() (err error) {
 	if err := os.Rename(tmp.Name(), path); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(path))
+	return durable.Sync(filepath.Dir(path))
 }
 
 // maxCopied bounds what is in memory of a copy, in bytes.

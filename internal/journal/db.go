@@ -15,6 +15,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
+
+	"tenure/internal/durable"
 )
 
 // Config is what a DB is made of.
@@ -159,7 +161,7 @@ func (db *DB) prepare(steps []migration) error {
 	if version != 0 {
 		return nil
 	}
-	return syncDir(filepath.Dir(db.cfg.Path))
+	return durable.Sync(filepath.Dir(db.cfg.Path))
 }
 
 // Close waits for transactions to end, keeps a backup of what no backup has, and closes the file.
@@ -263,14 +265,3 @@ func (db *DB) checkVersion(newest int) (version uint64, err error) {
 }
 
 func number(n uint64) []byte { return binary.BigEndian.AppendUint64(nil, n) }
-
-func syncDir(path string) error {
-	dir, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	if err := errors.Join(dir.Sync(), dir.Close()); err != nil {
-		return fmt.Errorf("sync directory: %w", err)
-	}
-	return nil
-}

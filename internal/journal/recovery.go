@@ -11,6 +11,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"tenure/internal/durable"
 )
 
 // Recovery is that a journal could not be read, or was not there, and what was done about it. It is in the
@@ -91,7 +93,7 @@ func replace(cfg Config, steps []migration, broken *DamagedError) (err error) {
 	}
 	cfg.Logger.Error("the journal was damaged and is replaced", slog.String("cause", r.Cause),
 		slog.String("kept", cmp.Or(r.Damaged, "nothing")), slog.String("backup", cmp.Or(r.Backup, "none")), slog.Time("as_of", r.AsOf))
-	return syncDir(dir)
+	return durable.Sync(dir)
 }
 
 // restore copies the newest backup of a journal that can be read to a new place.

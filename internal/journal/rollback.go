@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	bolt "go.etcd.io/bbolt"
+
+	"tenure/internal/durable"
 )
 
 // Schema is the version of the schema that this program writes.
@@ -48,7 +50,7 @@ func Restore(path string) error {
 	if err := os.Rename(keptPath(path), path); err != nil {
 		return fmt.Errorf("restore journal: %w", err)
 	}
-	return syncDir(filepath.Dir(path))
+	return durable.Sync(filepath.Dir(path))
 }
 
 // Discard removes the copy that Keep has made, if there is one.
@@ -60,7 +62,7 @@ func Discard(path string) error {
 	if err != nil {
 		return fmt.Errorf("remove copy of the journal: %w", err)
 	}
-	return syncDir(filepath.Dir(path))
+	return durable.Sync(filepath.Dir(path))
 }
 
 func (cfg *Config) discard() error {
@@ -110,5 +112,5 @@ func (db *DB) backupTo(path string) (err error) {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return fmt.Errorf("back up journal: %w", err)
 	}
-	return syncDir(filepath.Dir(path))
+	return durable.Sync(filepath.Dir(path))
 }

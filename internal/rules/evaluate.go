@@ -119,11 +119,17 @@ func (e *evaluation) settled(r *rule) (m match, settled bool) {
 	if e.spent >= maxTotal {
 		return m, false
 	}
-	out, details, err := r.when.program.Eval(e.common)
+	yes, err := e.eval(r, e.common)
+	return match{yes: yes}, err == nil
+}
+
+// eval evaluates the condition of a rule once, and counts what it took.
+func (e *evaluation) eval(r *rule, about cel.Activation) (yes bool, err error) {
+	out, details, err := r.when.program.Eval(about)
 	if details != nil && details.ActualCost() != nil {
 		e.spent += *details.ActualCost()
 	}
-	return match{yes: out == types.True}, err == nil
+	return err == nil && out == types.True, err
 }
 
 // match evaluates the condition of a rule, for a unit if it speaks of units.
@@ -136,14 +142,10 @@ func (e *evaluation) match(r *rule, unit *variables) match {
 	if e.spent >= maxTotal {
 		m.failed = "the rules together take too many steps"
 	} else {
-		out, details, err := r.when.program.Eval(about)
-		if details != nil && details.ActualCost() != nil {
-			e.spent += *details.ActualCost()
-		}
-		if err != nil {
+		var err error
+		if m.yes, err = e.eval(r, about); err != nil {
 			m.failed, m.missing = failure(err)
 		}
-		m.yes = err == nil && out == types.True
 	}
 	// What is not known because there is no update is not missed.
 	if m.failed != "" && (!m.missing || e.facts.Update != nil) {
