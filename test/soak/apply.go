@@ -131,8 +131,10 @@ func (w *world) applyToProcess(s *snap, o *op) {
 	switch o.Kind {
 	case "run":
 		w.launch(s, app, process{Kind: "app"})
-	case "quit", "end", "murder":
+	case "quit", "murder":
 		delete(s.Procs, o.Name)
+	case "end":
+		s.end(o.Name)
 	case "kill":
 		w.lives++
 		s.Procs[o.Name].Life = w.lives
@@ -147,6 +149,15 @@ func (w *world) applyToProcess(s *snap, o *op) {
 		}
 		w.launch(s, o.Name, process{Kind: "service", Service: template, Main: true})
 	}
+}
+
+// end is that the unit of a workload is stopped, by its name. A leftover goes with what was left
+// behind with it.
+func (s *snap) end(name string) {
+	ended := s.Procs[name]
+	maps.DeleteFunc(s.Procs, func(other string, p *process) bool {
+		return other == name || ended.Service == careless && p.Kind == "workload" && p.Unit == ended.Unit
+	})
 }
 
 // spawn is that a service starts something: it runs from what the service runs from.

@@ -195,8 +195,12 @@ func (r *operator) found(ctx context.Context, w *world) (*standing, map[string]k
 
 func (r *operator) foundProcess(got *standing, now map[string]known, unit *client.Unit, p *client.Process) {
 	name := p.Command
-	if words := strings.Fields(p.Command); len(words) > 1 {
+	words := strings.Fields(p.Command)
+	if len(words) > 1 {
 		name = words[1]
+	}
+	if slices.Contains(words, "fork") {
+		name += " before it forks"
 	}
 	if at := strings.IndexByte(unit.ID, '@'); at > 0 && unit.Kind == "service" {
 		name = unit.ID[strings.IndexByte(unit.ID, '.')+1:]
@@ -451,7 +455,7 @@ func (r *operator) learn(w *world, now map[string]known) {
 				delete(s.Procs, name)
 				continue
 			}
-			p.Loose, p.Maybe, p.Bases, k.life = false, false, nil, p.Life
+			p.Loose, p.Maybe, p.Bases, p.Unit, k.life = false, false, nil, k.unit, p.Life
 			p.Base, _ = strconv.Atoi(strings.TrimPrefix(k.base, "x"))
 			if p.Kind == "" {
 				p.Kind = "workload"

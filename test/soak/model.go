@@ -85,6 +85,9 @@ type process struct {
 	// Workload is the kind of a workload; Main that it is the main process of a service.
 	Workload string
 	Main     bool
+	// Unit is the one that it was last seen in: what a service leaves behind when it stops is
+	// in one together.
+	Unit string
 }
 
 // saved is a snapshot of one snap.

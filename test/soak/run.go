@@ -95,7 +95,7 @@ func (r *run) step(ctx context.Context, n int) error {
 			break
 		}
 		o, ok := r.world.choose(d, r.names, busy)
-		if !ok || befalls == ruin && slices.Contains([]string{"restart", "start", "enable", "apply", "instance"}, o.Kind) {
+		if !ok || befalls == ruin && slices.Contains([]string{"restart", "start", "enable", "apply", "instance", "poke"}, o.Kind) {
 			continue // Its start may fail, and leaves then what cannot be told.
 		}
 		for _, name := range append([]string{o.Snap}, o.Others...) {

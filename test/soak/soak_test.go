@@ -18,7 +18,6 @@ func TestSoak(t *testing.T) {
 	cfg := config{Seed: 3, Snaps: 8, Time: 40 * time.Second, Steps: 24, Width: 4, Log: t.Logf}
 	number(t, "SOAK_SEED", func(n int) { cfg.Seed = uint64(n) }) //nolint:gosec // Any number will do.
 	number(t, "SOAK_SNAPS", func(n int) { cfg.Snaps = n })
-	number(t, "SOAK_STEPS", func(n int) { cfg.Steps = n })
 	if text := os.Getenv("SOAK_TIME"); text != "" {
 		d, err := time.ParseDuration(text)
 		if err != nil {
@@ -26,6 +25,7 @@ func TestSoak(t *testing.T) {
 		}
 		cfg.Time, cfg.Steps, cfg.Width = d, math.MaxInt, 6
 	}
+	number(t, "SOAK_STEPS", func(n int) { cfg.Steps = n })
 	fmt.Printf("soak: seed %d, %d snaps, %s\n", cfg.Seed, cfg.Snaps, cfg.Time) //nolint:forbidigo // Also when nothing else is.
 	r := begin(t, cfg)
 	if err := r.walk(t.Context()); err != nil {
