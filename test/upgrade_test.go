@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -245,7 +246,7 @@ type upgradeLoad struct {
 }
 
 // load has clients ask the service, and the daemon on new connections and on ones that stay open, for reading
-// and for changes.
+// and for changes; and others who would be the daemon.
 func (u *upgraded) load() *upgradeLoad {
 	ctx, cancel := context.WithCancel(u.t.Context())
 	l := &upgradeLoad{t: u.t, cancel: cancel, asked: map[string]int{}}
@@ -272,6 +273,13 @@ func (u *upgraded) load() *upgradeLoad {
 				return nil // The change before has not ended.
 			}
 			return err
+		},
+		"another daemon": func() error {
+			out, err := exec.CommandContext(ctx, filepath.Join(u.Bin, "tenured"), "--root", u.Root).CombinedOutput()
+			if _, exited := errors.AsType[*exec.ExitError](err); exited && strings.Contains(string(out), "another tenured is running") {
+				return nil
+			}
+			return fmt.Errorf("it is not refused: %w\n%s", err, out)
 		},
 	} {
 		l.done.Go(func() {

@@ -19,7 +19,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"strconv"
 	"sync"
 	"time"
 
@@ -120,11 +119,12 @@ func Run(ctx context.Context, cfg Config) error {
 	if p.replacement != nil && errors.Is(err, errReplaced) {
 		return p.replace(ctx)
 	}
-	p.close()
+	p.closeAll()
 	if err != nil && ctx.Err() == nil {
 		p.succession.fail(err)
 	}
 	p.doors.drop()
+	p.unlock()
 	return err
 }
 
@@ -185,9 +185,11 @@ func (p *parts) open(ctx context.Context) (err error) {
 	case p.cfg.helper:
 		p.lock, err = lockRoot(p.paths, helperMark)
 	case p.cfg.trial:
-		p.lock, err = takeRoot(ctx, p.paths, rehearsalMark+strconv.Itoa(os.Getppid()))
+		err = checkShared(p.paths)
+	case p.cfg.Handed.lock != nil:
+		p.lock = p.cfg.Handed.lock // It is locked since before this program was there.
 	default:
-		p.lock, err = takeRoot(ctx, p.paths, "")
+		p.lock, err = takeRoot(ctx, p.paths)
 	}
 	if err != nil {
 		return err
@@ -389,6 +391,19 @@ func (p *parts) serveAPI(ctx context.Context, ready func()) error {
 
 // close gives back what open has taken, as far as it came.
 func (p *parts) close() {
+	p.closeAll()
+	p.unlock()
+}
+
+// unlock lets others have the root.
+func (p *parts) unlock() {
+	if p.lock != nil {
+		_ = p.lock.Close() // Closing gives the lock back.
+	}
+}
+
+// closeAll is close, but for the lock.
+func (p *parts) closeAll() {
 	if p.holder != nil {
 		_ = p.holder.Close() // The holder keeps what it holds.
 	}
@@ -401,9 +416,6 @@ func (p *parts) close() {
 		if err := p.journal.Close(); err != nil {
 			p.cfg.Logger.Error("cannot close the journal", slog.Any("error", err))
 		}
-	}
-	if p.lock != nil {
-		_ = p.lock.Close() // Closing gives the lock back.
 	}
 }
 

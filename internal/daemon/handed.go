@@ -20,6 +20,8 @@ const handedEnv = "TENURE_HANDED"
 type estate struct {
 	// Sockets are descriptors that listen, by the names of the doors.
 	Sockets map[string]int `json:"sockets,omitempty"`
+	// Lock is the descriptor of the lock of the root, which is held.
+	Lock int `json:"lock,omitempty"`
 	// Previous is the descriptor of the program before, and PreviousPath where that was; it
 	// comes back if this one does not get ready in Patience. It knows the schema Schema.
 	Previous     int           `json:"previous,omitempty"`
@@ -40,6 +42,7 @@ type Handed struct {
 	is       bool
 	sockets  map[string]*os.File
 	previous *program
+	lock     *os.File
 }
 
 // Inherit takes what the program before has left in this process, of which getenv reads the environment. A
@@ -70,6 +73,9 @@ func Inherit(getenv func(string) string) (Handed, error) {
 			h.Listeners[name] = unixListener
 		}
 	}
+	if h.Lock > 0 {
+		h.lock = adopted(h.Lock, "lock")
+	}
 	if h.Previous > 0 {
 		h.previous = &program{file: adopted(h.Previous, h.PreviousPath), path: h.PreviousPath}
 	}
@@ -96,9 +102,17 @@ func (h *Handed) forget() {
 	}
 }
 
+// belongings are the open files that one program leaves to the next one.
+type belongings struct {
+	sockets map[string]*os.File
+	// lock and previous may be nil.
+	lock     *os.File
+	previous *program
+}
+
 // become executes a program in place of this one, in the same process. It returns only if
 // that cannot be done.
-func become(next *program, args []string, e estate, sockets map[string]*os.File, previous *program) error {
+func become(next *program, args []string, e estate, of belongings) error {
 	e.Sockets = map[string]int{}
 	var passed []int
 	defer func() {
@@ -115,13 +129,19 @@ func become(next *program, args []string, e estate, sockets map[string]*os.File,
 		return fd, err
 	}
 	var errs []error
-	for name, file := range sockets {
+	for name, file := range of.sockets {
 		fd, err := pass(file)
 		errs, e.Sockets[name] = append(errs, err), fd
 	}
-	if previous != nil {
-		fd, err := pass(previous.file)
-		errs, e.Previous, e.PreviousPath = append(errs, err), fd, previous.path
+	if of.lock != nil {
+		// It is lost where any descriptor of it is closed.
+		e.Lock = descriptorOf(of.lock)
+		errs = append(errs, closeOnExec(e.Lock, false))
+		defer closeOnExec(e.Lock, true) //nolint:errcheck // It was possible before.
+	}
+	if of.previous != nil {
+		fd, err := pass(of.previous.file)
+		errs, e.Previous, e.PreviousPath = append(errs, err), fd, of.previous.path
 	}
 	text, err := json.Marshal(e)
 	if err := errors.Join(append(errs, err)...); err != nil {
@@ -130,6 +150,18 @@ func become(next *program, args []string, e estate, sockets map[string]*os.File,
 	env := append(without(os.Environ(), handedEnv), handedEnv+"="+string(text))
 	err = syscall.Exec(next.executable(), append([]string{next.path}, args...), env) //nolint:gosec // It was checked.
 	return fmt.Errorf("become %s: %w", next.path, err)
+}
+
+// closeOnExec says whether a descriptor is closed when this process becomes another program.
+func closeOnExec(fd int, closed bool) error {
+	flags := uintptr(0)
+	if closed {
+		flags = syscall.FD_CLOEXEC
+	}
+	if _, _, errno := syscall.Syscall(syscall.SYS_FCNTL, uintptr(fd), syscall.F_SETFD, flags); errno != 0 { //nolint:gosec // A descriptor.
+		return fmt.Errorf("pass descriptor %d on: %w", fd, errno)
+	}
+	return nil
 }
 
 // without are the variables in env but for those named.

@@ -25,18 +25,15 @@ var ErrRunning = errors.New("another tenured is running on this root")
 // who takes that for as long as the unit does gives the lock back when it is told to.
 const helperMark = "helper"
 
-// rehearsalMark stands there while a program only tries whether it could be the daemon, and behind it the process that it
-// is to take the place in, which goes on as the daemon.
-const rehearsalMark = "rehearsal "
-
-// lockWidth is how much is in the file of a lock: more than two processes and a mark.
+// lockWidth is how much is in the file of a lock: more than a process and a mark.
 const lockWidth = 30
 
-// takeRoot is lockRoot for a daemon, or for a rehearsal of one. A helper that has the lock is told to give it back, and waited for.
-func takeRoot(ctx context.Context, paths refresh.Paths, mark string) (*os.File, error) {
+// takeRoot is lockRoot for a daemon. A helper that has the lock is told to give it back, and waited for; so is what is left
+// of a daemon that was killed while it was being replaced.
+func takeRoot(ctx context.Context, paths refresh.Paths) (*os.File, error) {
 	var told tenure.Process
 	for {
-		lock, err := lockRoot(paths, mark)
+		lock, err := lockRoot(paths, "")
 		if !errors.Is(err, ErrRunning) {
 			return lock, err
 		}
@@ -99,6 +96,13 @@ func lockRoot(paths refresh.Paths, mark string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // A descriptor.
+		defer lock.Close() //nolint:errcheck // It was only looked at.
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		return nil, fmt.Errorf("%w (process %d)", ErrRunning, owner(lock))
+	}
 	// A lock of the process and not of the file: what the daemon is about to start
 	// when it is killed has its files for a moment longer, but not this.
 	if err := syscall.FcntlFlock(lock.Fd(), syscall.F_SETLK, whole()); err != nil {
@@ -112,7 +116,38 @@ func lockRoot(paths refresh.Paths, mark string) (*os.File, error) {
 	if _, err := fmt.Fprintf(lock, "%-*s\n", lockWidth, fmt.Sprint(os.Getpid(), " ", mark)); err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), lock.Close())
 	}
+	release(lock)
 	return lock, nil
+}
+
+// hold keeps everybody else from a root whose lock this process has until release, also when the process ends: for as long as
+// any process has the file, to which the daemon passes it. Others have hold of it for a moment.
+func hold(lock *os.File) error {
+	for {
+		err := syscall.Flock(descriptorOf(lock), syscall.LOCK_EX)
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, syscall.EINTR) {
+			return fmt.Errorf("hold the lock: %w", err)
+		}
+	}
+}
+
+// release ends hold, for all who have the file.
+func release(lock *os.File) { _ = syscall.Flock(descriptorOf(lock), syscall.LOCK_UN) } // It cannot fail for an open file.
+
+// checkShared refuses a rehearsal that is not the child of the daemon, which holds the root for it.
+func checkShared(paths refresh.Paths) error {
+	lock, err := os.Open(lockPath(paths))
+	if err != nil {
+		return fmt.Errorf("look at the lock: %w", err)
+	}
+	defer lock.Close() //nolint:errcheck // Only looked at.
+	if daemon := owner(lock); daemon != os.Getppid() {
+		return fmt.Errorf("%w (process %d)", ErrRunning, daemon)
+	}
+	return nil
 }
 
 // whole is a lock of a whole file for writing.
@@ -170,49 +205,11 @@ func endDaemon(ctx context.Context, paths refresh.Paths) error {
 		return err
 	}
 	defer owner.Close()
-	daemon, err := openManaged(lock, owner)
-	if err != nil || daemon == nil {
-		return err
-	}
-	defer daemon.Close()
-	if err := daemon.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, proc.ErrGone) {
+	if err := owner.Signal(syscall.SIGTERM); err != nil && !errors.Is(err, proc.ErrGone) {
 		return fmt.Errorf("end the daemon: %w", err)
 	}
-	for _, handle := range []*proc.Handle{daemon, owner} {
-		if _, err := handle.Wait(ctx); err != nil {
-			return fmt.Errorf("wait for the end of the daemon: %w", err)
-		}
+	if _, err := owner.Wait(ctx); err != nil {
+		return fmt.Errorf("wait for the end of the daemon: %w", err)
 	}
 	return nil
-}
-
-// openManaged is the daemon that has a lock, or that owner, a rehearsal which has it, is for; nil if there is none any more.
-func openManaged(lock *os.File, owner *proc.Handle) (*proc.Handle, error) {
-	text, err := io.ReadAll(lock)
-	if err != nil {
-		return nil, fmt.Errorf("look at the lock: %w", err)
-	}
-	pid := owner.Process().PID
-	if words := strings.Fields(string(text)); len(words) == 3 && words[0] == strconv.Itoa(pid) && words[1]+" " == rehearsalMark {
-		if pid, err = strconv.Atoi(words[2]); err != nil {
-			return nil, fmt.Errorf("look at the lock: %w", err)
-		}
-	}
-	info, err := proc.Read(pid)
-	var managed *proc.Handle
-	if err == nil {
-		managed, err = proc.Open(info.Process)
-	}
-	if errors.Is(err, proc.ErrGone) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("find whom the lock is for: %w", err)
-	}
-	// A rehearsal ends with its parent, so that is still the one.
-	if ended, err := owner.Ended(); err != nil || ended {
-		managed.Close()
-		return nil, err
-	}
-	return managed, nil
 }

@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -90,7 +89,7 @@ func TestAHelperMakesRoom(t *testing.T) {
 	t.Parallel()
 	paths := refresh.Paths{Root: t.TempDir()}
 	end := another(t, paths, helperMark)
-	lock, err := takeRoot(t.Context(), paths, "")
+	lock, err := takeRoot(t.Context(), paths)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +106,7 @@ func TestADaemonStays(t *testing.T) {
 	t.Parallel()
 	paths := refresh.Paths{Root: t.TempDir()}
 	end := another(t, paths, "")
-	if _, err := takeRoot(t.Context(), paths, ""); !errors.Is(err, ErrRunning) {
+	if _, err := takeRoot(t.Context(), paths); !errors.Is(err, ErrRunning) {
 		t.Errorf("a second daemon: %v, want ErrRunning", err)
 	}
 	if _, err := lockRoot(paths, helperMark); !errors.Is(err, ErrRunning) {
@@ -121,34 +120,52 @@ func TestADaemonStays(t *testing.T) {
 	}
 }
 
-// TestARehearsalIsNotTheDaemon: who ends the daemon while another one rehearses ends the process that is managed.
-func TestARehearsalIsNotTheDaemon(t *testing.T) {
+// TestARootIsHeld: who had the lock of a daemon passed to it keeps others out for as long as it lives, and whoever
+// waits for that begins then.
+func TestARootIsHeld(t *testing.T) {
 	t.Parallel()
 	paths := refresh.Paths{Root: t.TempDir()}
-	// As another is the child of a shell, which says its pid, and how it has ended.
-	shell := exec.CommandContext(t.Context(), "sh", "-c", "sleep 300 & echo $!; wait $!; echo $?")
-	out, err := shell.StdoutPipe()
-	if err = errors.Join(err, shell.Start()); err != nil {
+	if err := os.MkdirAll(paths.Run(), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	said := bufio.NewReader(out)
-	daemon, err := said.ReadString('\n')
+	lock, err := lockRoot(paths, "")
+	if err == nil {
+		err = hold(lock)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	end := another(t, paths, rehearsalMark+strings.TrimSpace(daemon))
-	ended := make(chan error, 1)
-	go func() { ended <- endDaemon(t.Context(), paths) }()
-	if status, err := said.ReadString('\n'); err != nil || strings.TrimSpace(status) != strconv.Itoa(128+int(syscall.SIGTERM)) {
-		t.Errorf("the daemon ends with status %q, %v", status, err)
+	rehearsal := exec.CommandContext(t.Context(), "cat")
+	rehearsal.ExtraFiles = []*os.File{lock}
+	in, err := rehearsal.StdinPipe()
+	if err = errors.Join(err, rehearsal.Start(), lock.Close()); err != nil {
+		t.Fatal(err)
 	}
-	if err := shell.Wait(); err != nil {
+	if _, err := lockRoot(paths, ""); !errors.Is(err, ErrRunning) {
+		t.Errorf("beside who was left behind: %v, want ErrRunning", err)
+	}
+	taken := make(chan error, 1)
+	go func() {
+		next, err := takeRoot(t.Context(), paths)
+		if err == nil {
+			err = next.Close()
+		}
+		taken <- err
+	}()
+	if err := errors.Join(in.Close(), rehearsal.Wait(), <-taken); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestARehearsalIsTheDaemonsOwn: nobody rehearses beside a daemon that has not asked for it.
+func TestARehearsalIsTheDaemonsOwn(t *testing.T) {
+	t.Parallel()
+	paths := refresh.Paths{Root: t.TempDir()}
+	end := another(t, paths, "")
+	if err := checkShared(paths); !errors.Is(err, ErrRunning) {
+		t.Errorf("beside a daemon: %v, want ErrRunning", err)
 	}
 	if said := end(); said != "" {
-		t.Errorf("the rehearsal was told: %q", said)
-	}
-	if err := <-ended; err != nil {
-		t.Error(err)
+		t.Errorf("the daemon was told: %q", said)
 	}
 }

@@ -26,8 +26,9 @@ func (p *parts) replace(ctx context.Context) error {
 	}
 	kept := p.journal.Keep()
 	sockets := p.doors.files()
-	p.close()
-	cause := kept
+	p.closeAll()
+	defer p.unlock()
+	cause := errors.Join(kept, hold(p.lock))
 	if cause == nil {
 		cause = p.rehearse(ctx, next)
 	}
@@ -39,9 +40,10 @@ func (p *parts) replace(ctx context.Context) error {
 	}
 	p.notify(ctx, "WATCHDOG=1")
 	if cause == nil {
-		cause = become(next.program, p.cfg.Args, estate{Patience: next.patience, Schema: journal.Schema()}, sockets, own)
+		cause = become(next.program, p.cfg.Args, estate{Patience: next.patience, Schema: journal.Schema()},
+			belongings{sockets: sockets, lock: p.lock, previous: own})
 	}
-	return become(own, p.cfg.Args, estate{Failure: cause.Error()}, sockets, nil)
+	return become(own, p.cfg.Args, estate{Failure: cause.Error()}, belongings{sockets: sockets, lock: p.lock})
 }
 
 // abandoned is the end of the daemon where its place was to be taken: the next start is of a program that nobody knows, so
@@ -61,7 +63,8 @@ func (p *parts) rehearse(ctx context.Context, next *replacement) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, next.patience, late(next.patience))
 	defer cancel()
 	go p.cfg.Manager.tellAlive(ctx, func() { p.notify(ctx, "WATCHDOG=1") })
-	said, err := p.have(ctx, next.program, reapOthers, "rehearse")
+	// Should this process be killed, nobody begins before the rehearsal has ended with it: that has the lock too.
+	said, err := p.have(ctx, next.program, []*os.File{p.lock}, reapOthers, "rehearse")
 	if err == nil && string(said) != rehearsed {
 		err = fmt.Errorf("its rehearsal ends with %q", said)
 	}
@@ -177,6 +180,9 @@ func (s *succession) ready() {
 	if !s.p.cfg.Handed.is {
 		failure = s.p.restarted()
 	}
+	if lock := s.p.cfg.Handed.lock; lock != nil {
+		release(lock)
+	}
 	s.p.cfg.Handed.forget()
 	s.p.concluded(failure)
 }
@@ -206,7 +212,7 @@ func (s *succession) fail(cause error) {
 	}
 	cfg.Logger.Error("go back to the program before", slog.Any("reason", cause))
 	s.p.notify(context.Background(), "WATCHDOG=1")
-	err := become(handed.previous, cfg.Args, estate{Failure: cause.Error()}, handed.sockets, nil)
+	err := become(handed.previous, cfg.Args, estate{Failure: cause.Error()}, belongings{sockets: handed.sockets, lock: handed.lock})
 	cfg.Logger.Error("cannot go back to the program before", slog.Any("error", err))
 }
 

@@ -110,7 +110,7 @@ func (p *parts) examine(ctx context.Context, next *program) (Fitness, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, looking, fmt.Errorf("it has not said in %s whether it is fit", looking))
 	defer cancel()
-	said, err := p.have(ctx, next, alongside, "preflight", "--journal", state)
+	said, err := p.have(ctx, next, nil, alongside, "preflight", "--journal", state)
 	if err != nil {
 		return Fitness{}, err
 	}
@@ -125,15 +125,18 @@ func (p *parts) examine(ctx context.Context, next *program) (Fitness, error) {
 func alongside(int) (stop func()) { return func() {} }
 
 // have executes a program beside this one, with a command before this one's own arguments, and
-// returns what it prints. It ends with ctx, and with this process. during is called with its pid, and what that returns at
+// returns what it prints. It ends with ctx, and with this process, and has the files that are passed to it. during is called with its pid, and what that returns at
 // its end.
-func (p *parts) have(ctx context.Context, next *program, during func(pid int) (stop func()), command ...string) ([]byte, error) {
+func (p *parts) have(
+	ctx context.Context, next *program, passed []*os.File, during func(pid int) (stop func()), command ...string,
+) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, next.executable(), append(command, p.cfg.Args...)...) //nolint:gosec // It was checked.
 	cmd.Args[0] = next.path
 	// Who manages this process is to hear of this one alone.
 	cmd.Env = without(os.Environ(), handedEnv, "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = time.Second
+	cmd.ExtraFiles = passed
 	var stdout bytes.Buffer
 	complaint := &tail{}
 	cmd.Stdout, cmd.Stderr = &stdout, complaint
