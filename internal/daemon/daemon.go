@@ -194,13 +194,11 @@ func (p *parts) open(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := p.openJournal(); err != nil {
-		return err
-	}
-	if p.history, err = journal.OpenHistory(journal.HistoryConfig{Dir: p.paths.History(), Logger: p.cfg.Logger}); err != nil {
-		return err
-	}
-	if err := p.openHolder(ctx); err != nil {
+	// One waits for the disk, the other for the holder.
+	var opening errgroup.Group
+	opening.Go(p.openRecords)
+	opening.Go(func() error { return p.openHolder(ctx) })
+	if err := opening.Wait(); err != nil {
 		return err
 	}
 	p.reapInherited(ctx)
@@ -233,6 +231,15 @@ func (p *parts) open(ctx context.Context) (err error) {
 }
 
 func (p *parts) journalPath() string { return filepath.Join(p.paths.State(), "state.db") }
+
+// openRecords opens the journal and the history.
+func (p *parts) openRecords() (err error) {
+	if err := p.openJournal(); err != nil {
+		return err
+	}
+	p.history, err = journal.OpenHistory(journal.HistoryConfig{Dir: p.paths.History(), Logger: p.cfg.Logger})
+	return err
+}
 
 // openHolder connects to the holder, or starts one in a group of its own, which
 // nothing that ends the daemon's group or its units reaches.

@@ -7,7 +7,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -23,8 +23,8 @@ type Handle struct {
 	// pidfd is non-blocking and thereby in the runtime's poller.
 	pidfd *os.File
 
-	watch sync.Once
-	ended chan struct{}
+	watched atomic.Bool
+	ended   chan struct{}
 	// exit and err may be read when ended is closed.
 	exit Exit
 	err  error
@@ -166,18 +166,29 @@ func (h *Handle) MountNamespace() (*os.File, error) {
 // is reaped. It may be called at any time, by any number of callers, and again;
 // a ctx that is done ends the call and nothing else.
 func (h *Handle) Wait(ctx context.Context) (Exit, error) {
-	h.watch.Do(func() {
-		go func() {
-			defer close(h.ended)
-			h.exit, h.err = h.await()
-		}()
-	})
+	if h.watched.CompareAndSwap(false, true) {
+		go h.watch()
+	}
 	select {
 	case <-h.ended:
 		return h.exit, h.err
 	case <-ctx.Done():
 		return Exit{}, context.Cause(ctx)
 	}
+}
+
+// Stay is Wait for who has a goroutine for that alone: it ends with the process, or with Close.
+func (h *Handle) Stay() (Exit, error) {
+	if h.watched.CompareAndSwap(false, true) {
+		h.watch()
+	}
+	<-h.ended
+	return h.exit, h.err
+}
+
+func (h *Handle) watch() {
+	defer close(h.ended)
+	h.exit, h.err = h.await()
 }
 
 // Ended reports whether the last thread of the process has ended, whether or not its

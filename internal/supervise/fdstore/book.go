@@ -155,6 +155,25 @@ func (b *book) do(ctx context.Context, f frame, fd descriptor) result {
 	return result{frames: r.frames, err: b.record(f, fd)}
 }
 
+// known are duplicates of the duplicates that wanted selects.
+func (b *book) known(wanted func(Item) bool) result {
+	var r result
+	for _, k := range b.store.items {
+		if !wanted(k.Item) {
+			continue
+		}
+		fd, err := k.fd.dup()
+		if err != nil {
+			for _, r := range r.frames {
+				r.fd.close()
+			}
+			return result{err: err}
+		}
+		r.frames = append(r.frames, received{frame: frame{Op: opItem, Meta: meta{Unit: k.Unit, Kind: k.Kind, Name: k.Name}}, fd: fd})
+	}
+	return r
+}
+
 // record repeats on the duplicates what the holder did. It takes over fd.
 func (b *book) record(f frame, fd descriptor) error {
 	switch f.Op { //nolint:exhaustive // The others change nothing.

@@ -39,6 +39,8 @@ type Client struct {
 type call struct {
 	frame frame
 	fd    descriptor
+	// known, if set, is asked of the duplicates instead: it selects some of them.
+	known func(Item) bool
 	reply chan result
 }
 
@@ -103,6 +105,21 @@ func (c *Client) Get(ctx context.Context, unit tenure.UnitID) ([]Kept, error) {
 		if r.Op == opItem && r.fd != none {
 			kept = append(kept, Kept{Item: r.item(), File: r.fd.file(r.Meta.Name)})
 		}
+	}
+	return kept, nil
+}
+
+// Known returns everything of one kind that is kept, by unit, as far as this client knows: what
+// was there when it connected, and what it has done since. The files belong to the caller. It is
+// for who has just connected and wants all of them, without asking for each unit.
+func (c *Client) Known(ctx context.Context, kind Kind) (map[tenure.UnitID][]Kept, error) {
+	frames, err := c.send(ctx, &call{known: func(i Item) bool { return i.Kind == kind }, fd: none, reply: make(chan result, 1)})
+	if err != nil {
+		return nil, fmt.Errorf("get kept descriptors: %w", err)
+	}
+	kept := make(map[tenure.UnitID][]Kept)
+	for _, r := range frames {
+		kept[r.Meta.Unit] = append(kept[r.Meta.Unit], Kept{Item: r.item(), File: r.fd.file(r.Meta.Name)})
 	}
 	return kept, nil
 }
@@ -193,14 +210,18 @@ func (c *Client) Replace(ctx context.Context) error {
 // call sends a request to the owner of the connection, which takes over fd. When ctx ends first
 // the request may still be carried out.
 func (c *Client) call(ctx context.Context, f frame, fd descriptor) ([]received, error) {
-	q := &call{frame: f, fd: fd, reply: make(chan result, 1)}
+	return c.send(ctx, &call{frame: f, fd: fd, reply: make(chan result, 1)})
+}
+
+// send is call.
+func (c *Client) send(ctx context.Context, q *call) ([]received, error) {
 	select {
 	case c.requests <- q:
 	case <-ctx.Done():
-		fd.close()
+		q.fd.close()
 		return nil, context.Cause(ctx)
 	case <-c.ctx.Done():
-		fd.close()
+		q.fd.close()
 		return nil, ErrClosed
 	}
 	select {
@@ -237,6 +258,10 @@ func (c *Client) run(b *book) {
 		}
 		select {
 		case q := <-c.requests:
+			if q.known != nil {
+				q.reply <- b.known(q.known)
+				continue
+			}
 			again = nil
 			q.reply <- b.do(c.ctx, q.frame, q.fd)
 		case r, ok := <-b.incoming():

@@ -13,6 +13,7 @@ import (
 	"tenure"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
+	"tenure/internal/supervise/fdstore"
 )
 
 // adopt finds everything that an earlier supervisor left: first the records, then
@@ -54,16 +55,29 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	if err := s.rewrite(recs, stale); err != nil {
 		return err
 	}
+	return s.begin(ctx, append(units, orphans...))
+}
+
+// begin lets units go on, and returns when they have looked where they are.
+func (s *Supervisor) begin(ctx context.Context, units []*unit) error {
+	kept, err := s.cfg.Holder.Known(ctx, fdstore.Notify)
+	if err != nil {
+		return err
+	}
 	pending := make(map[*unit]chan struct{})
-	for _, u := range append(units, orphans...) {
+	for _, u := range units {
 		if s.add(u) {
 			adopted := make(chan struct{})
 			pending[u] = adopted
+			known := takeKept(kept, u)
 			s.spawn(ctx, u, func(ctx context.Context) {
 				defer close(adopted)
-				u.adopted(ctx)
+				u.adopted(ctx, known)
 			})
 		}
+	}
+	for _, nobodys := range kept {
+		closeKept(nobodys)
 	}
 	for u, adopted := range pending {
 		select {
@@ -72,6 +86,18 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// takeKept takes out of kept what is u's. Generations of a service may have it in common.
+func takeKept(kept map[tenure.UnitID][]fdstore.Kept, u *unit) (taken []fdstore.Kept) {
+	keeper := u.keeper()
+	kept[keeper] = slices.DeleteFunc(kept[keeper], func(k fdstore.Kept) bool {
+		if k.Name == u.home {
+			taken = append(taken, k)
+		}
+		return k.Name == u.home
+	})
+	return taken
 }
 
 // rewrite writes what hand-overs that were completed have changed.
@@ -212,8 +238,8 @@ func (s *Supervisor) spawn(_ context.Context, u *unit, first func(context.Contex
 }
 
 // adopted is how a unit begins its life with another supervisor than before.
-func (u *unit) adopted(ctx context.Context) {
-	u.openNotifyAgain(ctx)
+func (u *unit) adopted(ctx context.Context, kept []fdstore.Kept) {
+	u.openNotifyAgain(ctx, kept)
 	if !u.rec.Successor.IsZero() {
 		u.relabel()
 		u.settle(ctx)

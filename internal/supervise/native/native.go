@@ -29,6 +29,7 @@ import (
 type Holder interface {
 	Put(ctx context.Context, unit tenure.UnitID, kind fdstore.Kind, name string, f *os.File) error
 	Get(ctx context.Context, unit tenure.UnitID) ([]fdstore.Kept, error)
+	Known(ctx context.Context, kind fdstore.Kind) (map[tenure.UnitID][]fdstore.Kept, error)
 	Remove(ctx context.Context, unit tenure.UnitID, kind fdstore.Kind, names ...string) error
 	Log(ctx context.Context, unit tenure.UnitID) (*os.File, error)
 	DropLogs(ctx context.Context, snap tenure.Instance) error
@@ -96,6 +97,7 @@ type Supervisor struct {
 	// short is that the last start found no room for a process.
 	short atomic.Bool
 	gaps  gaps
+	ears  ears
 	// life is the context of Run: that of everything that lasts.
 	life context.Context //nolint:containedctx // Set once, before anything else runs.
 	// ready is closed when everything is adopted, ended when Run has returned.

@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -37,6 +38,7 @@ type notifySocket struct {
 	unheard int
 	// looks are those that look at descriptors, or wait for their end.
 	looks atomic.Int32
+	ears  *ears
 	// done is closed when nothing is heard any more.
 	done chan struct{}
 	// address is NOTIFY_SOCKET, and file what is there if it is a path; they are
@@ -129,25 +131,29 @@ func (u *unit) notifyStays() bool {
 	return err == nil && u.notify.file != nil && os.SameFile(file, u.notify.file)
 }
 
-// openNotifyAgain takes the socket back from the holder.
-func (u *unit) openNotifyAgain(ctx context.Context) {
+// openNotifyAgain takes the socket back from the holder, out of what is known to be kept if it
+// is there.
+func (u *unit) openNotifyAgain(ctx context.Context, known []fdstore.Kept) {
+	defer closeKept(known)
 	if !u.notifies() || u.rec.Passive || !u.rec.State.Alive() {
 		return
 	}
-	kept, err := u.s.cfg.Holder.Get(ctx, u.keeper())
-	if err != nil {
-		u.warn("notify socket cannot be taken back", err)
+	ours := func(k fdstore.Kept) bool { return k.Kind == fdstore.Notify && k.Name == u.home }
+	at := slices.IndexFunc(known, ours)
+	if at < 0 {
+		asked, err := u.s.cfg.Holder.Get(ctx, u.keeper())
+		if err != nil {
+			u.warn("notify socket cannot be taken back", err)
+			return
+		}
+		defer closeKept(asked)
+		known, at = asked, slices.IndexFunc(asked, ours)
+	}
+	if at >= 0 {
+		u.hearFile(ctx, known[at].File)
 		return
 	}
-	heard := false
-	for _, k := range kept {
-		if k.Kind == fdstore.Notify && k.Name == u.home {
-			u.hearFile(ctx, k.File)
-			heard = true
-		}
-		_ = k.File.Close()
-	}
-	if heard || u.rec.Alone || u.rec.Main.PID == 0 {
+	if u.rec.Alone || u.rec.Main.PID == 0 {
 		return
 	}
 	// The holder has died as well: who speaks finds another socket at the same place.
@@ -184,7 +190,7 @@ func (u *unit) hear(ctx context.Context, conn *net.UnixConn) error {
 	}); err != nil || failure != nil {
 		return errors.Join(err, failure, conn.Close())
 	}
-	socket := &notifySocket{conn: conn, raw: raw, done: make(chan struct{})}
+	socket := &notifySocket{conn: conn, raw: raw, ears: &u.s.ears, done: make(chan struct{})}
 	u.notify = socket
 	u.s.wg.Go(func() {
 		defer close(socket.done)
@@ -289,17 +295,16 @@ type datagram struct {
 // which would come twice. One that is too long says nothing. Descriptors are taken from those
 // who may be heard alone: what is never opened here has no end here.
 func (n *notifySocket) receiveOnce(mayBeHeard func(pid int) bool, waits bool) (heard datagram, err error) {
-	const maxFiles = 253
-	data := make([]byte, maxNotification)
-	control := make([]byte, unix.CmsgSpace(unix.SizeofUcred)+unix.CmsgSpace(4*maxFiles))
+	var into *ear
 	var size, controlSize, flags int
 	closed := n.raw.Read(func(fd uintptr) bool {
+		into = n.ears.get()
 		n.mu.Lock()
 		defer n.mu.Unlock()
-		bare := control[:unix.CmsgSpace(unix.SizeofUcred)]
-		size, controlSize, flags, _, err = unix.Recvmsg(int(fd), data, bare, unix.MSG_DONTWAIT|unix.MSG_PEEK)
+		bare := into.control[:unix.CmsgSpace(unix.SizeofUcred)]
+		size, controlSize, flags, _, err = unix.Recvmsg(int(fd), into.data[:], bare, unix.MSG_DONTWAIT|unix.MSG_PEEK)
 		if heard.taken = err == nil && flags&unix.MSG_CTRUNC != 0; heard.taken {
-			with := control
+			with := into.control[:]
 			permitted := mayBeHeard(senderOf(bare[:controlSize]))
 			if !permitted {
 				with = bare
@@ -307,17 +312,23 @@ func (n *notifySocket) receiveOnce(mayBeHeard func(pid int) bool, waits bool) (h
 				err = errNoRoom
 				return true
 			}
-			size, controlSize, flags, _, err = unix.Recvmsg(int(fd), data, with, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+			size, controlSize, flags, _, err = unix.Recvmsg(int(fd), into.data[:], with, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 			heard.lost = permitted && flags&unix.MSG_CTRUNC != 0
+		}
+		if errors.Is(err, unix.EAGAIN) {
+			n.ears.put(into)
+			return false
 		}
 		if err == nil {
 			n.unheard++
 		}
-		return !errors.Is(err, unix.EAGAIN)
+		return true
 	})
 	if err := errors.Join(closed, err); err != nil {
 		return datagram{}, err
 	}
+	defer n.ears.put(into)
+	data, control := into.data[:], into.control[:]
 	heard.pid = senderOf(control[:controlSize])
 	messages, _ := unix.ParseSocketControlMessage(control[:controlSize])
 	for i := range messages {

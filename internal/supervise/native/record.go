@@ -7,10 +7,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"tenure"
@@ -163,25 +166,48 @@ func (r records) load(boot string) (recs []*record, warnings []error) {
 	if err != nil {
 		return nil, []error{fmt.Errorf("read records: %w", err)}
 	}
-	for _, entry := range entries {
-		path := filepath.Join(r.dir, entry.Name())
-		name, ok := strings.CutSuffix(entry.Name(), recordSuffix)
-		unit, err := decodeUnit(name)
-		if !ok || err != nil {
-			warnings = append(warnings, os.Remove(path))
-			continue
-		}
-		rec, err := readRecord(path)
-		switch {
-		case err != nil:
-			warnings = append(warnings, fmt.Errorf("record of %s: %w", unit, err))
-		case rec.Boot != boot || rec.Spec == nil || rec.Spec.Unit != unit:
-			warnings = append(warnings, os.Remove(path))
-		default:
-			recs = append(recs, rec)
-		}
+	read, failures := make([]*record, len(entries)), make([]error, len(entries))
+	var workers errgroup.Group
+	workers.SetLimit(runtime.GOMAXPROCS(0))
+	for part := range slices.Chunk(indices(len(entries)), chunk) {
+		workers.Go(func() error {
+			for _, i := range part {
+				read[i], failures[i] = r.loadOne(boot, entries[i].Name())
+			}
+			return nil
+		})
 	}
-	return recs, compact(warnings)
+	_ = workers.Wait() // Each failure is in its place.
+	return slices.DeleteFunc(read, func(rec *record) bool { return rec == nil }), compact(failures)
+}
+
+// chunk is how many records are read by one after the other: enough to be worth handing out.
+const chunk = 32
+
+func indices(n int) []int {
+	all := make([]int, n)
+	for i := range all {
+		all[i] = i
+	}
+	return all
+}
+
+// loadOne is load for one file; nil is that there is no record in it.
+func (r records) loadOne(boot, file string) (*record, error) {
+	path := filepath.Join(r.dir, file)
+	name, ok := strings.CutSuffix(file, recordSuffix)
+	unit, err := decodeUnit(name)
+	if !ok || err != nil {
+		return nil, os.Remove(path)
+	}
+	rec, err := readRecord(path)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("record of %s: %w", unit, err)
+	case rec.Boot != boot || rec.Spec == nil || rec.Spec.Unit != unit:
+		return nil, os.Remove(path)
+	}
+	return rec, nil
 }
 
 func compact(errs []error) (out []error) {

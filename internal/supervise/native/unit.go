@@ -359,7 +359,10 @@ func (u *unit) holdMain(handle *proc.Handle) {
 	group := u.rec.Group
 	u.background(func(ctx context.Context) {
 		defer handle.Close()
-		exit, err := handle.Wait(ctx)
+		// Wait would take a goroutine more, and most of what a unit needs of memory is stacks.
+		release := context.AfterFunc(ctx, handle.Close)
+		defer release()
+		exit, err := handle.Stay()
 		if ctx.Err() != nil {
 			return
 		}
