@@ -156,7 +156,7 @@ func (cfg *Config) listen(ctx context.Context) ([]*fair, error) {
 			return nil, err
 		}
 	}
-	listeners := []*fair{newFair(own, false)}
+	listeners := []*fair{newFair(own, false, cfg.Logger)}
 	snapd := cfg.SnapdListener
 	if snapd == nil && cfg.SnapdSocket != "" {
 		var err error
@@ -165,7 +165,7 @@ func (cfg *Config) listen(ctx context.Context) ([]*fair, error) {
 		}
 	}
 	if snapd != nil {
-		listeners = append(listeners, newFair(snapd, true))
+		listeners = append(listeners, newFair(snapd, true, cfg.Logger))
 	}
 	return listeners, nil
 }

@@ -40,7 +40,7 @@ func ServeEntry(ctx context.Context, cfg Config, socket, helper string) error {
 	defer stop()
 	var asking sync.WaitGroup
 	defer asking.Wait()
-	fairly := newFair(listener, false)
+	fairly := newFair(listener, false, cfg.Logger)
 	if cfg.Quiesce != nil {
 		go func() {
 			select {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"tenure/internal/accept"
 	"tenure/internal/quota"
 )
 
@@ -58,10 +60,15 @@ type fair struct {
 	// snapd is that it is for programs made for snapd.
 	snapd bool
 	open  *quota.Quota[uint32]
+	// short is told that callers have to wait because the machine has no room for one.
+	short func(error)
 }
 
-func newFair(listener *net.UnixListener, snapd bool) *fair {
-	return &fair{UnixListener: listener, snapd: snapd, open: quota.New[uint32](maxConnections, maxAllConnections)}
+func newFair(listener *net.UnixListener, snapd bool, logger *slog.Logger) *fair {
+	return &fair{
+		UnixListener: listener, snapd: snapd, open: quota.New[uint32](maxConnections, maxAllConnections),
+		short: func(err error) { logger.Warn("clients have to wait", slog.Any("error", err)) },
+	}
 }
 
 // errQuiet ends accepting. It is no time that was over to net/http, which would try again.
@@ -73,7 +80,7 @@ func (f *fair) quiet() { _ = f.SetDeadline(time.Unix(1, 0)) } // One that is clo
 // Accept waits for a connection of one who has not too many of them.
 func (f *fair) Accept() (net.Conn, error) {
 	for {
-		conn, err := f.AcceptUnix()
+		conn, err := accept.Next(f.UnixListener, f.short)
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil, errQuiet
 		}

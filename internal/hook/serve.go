@@ -11,14 +11,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"tenure"
+	"tenure/internal/accept"
 	"tenure/internal/proc"
 	"tenure/internal/quota"
 )
@@ -86,7 +84,7 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 		case <-ctx.Done():
 			return nil
 		}
-		conn, err := cfg.accept(ctx, listener)
+		conn, err := accept.Next(listener, func(err error) { cfg.Logger.Warn("calls of snapctl have to wait", slog.Any("error", err)) })
 		if ctx.Err() != nil || errors.Is(err, os.ErrDeadlineExceeded) {
 			return nil
 		}
@@ -100,27 +98,6 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 				cfg.Logger.Debug("call of snapctl failed", slog.Any("error", err))
 			}
 		})
-	}
-}
-
-// accept waits for the next call. That the machine is short of something now is not the
-// end of the daemon.
-func (cfg *ServeConfig) accept(ctx context.Context, listener *net.UnixListener) (*net.UnixConn, error) {
-	for wait := 10 * time.Millisecond; ; wait = min(2*wait, time.Second) {
-		conn, err := listener.AcceptUnix()
-		short := slices.ContainsFunc(
-			[]error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED},
-			func(shortage error) bool { return errors.Is(err, shortage) },
-		)
-		if !short {
-			return conn, err
-		}
-		cfg.Logger.Warn("calls of snapctl have to wait", slog.Any("error", err))
-		select {
-		case <-time.After(wait):
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
 	}
 }
 

@@ -8,13 +8,13 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"tenure"
+	"tenure/internal/accept"
 	"tenure/internal/supervise/fdstore/logfile"
 )
 
@@ -229,25 +229,11 @@ func (h *holder) close() {
 func (h *holder) accept() {
 	_ = h.listener.SetDeadline(time.Time{})
 	h.accepting.Go(func() {
-		short := false
 		for {
-			c, err := h.listener.AcceptUnix()
-			if isShort(err) {
-				// They wait in the queue of the socket until there is room for one.
-				if !short {
-					h.cfg.Log.Warn("clients have to wait", slog.Any("error", err))
-				}
-				short = true
-				select {
-				case <-time.After(acceptAgain):
-				case <-h.quit:
-				}
-				continue
-			}
+			c, err := accept.Next(h.listener, func(err error) { h.cfg.Log.Warn("clients have to wait", slog.Any("error", err)) })
 			if err != nil {
 				return
 			}
-			short = false
 			select {
 			case h.accepted <- c:
 			case <-h.quit:
@@ -255,17 +241,6 @@ func (h *holder) accept() {
 			}
 		}
 	})
-}
-
-// acceptAgain is how long it takes until a holder that had no room for a client looks again.
-const acceptAgain = 100 * time.Millisecond
-
-// isShort reports whether an error of accept(2) is over when there is room again.
-func isShort(err error) bool {
-	return slices.ContainsFunc(
-		[]error{unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM, unix.ECONNABORTED},
-		func(short error) bool { return errors.Is(err, short) },
-	)
 }
 
 // pauseAccept leaves further clients in the queue of the socket.

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"tenure"
+	"tenure/internal/accept"
 	"tenure/internal/proc"
 	"tenure/internal/sandbox"
 	"tenure/internal/supervise"
@@ -81,7 +82,7 @@ func (c *caller) close() { _ = c.conn.Close() } // It has been told all there is
 // serve answers those who ask until the listener is closed.
 func (h *host) serve(listener *net.UnixListener, answer func(*caller)) error {
 	for {
-		conn, err := listener.AcceptUnix()
+		conn, err := accept.Next(listener, func(err error) { h.logger.Warn("units have to wait", slog.Any("error", err)) })
 		if errors.Is(err, net.ErrClosed) {
 			return nil
 		}
