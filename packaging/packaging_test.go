@@ -7,6 +7,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"tenure/examples/clients/hello"
 	"tenure/examples/clients/snaps"
@@ -92,11 +93,22 @@ func (m machine) expectSame(when string, before hello.Answer) {
 	}
 }
 
-// expect fails the test if a property of the unit has another value.
+// expect waits until a property of the unit has a value, which systemd may be told of only just after
+// a command has ended.
 func (m machine) expect(when, name, want string) {
 	m.t.Helper()
-	if got := m.property(name); got != want {
-		m.t.Errorf("%s: %s is %q, want %q", when, name, got, want)
+	patience := time.After(rig.Patience)
+	for {
+		got := m.property(name)
+		if got == want {
+			return
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-patience:
+			m.t.Errorf("%s: %s is %q, want %q", when, name, got, want)
+			return
+		}
 	}
 }
 
