@@ -152,6 +152,26 @@ func TestWorkloadIsAUnitAfterAdoption(t *testing.T) {
 	}
 }
 
+// What a service starts after another supervisor has adopted it is set apart as well, although
+// nothing has happened to the service since.
+func TestAdoptedServiceIsFollowed(t *testing.T) {
+	t.Parallel()
+	r := newRoot(t)
+	r.settle = time.Millisecond
+	first, end := r.run(t)
+	spec := manages(t)
+	if err := first.Start(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	end()
+	s := r.supervisor(t)
+	found := splits(t, s)
+	fork(t, s, spec.Unit, supervisetest.Program{Name: "machine", Daemonize: true})
+	if split := next(t, found); split.Parent != spec.Unit || split.Unit.Name != "vm" {
+		t.Errorf("event %+v, want a vm of %s", split, spec.Unit)
+	}
+}
+
 // A monitor that has been a unit for long makes a group for what it runs, below the
 // manager's, as container managers do: that is part of its unit, lives through a
 // stop of the manager, and its name can be used again when it is gone.
