@@ -113,7 +113,7 @@ func (s followStep) Do(ctx context.Context, p followParams) (nothing, error) {
 		}
 		if status.Revision != f.New.Revision {
 			req := supervise.ReloadRequest{Spec: f.New, Reason: p.Change.Reason, From: p.Change.From, To: p.Change.To}
-			if err := s.m.cfg.Supervisor.Reload(ctx, req); err != nil {
+			if err := s.m.tellOf(ctx, req, f.Timeout); err != nil {
 				return nothing{}, fmt.Errorf("reload services: %w", err)
 			}
 		}
@@ -149,27 +149,57 @@ func (m *Manager) statusOf(ctx context.Context, unit tenure.UnitID) (supervise.S
 	return statuses[unit], err
 }
 
-// awaitFollowed waits until the main process of a service that was told runs from
-// the revision of spec, and is ready. What may change that is heard of: a state,
-// another main process, a program executed by the one there is.
-func (m *Manager) awaitFollowed(ctx context.Context, from tenure.Revision, spec supervise.Spec, timeout time.Duration) error {
+// tellOf has a running service go on with another Spec. One that reloads or starts just now is
+// told when it has: before, what it is told by may be what ends it.
+func (m *Manager) tellOf(ctx context.Context, req supervise.ReloadRequest, timeout time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	look := make(chan struct{}, 1)
-	wake := func() {
+	look, _ := m.hear(ctx, req.Spec.Unit)
+	for {
+		refused := m.cfg.Supervisor.Reload(ctx, req)
+		if !errors.Is(refused, supervise.ErrNotReady) {
+			return refused
+		}
+		status, err := m.statusOf(ctx, req.Spec.Unit)
+		if err != nil || status.State != supervise.Reloading && status.State != supervise.Starting {
+			return errors.Join(refused, err)
+		}
 		select {
-		case look <- struct{}{}:
+		case <-look:
+		case <-ctx.Done():
+			return refused
+		}
+	}
+}
+
+// hear gives a channel that has an element when something has happened to a unit, or wake
+// was called, since the last was taken.
+func (m *Manager) hear(ctx context.Context, unit tenure.UnitID) (look <-chan struct{}, wake func()) {
+	news := make(chan struct{}, 1)
+	wake = func() {
+		select {
+		case news <- struct{}{}:
 		default:
 		}
 	}
 	events := m.cfg.Supervisor.Events(ctx)
 	go func() {
 		for event := range events {
-			if event.Unit == spec.Unit || event.Kind == supervise.EventLost {
+			if event.Unit == unit || event.Kind == supervise.EventLost {
 				wake()
 			}
 		}
 	}()
+	return news, wake
+}
+
+// awaitFollowed waits until the main process of a service that was told runs from
+// the revision of spec, and is ready. What may change that is heard of: a state,
+// another main process, a program executed by the one there is.
+func (m *Manager) awaitFollowed(ctx context.Context, from tenure.Revision, spec supervise.Spec, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	look, wake := m.hear(ctx, spec.Unit)
 	m.watchExecs(ctx, wake)
 	for {
 		followed, err := m.followed(ctx, from, spec)

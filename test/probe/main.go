@@ -517,8 +517,14 @@ func (p *probe) renew(string) error {
 	return nil
 }
 
-// become executes the program of the current revision with the same steps.
+// become executes the program of the current revision with the same steps. It says that it
+// reloads, so that it is not told again before it can hear.
 func (p *probe) become() error {
+	if os.Getenv("NOTIFY_SOCKET") != "" {
+		if err := p.notify("RELOADING:1"); err != nil {
+			return err
+		}
+	}
 	current := filepath.Join("/snap", os.Getenv("SNAP_INSTANCE_NAME"), "current")
 	revision, err := os.Readlink(current)
 	if err != nil {
