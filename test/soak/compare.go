@@ -174,6 +174,7 @@ func (r *operator) found(ctx context.Context, w *world) (*standing, map[string]k
 	if err != nil {
 		return nil, nil, err
 	}
+	r.units = len(units)
 	mine := map[int]bool{r.PID(): true, r.Holder(): true}
 	for i := range units {
 		for j := range units[i].Processes {
@@ -387,7 +388,7 @@ func (r *operator) foundFiles(got *standing) {
 
 // settling is how long what nothing needs any more may stay, and what is started again may
 // take.
-const settling = 45 * time.Second
+const settling = 2 * time.Minute
 
 // compare waits until there is what there must be, and gives the difference if that
 // does not come. What the model leaves open it takes over.

@@ -186,8 +186,11 @@ func (w *world) choose(d drawn, names []string, busy map[string]bool) (op, bool)
 	if o.Kind != "refresh" && o.Kind != "revert" || o.Want == refused || o.Want == waits {
 		o.Abort = 0
 	}
-	return o, true
+	return o, o.Kind != "rule" || !busy[theRules]
 }
+
+// theRules are busy when the one file of rules is written.
+const theRules = "the rules"
 
 // otherwise is what is done instead of something that cannot be.
 func (w *world) otherwise(s *snap, d drawn) op {

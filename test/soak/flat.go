@@ -23,9 +23,10 @@ type sample struct {
 	step int
 	// life is the process of the daemon.
 	life int
-	// size is how many processes there are of units: what a daemon needs depends on it.
-	size   int
-	values map[string]float64
+	// size is how many units there are, and changes how many changes are kept: what a daemon
+	// needs depends on both.
+	size, changes int
+	values        map[string]float64
 }
 
 func killHolder(pid int) error { return syscall.Kill(pid, syscall.SIGKILL) }
@@ -53,38 +54,58 @@ func (r *run) sample(ctx context.Context, n int) error {
 		values[who+" threads"] = status["Threads"]
 		values[who+" descriptors"] = float64(len(fds))
 	}
-	for _, file := range []string{"state.db", "history.db"} {
-		if info, err := os.Stat(r.Path("var/lib/tenure", file)); err == nil {
-			values[file+" KiB"] = float64(info.Size() >> 10)
-		}
-	}
-	size, err := treeSize(r.Path("var/lib/tenure"), "snaps", "snapshots")
-	if err != nil {
+	if err := r.sampleFiles(values); err != nil {
 		return err
 	}
-	values["state KiB"] = float64(size >> 10)
-	r.flat.samples = append(r.flat.samples, sample{step: n, life: r.PID(), size: len(r.known), values: values})
+	r.flat.samples = append(r.flat.samples, sample{step: n, life: r.PID(), size: r.units, changes: r.kept, values: values})
 	return nil
 }
 
-// treeSize is how much is in the files below a directory, but for those of some names.
-func treeSize(dir string, but ...string) (total int64, err error) {
+// sampleFiles notes what is kept of the past, and what of units.
+func (r *run) sampleFiles(values map[string]float64) error {
+	state := r.Path("var/lib/tenure")
+	for name, of := range map[string]struct {
+		dir string
+		is  func(name string) bool
+	}{
+		"journal":    {state, func(name string) bool { return name == "state.db" }},
+		"backups":    {state, func(name string) bool { return strings.HasPrefix(name, "state.db.") }},
+		"history":    {filepath.Join(state, "history"), func(string) bool { return true }},
+		"unit files": {r.Path("run/tenure"), func(string) bool { return true }},
+	} {
+		count, size, err := files(of.dir, of.is)
+		if err != nil {
+			return err
+		}
+		values[name+" KiB"] = float64(size >> 10)
+		if name == "unit files" {
+			values[name] = float64(count)
+		}
+	}
+	count, _, err := files(state, func(string) bool { return true })
+	values["state files"] = float64(count)
+	return err
+}
+
+// files are how many files there are below a directory, by their names, and how much is in
+// them. What units have for themselves in tmp/ is theirs.
+func files(dir string, is func(name string) bool) (count int, size int64, err error) {
 	err = filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist):
 			return nil
 		case err != nil:
 			return err
-		case entry.IsDir() && slices.Contains(but, entry.Name()):
+		case entry.IsDir() && entry.Name() == "tmp":
 			return fs.SkipDir
-		case entry.Type().IsRegular():
+		case entry.Type().IsRegular() && is(entry.Name()):
 			if info, err := entry.Info(); err == nil {
-				total += info.Size()
+				count, size = count+1, size+info.Size()
 			}
 		}
 		return nil
 	})
-	return total, err
+	return count, size, err
 }
 
 // readStatus are the numbers in /proc/PID/status.
@@ -112,7 +133,24 @@ func bounds() map[string]float64 {
 		"daemon goroutines": 10,
 		"daemon threads":    6, "holder threads": 6,
 		"daemon descriptors": 8, "holder descriptors": 8,
+		"unit files": 8, "unit files KiB": 64, "state files": 40,
 	}
+}
+
+// mostOf are what there may ever be of what is kept of the past: the changes that have ended
+// and the history are bounded, and the journal grows by doubling.
+func mostOf() map[string]float64 {
+	return map[string]float64{"journal KiB": 16 << 10, "backups KiB": 32 << 10, "history KiB": 9 << 10}
+}
+
+// perChange is what one more change that is kept may cost, in KiB: as many are kept as the
+// journal keeps, and a list of them is made in memory whole.
+func perChange(name string) float64 {
+	switch name {
+	case "daemon own KiB", "daemon heap KiB":
+		return 16
+	}
+	return 0
 }
 
 // enough is how many steps a daemon must have lived for before it is judged.
@@ -132,7 +170,7 @@ func (f *flatness) lives() [][]sample {
 }
 
 // growth says what has grown beyond its bound over the second half of the life of a daemon,
-// apart from what more processes need.
+// apart from what more units need, and what there was ever too much of.
 func (f *flatness) growth() []string {
 	var grown []string
 	for _, life := range f.lives() {
@@ -140,10 +178,20 @@ func (f *flatness) growth() []string {
 			continue
 		}
 		half := life[len(life)/2:]
+		changes := half[len(half)-1].changes - half[0].changes
 		for name, bound := range bounds() {
+			bound += perChange(name) * float64(max(0, changes))
 			if more := trend(half, name) * float64(half[len(half)-1].step-half[0].step); more > bound {
 				grown = append(grown, fmt.Sprintf("%s grew by %.0f in the steps %d to %d, more than %.0f",
 					name, more, half[0].step, half[len(half)-1].step, bound))
+			}
+		}
+	}
+	for name, most := range mostOf() {
+		for _, s := range f.samples {
+			if s.values[name] > most {
+				grown = append(grown, fmt.Sprintf("%s are %.0f after step %d, more than %.0f", name, s.values[name], s.step, most))
+				break
 			}
 		}
 	}
@@ -152,7 +200,7 @@ func (f *flatness) growth() []string {
 }
 
 // trend is how much a value grows with each step, by least squares over steps and the
-// number of processes.
+// number of units.
 func trend(samples []sample, name string) float64 {
 	var n, step, size, value float64
 	for _, s := range samples {

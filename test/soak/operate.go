@@ -35,6 +35,8 @@ type operator struct {
 	// known are the processes that there were when the last step had ended, by what they are
 	// called.
 	known map[string]known
+	// units are how many units there are, kept how many changes.
+	units, kept int
 }
 
 // known is a process that has been seen.

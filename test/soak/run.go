@@ -101,10 +101,11 @@ func (r *run) step(ctx context.Context, n int) error {
 		for _, name := range append([]string{o.Snap}, o.Others...) {
 			busy[name] = true
 		}
+		busy[theRules] = busy[theRules] || o.Kind == "rule"
 		ops = append(ops, o)
 	}
 	r.note(n, befalls, ops)
-	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 3*settling)
 	defer cancel()
 	begun := time.Now()
 	if err := r.carryOut(ctx, ops, befalls, after); err != nil {
@@ -292,6 +293,7 @@ func (r *run) changesSince(ctx context.Context, last int) string {
 // noteLast notes which changes there are already.
 func (r *run) noteLast(ctx context.Context) error {
 	changes, err := r.client.Changes(ctx, "all", "")
+	r.kept = len(changes)
 	for i := range changes {
 		var n int
 		if _, bad := fmt.Sscan(changes[i].ID, &n); bad == nil {
