@@ -54,9 +54,9 @@ test: examples ## Run all tests, end-to-end ones natively and under systemd (SUP
 	@./scripts/run-tests
 
 .PHONY: crash
-crash: examples ## Kill the daemon at everything that it does in every operation, and print a table.
+crash: examples ## Kill the daemon at everything that it does in every operation, go on over what fails, and print a table.
 	go test ./internal/refresh -run '^TestCrash' -count=1 -v
-	TENURE_CRASH=all go test ./test -run '^TestCrash' -count=1 -timeout 120m -v
+	TENURE_CRASH=all go test ./test -run '^TestCrash' -count=1 -parallel 4 -timeout 120m -v
 
 SOAK_TIME ?= 2h
 SOAK_SNAPS ?= 40

@@ -3,24 +3,19 @@ package test
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
-	"text/tabwriter"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"tenure"
 	"tenure/client"
 	"tenure/test/rig"
 )
 
-// matrix is an instance that operations die on.
+// matrix is an instance that an operation dies on.
 type matrix struct {
 	*rig.Instance
 
@@ -29,8 +24,6 @@ type matrix struct {
 	files  map[string]string
 	// renews is that processes may have the environment of an earlier revision.
 	renews bool
-	sample sample
-	kills  *ledger
 }
 
 // sample says at which of the points of an operation the daemon dies.
@@ -41,6 +34,8 @@ type sample struct {
 	each int
 	// seed is which ones.
 	seed int
+	// only is the one point, if not 0.
+	only int
 	// end is when no other death begins, if there is an end to the time; the rest is left out.
 	end time.Time
 }
@@ -48,10 +43,16 @@ type sample struct {
 // newSample is what TENURE_CRASH asks for, within the time that the test has.
 func newSample(t *testing.T) sample {
 	t.Helper()
-	s := sample{share: often(12, 24), each: 2}
-	if word := os.Getenv("TENURE_CRASH"); word == "all" {
+	s := sample{share: often(9, 18), each: 2}
+	word := os.Getenv("TENURE_CRASH")
+	if only, found := strings.CutPrefix(word, "at="); found {
+		s.share = 1
+		s.only, _ = strconv.Atoi(only) // What is no number is 0: all.
+	}
+	switch seed, err := strconv.Atoi(word); {
+	case word == "all":
 		s = sample{share: 1}
-	} else if seed, err := strconv.Atoi(word); err == nil {
+	case err == nil:
 		s.seed = seed
 	}
 	if end, bounded := t.Deadline(); bounded {
@@ -68,6 +69,9 @@ func (s sample) has(operation int) bool { return (s.seed+operation)%s.share == 0
 
 // of are points, counted from 1, out of n.
 func (s sample) of(operation, n int) []int {
+	if s.only != 0 {
+		return []int{s.only}
+	}
 	const stride = 37
 	count, step := s.each, 1
 	if s.each == 0 || s.each >= n {
@@ -94,271 +98,23 @@ func gcd(a, b int) int {
 	return a
 }
 
-// row is what became of the deaths of one operation.
-type row struct {
-	operation, verdict string
-	// points are how many there are, by class; kills at how many of them the daemon died.
-	points map[string]int
-	kills  map[int]bool
-	// again is how often the next daemon died as well, alive how often there were fewer
-	// points this time.
-	again, alive int
-	// before and after are what came of it.
-	before, after int
-}
-
-// ledger is the table of all.
-type ledger struct {
-	mu   sync.Mutex
-	rows map[string]*row
-}
-
-func (l *ledger) add(r *row) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.rows[r.operation+r.verdict] = r
-}
-
-// leftOut are the operations that have points at which nobody has died.
-func (l *ledger) leftOut() []string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var list []string
-	for _, r := range l.rows {
-		if r.all() > len(r.kills)+r.alive {
-			list = append(list, strings.TrimSpace(r.operation+" "+r.verdict))
-		}
-	}
-	return list
-}
-
-// all is how many points there are.
-func (r *row) all() (n int) {
-	for _, count := range r.points {
-		n += count
-	}
-	return n
-}
-
-// String is the table.
-func (l *ledger) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	var out strings.Builder
-	table := tabwriter.NewWriter(&out, 0, 8, 2, ' ', 0)
-	classes := []string{"journal", "files", "mounts", "units"}
-	fmt.Fprintf(table, "operation\tverdict\tpoints\t%s\tkilled at\talive\tagain\tas before\tas after\tleft out\n", strings.Join(classes, "\t"))
-	total := row{kills: map[int]bool{}}
-	killed, points := 0, 0
-	for _, name := range slices.Sorted(maps.Keys(l.rows)) {
-		r := l.rows[name]
-		all, counts := r.all(), ""
-		fmt.Fprintf(table, "%s\t%s", r.operation, r.verdict)
-		for _, class := range classes {
-			counts += "\t" + strconv.Itoa(r.points[class])
-		}
-		fmt.Fprintf(table, "\t%d%s\t%d\t%d\t%d\t%d\t%d\t%d\n",
-			all, counts, len(r.kills), r.alive, r.again, r.before, r.after, all-len(r.kills)-r.alive)
-		points, killed = points+all, killed+len(r.kills)
-		total.again, total.before, total.after = total.again+r.again, total.before+r.before, total.after+r.after
-	}
-	_ = table.Flush() // A strings.Builder does not fail.
-	fmt.Fprintf(&out, "%d points of %d operations, killed at %d, again %d times; %d came out as before, %d as after\n",
-		points, len(l.rows), killed, total.again, total.before, total.after)
-	return out.String()
-}
-
-// TestCrashMatrix kills the daemon at what it does in every operation: each change of a file, a mount, a
-// control group and the journal, each start of a process and each signal; and in some the
-// daemon that goes on. Afterwards all is as before the operation, or all as after it, and
-// nothing else is there. It dies at a few points of a few operations; TENURE_CRASH=NUMBER has it die at others, and
-// TENURE_CRASH=all at all that there is time for (make crash).
-func TestCrashMatrix(t *testing.T) {
-	t.Parallel()
-	s := newSample(t)
-	t.Logf("TENURE_CRASH=%d", s.seed)
-	kills, files := &ledger{rows: map[string]*row{}}, allSnaps(t)
-	t.Run("lanes", func(t *testing.T) {
-		for kind, operations := range map[string][]operation{
-			"installations": installations(), "refreshes": refreshes(), "stagings": stagings(),
-			"controls": slices.Concat(controls(), savings()), "settings": settings(),
-		} {
-			const most = 4
-			for n := 0; n < len(operations); n += most {
-				t.Run(kind, func(t *testing.T) {
-					t.Parallel()
-					newLane(t, s, files, kills).run(n, operations[n:min(n+most, len(operations))])
-				})
-			}
-		}
-	})
-	t.Logf("\n%s", kills)
-	if left := kills.leftOut(); s.each == 0 && len(left) > 0 && !t.Failed() {
-		t.Errorf("points were left out of %v", left)
-	}
-}
-
-// lane has operations die one after another, on one instance as long as nothing is wrong with it.
-type lane struct {
-	t *testing.T
-	*matrix
-
-	sample sample
-	files  map[string]string
-	kills  *ledger
-}
-
-func newLane(t *testing.T, s sample, files map[string]string, kills *ledger) *lane {
-	t.Helper()
-	return &lane{t: t, sample: s, files: files, kills: kills}
-}
-
-// run takes operations of which the first has a number.
-func (l *lane) run(first int, operations []operation) {
-	l.t.Helper()
-	for i := range operations {
-		op, number := &operations[i], first+i
-		if !l.sample.has(number) || !l.sample.inTime() {
-			continue
-		}
-		if l.matrix == nil {
-			l.matrix = newMatrix(l.t, l.sample, l.files, l.kills)
-		}
-		passed := l.t.Run(strings.TrimSpace(op.name+" "+op.verdict), func(t *testing.T) {
-			l.matrix.t, l.mortal.t = t, t
-			l.matrix.run(number, op)
-		})
-		if !passed {
-			l.matrix = nil
-		}
-	}
-}
-
-func newMatrix(t *testing.T, s sample, files map[string]string, kills *ledger) *matrix {
-	t.Helper()
-	m := &matrix{t: t, sample: s, files: files, kills: kills}
-	m.Instance = rig.New(t, rig.Config{FailPoints: true, Wrap: []string{buildMortal(t), "become"}})
-	m.mortal = newMortality(t, m.Root)
-	// What the first snap brings along for all stays.
-	save := func(ctx context.Context, m *matrix) error {
-		_, _, err := m.Client().Save(ctx, []string{"probe"}, nil)
-		return err
-	}
-	steps(file("install", "plain"), save)(t.Context(), m)
-	m.leave(t.Context())
-	return m
-}
-
-// run has the daemon die in one operation.
-func (m *matrix) run(number int, op *operation) {
+// recover starts the next daemon, which after every other point dies as well.
+func (m *matrix) recover(ctx context.Context, r *row, point int) (story string) {
 	m.t.Helper()
-	ctx, cancel := context.WithTimeout(m.t.Context(), 30*rig.Patience)
-	defer cancel()
-	m.renews = op.renews
-	if op.fails {
-		op.after = op.before
-	}
-	r := &row{operation: op.name, verdict: op.verdict, points: map[string]int{}, kills: map[int]bool{}}
-	m.kills.add(r)
-	before := m.arrive(ctx, op)
-	m.mortal.attach(m.PID(), 0)
-	_ = op.ask(ctx, m) // What it leads to is looked at.
-	after := m.await(ctx, op, "nobody has died", outlook{facts: op.after.facts()})
-	if said := m.why(ctx); strings.Contains(said, "compare the plan of change") {
-		m.t.Errorf("the plan of %s is not compared:\n%s", op.name, said)
-	}
-	points := m.mortal.release()
-	for _, p := range points {
-		r.points[p.class()]++
-	}
-	there := after
-	for i, at := range m.sample.of(number, len(points)) {
-		if !m.sample.inTime() {
-			break
-		}
-		if diff := cmp.Diff(before.whole(), there.whole()); diff != "" {
-			m.leave(ctx)
-			if again := m.arrive(ctx, op); !slices.Equal(again.whole(), before.whole()) {
-				m.t.Fatalf("%s %s cannot be prepared twice (-first +now):\n%s", op.name, op.verdict, cmp.Diff(before.whole(), again.whole()))
-			}
-		}
-		there = m.die(ctx, op, r, at, i, before, after)
-	}
-	m.leave(ctx)
-}
-
-// die has the daemon die at a point, and looks at what comes of it.
-func (m *matrix) die(ctx context.Context, op *operation, r *row, at, turn int, before, after outlook) outlook {
-	m.t.Helper()
-	living := m.living(op)
-	m.mortal.attach(m.PID(), at)
-	asked := make(chan struct{})
-	go func() {
-		_ = op.ask(ctx, m) // It may die before it answers.
-		close(asked)
-	}()
-	died := m.outlive(ctx, asked)
-	if !died && op.certain {
-		died = m.reach(ctx, after)
-	}
-	done := m.mortal.release()
-	story := fmt.Sprintf("%s %s, killed at %d", op.name, op.verdict, at)
-	if died {
-		<-asked
-		story += ": " + done[len(done)-1].String()
-		r.kills[at] = true
-		story += m.recover(ctx, r, turn)
-	} else {
-		r.alive++
-		story += ", where it does not come"
-	}
-	want := []outlook{before, after}
-	if op.certain {
-		want = want[1:]
-	}
-	for _, between := range op.between {
-		want = append(want, outlook{facts: between.facts()})
-	}
-	there := m.await(ctx, op, story, want...)
-	for _, p := range living {
-		if !slices.Contains(m.living(op), p) {
-			m.t.Errorf("%s: process %v has not lived on", story, p)
-		}
-	}
-	if slices.Equal(there.whole(), after.whole()) {
-		r.after++
-	} else {
-		r.before++
-	}
-	for line := range strings.Lines(m.Said()) {
-		if strings.Contains(line, "did not go as planned") {
-			m.t.Errorf("%s: %s\n%s", story, line, m.why(ctx))
-		}
-	}
-	if m.t.Failed() {
-		m.t.FailNow() // What follows would be wrong as well.
-	}
-	return there
-}
-
-// recover starts the next daemon, which in every other turn dies as well.
-func (m *matrix) recover(ctx context.Context, r *row, turn int) (story string) {
-	m.t.Helper()
-	if turn%2 == 0 {
+	if point%2 == 0 {
 		m.Start()
 		return ""
 	}
 	const stride = 7
-	at := 1 + turn*stride%40
+	at := 1 + point*stride%40
 	m.mortal.await(at)
-	alive := m.TryStart() == nil
-	if alive {
+	if m.TryStart() == nil {
 		quiet := make(chan struct{})
 		close(quiet)
-		alive = !m.outlive(ctx, quiet)
+		m.outlive(ctx, quiet)
 	}
-	done := m.mortal.release()
-	if !alive {
+	if done := m.mortal.release(); len(done) >= at {
+		m.Kill() // It may be about to die.
 		r.again++
 		story = fmt.Sprintf(", and the next one at %d: %s", at, done[len(done)-1])
 		m.Start()
@@ -381,8 +137,8 @@ func (m *matrix) outlive(ctx context.Context, asked <-chan struct{}) (died bool)
 }
 
 // reach waits until the daemon has ended, or everything is there as it is to be: for what the daemon
-// does by itself. It tells whether the daemon has ended.
-func (m *matrix) reach(ctx context.Context, want outlook) (died bool) {
+// does by itself.
+func (m *matrix) reach(ctx context.Context, want outlook) {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(ctx, rig.Patience)
 	defer cancel()
@@ -390,13 +146,14 @@ func (m *matrix) reach(ctx context.Context, want outlook) (died bool) {
 	defer again.Stop()
 	for {
 		if there, err := m.look(ctx); err == nil && want.fits(there) {
-			return !m.trySettle(ctx)
+			m.trySettle(ctx)
+			return
 		}
 		select {
 		case <-m.Ended():
-			return true
+			return
 		case <-ctx.Done():
-			return false // Who looks next says so.
+			return // Who looks next says so.
 		case <-again.C:
 		}
 	}
@@ -413,7 +170,7 @@ func (m *matrix) settle(ctx context.Context) {
 // trySettle is settle for a daemon that may die, and tells whether it lives.
 func (m *matrix) trySettle(ctx context.Context) bool {
 	for {
-		changes, err := m.Client().Changes(ctx, "all", "")
+		changes, err := m.Client().Changes(ctx, "in-progress", "")
 		if err != nil {
 			<-m.Ended()
 			return false
@@ -449,9 +206,12 @@ func (m *matrix) await(ctx context.Context, op *operation, when string, allowed 
 	for {
 		m.settle(ctx)
 		there, failure := m.look(ctx) // It may go while it is looked at.
-		orphans := m.strangers()
+		var orphans []string
 		for _, want := range allowed {
-			if failure == nil && len(orphans) == 0 && want.fits(there) {
+			if failure != nil || !want.fits(there) {
+				continue
+			}
+			if orphans = m.strangers(); len(orphans) == 0 {
 				return there
 			}
 		}
@@ -487,10 +247,13 @@ func (m *matrix) why(ctx context.Context) string {
 // leave removes all that there is.
 func (m *matrix) leave(ctx context.Context) {
 	m.t.Helper()
-	remove := on("remove")
-	remove.Purge = true
-	_ = action(remove)(ctx, m) // It may not be there.
-	m.settle(ctx)
+	list, err := m.Client().Snaps(ctx, false)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	for i := range list {
+		steps(action(client.Action{Action: "remove", Snaps: []string{list[i].Name}, Purge: true}))(ctx, m)
+	}
 	sets, err := m.Client().Snapshots(ctx, 0, nil)
 	for i := 0; err == nil && i < len(sets); i++ {
 		_, err = m.Client().ChangeSnapshots(ctx, client.SnapshotAction{Action: "forget", Set: sets[i].ID})
@@ -498,7 +261,14 @@ func (m *matrix) leave(ctx context.Context) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	steps(setting("snapshots.automatic.retention", "no"))(ctx, m)
+	const retention = "snapshots.automatic.retention"
+	conf, err := m.Client().Conf(ctx, "system", []string{retention})
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if conf[retention] != "no" {
+		steps(setting(retention, "no"))(ctx, m)
+	}
 }
 
 // living are the processes that are to live on.

@@ -1,6 +1,7 @@
 package test
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -14,15 +15,19 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/google/go-cmp/cmp"
+	gocmp "github.com/google/go-cmp/cmp"
 
 	"tenure/client"
 	"tenure/test/rig"
 )
 
-// model is what there is of the snap called probe, in so few words that it can be written
+// model is what there is of a snap, in so few words that it can be written
 // down for each operation: the oracle, which knows nothing of how Tenure gets there.
 type model struct {
+	// name is the snap; empty is the one called probe.
+	name string
+	// beside are other snaps.
+	beside []model
 	// kept are its revisions, by number; none is that it is not there.
 	kept    []int
 	current int
@@ -41,6 +46,8 @@ type model struct {
 	// saved is how many snapshots there are of it.
 	saved int
 	held  string
+	// tracks is the channel that its updates come from, if they come from a source.
+	tracks string
 	// written is, by revision, what is in its data: which revision wrote it.
 	written map[int]string
 }
@@ -49,17 +56,28 @@ type model struct {
 func (m model) facts() []string {
 	var facts []string
 	fact := func(format string, args ...any) { facts = append(facts, fmt.Sprintf(format, args...)) }
+	m.tell(fact)
+	for _, other := range m.beside {
+		other.tell(fact)
+	}
+	slices.Sort(facts)
+	return facts
+}
+
+func (m model) tell(fact func(string, ...any)) {
+	name := cmp.Or(m.name, "probe")
 	revisions := slices.Clone(m.kept)
 	if m.staged != 0 {
 		revisions = append(revisions, m.staged)
 		fact("refresh-snap waits")
+		fact("snap %s x%d staged", name, m.staged)
 	}
 	for _, n := range revisions {
-		fact("file probe_x%d.snap", n)
-		fact("loop probe_x%d.snap", n)
-		fact("mount /snap/probe/x%d", n)
+		fact("file %s_x%d.snap", name, n)
+		fact("loop %s_x%d.snap", name, n)
+		fact("mount /snap/%s/x%d", name, n)
 		if m.written[n] != "" {
-			fact("data x%d of %s", n, m.written[n])
+			fact("data %s/x%d of %s", name, n, m.written[n])
 		}
 	}
 	for _, n := range m.kept {
@@ -67,39 +85,30 @@ func (m model) facts() []string {
 		if n == m.current && !m.disabled {
 			status = "active"
 		}
-		fact("snap x%d %s current=%t held=%s", n, status, n == m.current, m.held)
-	}
-	if m.staged != 0 {
-		fact("snap x%d staged", m.staged)
+		fact("snap %s x%d %s current=%t held=%s tracks=%s", name, n, status, n == m.current, m.held, m.tracks)
 	}
 	if len(m.kept) > 0 {
-		fact("mount /snap/probe")
-		fact("mount /var/snap/probe/common")
-		conf := m.conf
-		if conf == "" {
-			conf = "{}"
-		}
-		fact("conf %s", conf)
+		fact("mount /snap/%s", name)
+		fact("mount /var/snap/%s/common", name)
+		fact("conf %s %s", name, cmp.Or(m.conf, "{}"))
 	}
 	if len(m.kept) > 0 && !m.disabled {
-		fact("link /snap/probe/current x%d", m.current)
-		fact("link /var/snap/probe/current x%d", m.current)
-		fact("link /root/snap/probe/current x%d", m.current)
+		for _, dir := range []string{"/snap", "/var/snap", "/root/snap"} {
+			fact("link %s/%s/current x%d", dir, name, m.current)
+		}
 	}
 	for _, unit := range m.units {
-		fact("unit %s", unit)
+		fact("unit %s.%s", name, unit)
 	}
 	for _, service := range m.off {
-		fact("off %s", service)
+		fact("off %s.%s", name, service)
 	}
-	for _, name := range m.commands {
-		fact("command %s", name)
+	for _, command := range m.commands {
+		fact("command %s", command)
 	}
 	for range m.saved {
-		fact("snapshot of probe")
+		fact("snapshot of %s", name)
 	}
-	slices.Sort(facts)
-	return facts
 }
 
 // outlook is all that can be seen of an instance: facts, as those of a model, and everything
@@ -112,9 +121,9 @@ func (o outlook) whole() []string { return slices.Concat(o.facts, o.tree) }
 // diff is how there differs from what it is to be; the tree where that is known.
 func (o outlook) diff(there outlook) string {
 	if o.tree == nil {
-		return cmp.Diff(o.facts, there.facts)
+		return gocmp.Diff(o.facts, there.facts)
 	}
-	return cmp.Diff(o.whole(), there.whole())
+	return gocmp.Diff(o.whole(), there.whole())
 }
 
 func (o outlook) fits(there outlook) bool {
@@ -129,13 +138,13 @@ func (m *matrix) look(ctx context.Context) (outlook, error) {
 	if err != nil {
 		return o, err
 	}
-	if installed {
-		conf, err := m.Client().Conf(ctx, "probe", nil)
+	for _, name := range installed {
+		conf, err := m.Client().Conf(ctx, name, nil)
 		text, bad := json.Marshal(conf)
 		if err := errors.Join(err, bad); err != nil {
 			return o, err
 		}
-		fact("conf %s", text)
+		fact("conf %s %s", name, text)
 	}
 	sets, err := m.Client().Snapshots(ctx, 0, nil)
 	if err != nil {
@@ -171,26 +180,28 @@ func (m *matrix) look(ctx context.Context) (outlook, error) {
 	return o, nil
 }
 
-func (m *matrix) lookAtSnaps(ctx context.Context, fact func(string, ...any)) (installed bool, err error) {
+func (m *matrix) lookAtSnaps(ctx context.Context, fact func(string, ...any)) (installed []string, err error) {
 	all, err := m.Client().Snaps(ctx, true)
 	if err != nil {
-		return false, err
+		return nil, err
 	}
 	for i := range all {
 		snap := &all[i]
 		if snap.StagedBy != "" {
-			fact("snap %s staged", snap.Revision)
+			fact("snap %s %s staged", snap.Name, snap.Revision)
 			continue
 		}
-		installed = true
-		fact("snap %s %s current=%t held=%s", snap.Revision, snap.Status, snap.Current, snap.Hold)
+		if snap.Current {
+			installed = append(installed, snap.Name)
+		}
+		fact("snap %s %s %s current=%t held=%s tracks=%s", snap.Name, snap.Revision, snap.Status, snap.Current, snap.Hold, snap.TrackingChannel)
 	}
 	return installed, nil
 }
 
 var trailingPID = regexp.MustCompile(`\.\d+$`) //nolint:gochecknoglobals // Compiled once.
 
-func (m *matrix) lookAtUnits(ctx context.Context, installed bool, fact func(string, ...any)) error {
+func (m *matrix) lookAtUnits(ctx context.Context, installed []string, fact func(string, ...any)) error {
 	units, err := m.Client().Units(ctx)
 	if err != nil {
 		return err
@@ -200,7 +211,7 @@ func (m *matrix) lookAtUnits(ctx context.Context, installed bool, fact func(stri
 		if ofItsService(unit, units) {
 			continue
 		}
-		name := trailingPID.ReplaceAllString(strings.TrimPrefix(unit.ID, "probe."), ".#")
+		name := trailingPID.ReplaceAllString(unit.ID, ".#")
 		if unit.State == "running" {
 			fact("unit %s %s", name, unit.Revision)
 		} else {
@@ -213,13 +224,13 @@ func (m *matrix) lookAtUnits(ctx context.Context, installed bool, fact func(stri
 			}
 		}
 	}
-	if !installed {
+	if len(installed) == 0 {
 		return nil
 	}
-	services, err := m.Client().Services(ctx, []string{"probe"})
+	services, err := m.Client().Services(ctx, installed)
 	for i := range services {
 		if !services[i].Enabled {
-			fact("off %s", services[i].Name)
+			fact("off %s.%s", services[i].Snap, services[i].Name)
 		}
 	}
 	return err
@@ -234,6 +245,8 @@ func ofItsService(unit *client.Unit, all []client.Unit) bool {
 	})
 }
 
+var mountOfSnap = regexp.MustCompile(`/snap/[a-z]+/x\d+$`) //nolint:gochecknoglobals // Compiled once.
+
 var changing = regexp.MustCompile(`(snapshots/)\d+`) //nolint:gochecknoglobals // Compiled once.
 
 // lookAtTree lists everything below the root, but what tells of the past, and what is
@@ -242,7 +255,7 @@ func (m *matrix) lookAtTree(fact func(string, ...any)) ([]string, error) {
 	var tree []string
 	mounted := map[string]bool{}
 	for _, point := range rig.Mounts(m.Root) {
-		mounted[point] = strings.Contains(point, "/snap/probe/x")
+		mounted[point] = mountOfSnap.MatchString(point)
 	}
 	err := filepath.WalkDir(m.Root, func(path string, entry fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -268,7 +281,8 @@ func (m *matrix) lookAtTree(fact func(string, ...any)) ([]string, error) {
 }
 
 // unremarkable reports whether something in the tree is not looked at. The directory for work of
-// snapshots goes when a daemon starts; what lies in it is looked at. Workloads have files once they
+// snapshots goes when a daemon starts; what lies in it is looked at. A backup of the journal that is not
+// complete is in the making, or goes when the next daemon starts. Workloads have files once they
 // are units; and what systemd has been told is numbered.
 func unremarkable(path string) bool {
 	if path == "/var/lib/tenure/snapshots/.work" || strings.Contains(path, "/probe.vms+vm.") {
@@ -276,7 +290,7 @@ func unremarkable(path string) bool {
 	}
 	for _, skip := range []string{
 		"/var/lib/tenure/history", "/var/lib/tenure/state.db", "/var/lib/tenure/failpoint", "/var/lib/tenure/units/",
-		"/.mortal", "/run/tenure/u/", "/run/tenure/etc",
+		"/.mortal", "/var/lib/tenure/.state.db.bak-", "/run/tenure/u/", "/run/tenure/etc",
 	} {
 		if strings.HasPrefix(path, skip) {
 			return true
@@ -309,7 +323,7 @@ func (m *matrix) entry(path, below string, entry fs.DirEntry, fact func(string, 
 		fact("file %s", base)
 	case base == "mark":
 		text, err := os.ReadFile(path) //nolint:gosec // Below the root.
-		fact("data %s of %s", filepath.Base(filepath.Dir(below)), text)
+		fact("data %s of %s", strings.TrimPrefix(filepath.Dir(below), "/var/snap/"), text)
 		return "", err
 	}
 	// What only grows, and what says when it was made.

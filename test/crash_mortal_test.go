@@ -53,9 +53,9 @@ type mortality struct {
 	cmd  *exec.Cmd
 }
 
-func newMortality(t *testing.T, root string) *mortality {
+func newMortality(t *testing.T, program, root string) *mortality {
 	t.Helper()
-	return &mortality{t: t, path: buildMortal(t), root: root, log: filepath.Join(t.TempDir(), "calls")}
+	return &mortality{t: t, path: program, root: root, log: filepath.Join(t.TempDir(), "calls")}
 }
 
 // buildMortal builds the program that kills at calls, and gives its path.

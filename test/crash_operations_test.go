@@ -2,7 +2,10 @@ package test
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"maps"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
@@ -31,6 +34,8 @@ type operation struct {
 	certain bool
 	// lives are units, or words of command lines, whose processes live on, whatever comes of it.
 	lives []string
+	// boots is that it is the start of the machine, after its end; ask is then nothing.
+	boots bool
 	// renews is that a process goes on from the next revision with the environment that it had.
 	renews bool
 }
@@ -96,6 +101,18 @@ one:
 	command: PROBE trap notify:READY:1 run
 	restart-condition: never
 `
+	otherApp = `
+it:
+	daemon: notify
+	command: PROBE trap notify:READY:1 run
+	restart-condition: never
+`
+	brokenOther = `
+it:
+	daemon: notify
+	command: PROBE exit:1
+	restart-condition: never
+`
 	brokenApp = `
 svc:
 	daemon: notify
@@ -131,12 +148,19 @@ func allSnaps(t *testing.T) map[string]string {
 		apps  string
 		hooks map[string]string
 	}{
-		"plain": {apps: plainApp}, "reload": {apps: reloadingApp}, "handover": {apps: handingApp}, "endure": {apps: enduringApp},
+		"other": {apps: otherApp}, "bad other": {apps: brokenOther}, "classic": {apps: plainApp}, "plain": {apps: plainApp}, "reload": {apps: reloadingApp}, "handover": {apps: handingApp}, "endure": {apps: enduringApp},
 		"defer": {apps: deferringApp}, "two": {apps: twoApps}, "one": {apps: oneApp}, "broken": {apps: brokenApp},
 		"hooked": {plainApp, all}, "bad install": {plainApp, failing("install")}, "bad post-refresh": {plainApp, failing("post-refresh")},
 	} {
 		dir := t.TempDir()
-		writeFile(t, filepath.Join(dir, "meta/snap.yaml"), probeYAML("1", splitApps(made.apps)...))
+		yaml := probeYAML("1", splitApps(made.apps)...)
+		switch name {
+		case "other", "bad other":
+			yaml = strings.Replace(yaml, "name: probe", "name: other", 1)
+		case "classic":
+			yaml = strings.Replace(yaml, "confinement: strict", "confinement: classic", 1)
+		}
+		writeFile(t, filepath.Join(dir, "meta/snap.yaml"), yaml)
 		writeFile(t, filepath.Join(dir, "bin/README"), "")
 		putProgram(t, program, filepath.Join(dir, "bin/probe"))
 		for hook, steps := range made.hooks {
@@ -151,6 +175,17 @@ func allSnaps(t *testing.T) map[string]string {
 		}
 	}
 	return files
+}
+
+// manyFiles asks for something with several files in one change.
+func manyFiles(verb string, names ...string) func(context.Context, *matrix) error {
+	return func(ctx context.Context, m *matrix) error {
+		a := client.Action{Action: verb, Dangerous: true}
+		for _, name := range names {
+			a.Files = append(a.Files, m.files[name])
+		}
+		return action(a)(ctx, m)
+	}
 }
 
 func action(a client.Action) func(context.Context, *matrix) error {
@@ -213,6 +248,14 @@ func (m model) with(change func(*model)) model {
 
 // carried is what a refresh to a revision has as its data: a copy.
 func carried(to, of int) func(*model) { return func(m *model) { m.written[to] = x(of) } }
+
+// operations are all, the longest first.
+func operations() []operation {
+	return slices.Concat(several(), refreshes(), installations(), stagings(), boots(), controls(), savings(), settings())
+}
+
+// title is the name with the verdict.
+func (op *operation) title() string { return strings.TrimSpace(op.name + " " + op.verdict) }
 
 func installations() []operation {
 	fresh := plain(1, 1).with(func(m *model) { m.written = nil })
@@ -279,9 +322,50 @@ func refreshes() []operation {
 			name: "refresh whose hook fails", verdict: "undone", prepare: steps(file("install", "plain")), ask: file("refresh", "bad post-refresh"),
 			fails: true, before: plain(1, 1),
 		},
+		{name: "refresh that is refused", verdict: "refuse", prepare: steps(file("install", "plain")), ask: file("refresh", "classic"), fails: true, before: plain(1, 1)},
 		{
 			name: "revert", verdict: "restart", prepare: steps(file("install", "plain"), file("refresh", "plain")), ask: action(on("revert")),
 			before: plain(2, 1, 2), after: plain(1, 1, 2),
+		},
+	}
+}
+
+// and is m with the snap called other beside it, on a revision, with those kept.
+func (m model) and(current int, kept ...int) model {
+	m.beside = []model{{name: "other", kept: kept, current: current, units: []string{"it " + x(current)}}}
+	return m
+}
+
+// several are changes of two snaps at once, which are of both or of none.
+func several() []operation {
+	both := manyFiles("install", "plain", "other")
+	fresh := plain(1, 1).with(func(m *model) { m.written = nil })
+	remove := client.Action{Action: "remove", Snaps: []string{"probe", "other"}}
+	refreshed := plain(2, 1, 2).with(carried(2, 1)).and(2, 1, 2)
+	return []operation{
+		{name: "install two", prepare: nothingThere, ask: both, after: fresh.and(1, 1)},
+		{name: "install two of which one fails", verdict: "undone", prepare: nothingThere, ask: manyFiles("install", "plain", "bad other"), fails: true},
+		{name: "refresh two", verdict: "restart", prepare: steps(both), ask: manyFiles("refresh", "plain", "other"), before: plain(1, 1).and(1, 1), after: refreshed},
+		{
+			name: "refresh two of which one fails", verdict: "undone", prepare: steps(both), ask: manyFiles("refresh", "plain", "bad other"),
+			fails: true, before: plain(1, 1).and(1, 1),
+		},
+		{name: "remove two", verdict: "stop", prepare: steps(both), ask: action(remove), before: plain(1, 1).and(1, 1)},
+	}
+}
+
+// boots are starts of the machine.
+func boots() []operation {
+	nothing := func(context.Context, *matrix) error { return nil }
+	return []operation{
+		{
+			name: "boot", boots: true, certain: true, prepare: steps(file("install", "plain"), file("refresh", "plain")), ask: nothing,
+			before: plain(2, 1, 2), after: plain(2, 1, 2),
+		},
+		{
+			name: "boot with what is staged", verdict: "restart", boots: true, certain: true,
+			prepare: steps(file("install", "defer"), file("refresh", "defer")), ask: nothing,
+			before: waits(), after: serving(2, 1, 2).with(carried(2, 1)),
 		},
 	}
 }
@@ -405,6 +489,11 @@ func settings() []operation {
 			ask: action(client.Action{Action: "hold", Snaps: []string{"probe"}, Time: "forever", HoldLevel: "general"}),
 		},
 		{
+			name: "switch", prepare: steps(shelve, file("install", "plain")), before: plain(1, 1),
+			after: plain(1, 1).with(func(m *model) { m.tracks = "latest/edge" }),
+			ask:   action(client.Action{Action: "switch", Snaps: []string{"probe"}, Source: "shelf", Channel: "edge"}),
+		},
+		{
 			name: "alias", prepare: installed, ask: alias("alias"), before: plain(1, 1),
 			after: plain(1, 1).with(func(m *model) { m.commands = []string{"probe.say", "tell"} }),
 		},
@@ -413,6 +502,18 @@ func settings() []operation {
 			before: plain(1, 1).with(func(m *model) { m.commands = []string{"probe.say", "tell"} }), after: plain(1, 1),
 		},
 	}
+}
+
+// shelve makes a directory a source, for as long as there is the instance.
+func shelve(ctx context.Context, m *matrix) error {
+	err := os.Mkdir(m.Path("shelf"), 0o755) //nolint:gosec // As people have it.
+	if errors.Is(err, fs.ErrExist) {
+		return nil
+	}
+	if err == nil {
+		_, err = m.Client().ChangeSource(ctx, client.SourceAction{Action: "add", Kind: "dir", Location: m.Path("shelf")})
+	}
+	return err
 }
 
 func alias(verb string) func(context.Context, *matrix) error {

@@ -20,9 +20,12 @@ type kind struct {
 type call struct {
 	kind
 
-	name string
-	args [6]uint64
-	w    *watch
+	name   string
+	number uint64
+	// known is that it is of a kind that may count.
+	known bool
+	args  [6]uint64
+	w     *watch
 }
 
 // process stands for what is not about a file.

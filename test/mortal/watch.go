@@ -18,8 +18,10 @@ type watch struct {
 	pid     int
 	threads map[int]bool
 	memory  *os.File
-	wanted  func(call) bool
-	each    func(call)
+	// sleeps are how often in a row a thread has gone to sleep for a moment.
+	sleeps map[int]int
+	wanted func(call) bool
+	each   func(call)
 }
 
 const (
@@ -30,7 +32,7 @@ const (
 
 // newWatch attaches to all threads of a process, and returns when each stops at its next call.
 func newWatch(pid int, wanted func(call) bool) (*watch, error) {
-	w := &watch{pid: pid, threads: map[int]bool{}, wanted: wanted}
+	w := &watch{pid: pid, threads: map[int]bool{}, sleeps: map[int]int{}, wanted: wanted}
 	var err error
 	if w.memory, err = os.Open(fmt.Sprintf("/proc/%d/mem", pid)); err != nil {
 		return nil, err
@@ -123,13 +125,29 @@ func (w *watch) handle(tid int, status unix.WaitStatus) error {
 	case event != 0:
 	case status.StopSignal() == syscallStop:
 		c, entry := w.call(tid)
-		if entry && w.each != nil && w.wanted(c) {
+		if entry && w.each != nil && c.known && w.wanted(c) {
 			w.each(c)
+		}
+		if entry && w.sleeper(tid, c.number) {
+			return alive(ptrace(unix.PTRACE_CONT, tid, 0, 0))
 		}
 	default:
 		signal = int(status.StopSignal())
 	}
 	return alive(ptrace(unix.PTRACE_SYSCALL, tid, 0, uintptr(signal)))
+}
+
+// sleeper reports whether a thread is the one by which the runtime looks after all others (sysmon), which does
+// nothing but to sleep for moments: ever shorter ones where calls take long, as they do when somebody
+// looks at them, and then neither gets to anything else.
+func (w *watch) sleeper(tid int, number uint64) bool {
+	const surely = 8
+	if number != unix.SYS_NANOSLEEP {
+		w.sleeps[tid] = 0
+		return false
+	}
+	w.sleeps[tid]++
+	return w.sleeps[tid] >= surely
 }
 
 // alive is err, unless it is that a thread has been killed meanwhile.
@@ -217,5 +235,5 @@ func (w *watch) call(tid int) (c call, entry bool) {
 		return call{}, false
 	}
 	kind, known := kinds()[i.Nr]
-	return call{name: kind.name, kind: kind, args: i.Args, w: w}, known
+	return call{name: kind.name, kind: kind, number: i.Nr, known: known, args: i.Args, w: w}, true
 }
