@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -124,8 +125,10 @@ func (m *Manager) Wake() {
 // Collect runs the collector until ctx ends: it goes over all snaps whenever a
 // unit has ended, a change is done, or a process that alone pinned a revision is gone.
 func (m *Manager) Collect(ctx context.Context) error {
-	go m.watchUnits(ctx)
-	go m.watchChanges(ctx)
+	units, changes := m.cfg.Supervisor.Events(ctx), m.engine.Subscribe(ctx, m.engine.Revision())
+	m.Wake() // What had ended by now, of what the last daemon has left, nobody tells.
+	go m.watchUnits(units)
+	go m.watchChanges(changes)
 	for {
 		select {
 		case <-ctx.Done():
@@ -145,8 +148,8 @@ func (m *Manager) Collect(ctx context.Context) error {
 	}
 }
 
-func (m *Manager) watchUnits(ctx context.Context) {
-	for event := range m.cfg.Supervisor.Events(ctx) {
+func (m *Manager) watchUnits(events iter.Seq[supervise.Event]) {
+	for event := range events {
 		switch event.Kind {
 		case supervise.EventState:
 			// A unit that goes on pins what it did.
@@ -160,8 +163,8 @@ func (m *Manager) watchUnits(ctx context.Context) {
 	}
 }
 
-func (m *Manager) watchChanges(ctx context.Context) {
-	for changed := range m.engine.Subscribe(ctx, m.engine.Revision()) {
+func (m *Manager) watchChanges(changes iter.Seq[change.Change]) {
+	for changed := range changes {
 		// Nobody is made to wait for the disk while services are stopped.
 		if changed.Status.Ready() || changed.Status == change.Wait {
 			m.keepEstimates()
