@@ -50,6 +50,8 @@ type Config struct {
 	Logger *slog.Logger
 	// Ready, if set, is called when requests are answered.
 	Ready func()
+	// Asked, if set, is called when a request was answered. It does not wait.
+	Asked func()
 	// Quiesce, if set, is closed when others are to answer at the sockets: nobody is accepted any more,
 	// who waits for what happens is sent away, and all else that was asked is answered.
 	Quiesce <-chan struct{}
@@ -79,7 +81,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	requests, cancel := context.WithCancel(ctx)
 	defer cancel()
 	httpServer := &http.Server{
-		Handler:           s.handler(),
+		Handler:           cfg.asked(s.handler()),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    64 << 10,
@@ -118,6 +120,17 @@ func Serve(ctx context.Context, cfg Config) error {
 		return httpServer.Close()
 	}
 	return err
+}
+
+// asked is handler, and tells.
+func (cfg *Config) asked(handler http.Handler) http.Handler {
+	if cfg.Asked == nil {
+		return handler
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer cfg.Asked()
+		handler.ServeHTTP(w, r)
+	})
 }
 
 // shutdownGrace bounds how long the end of the daemon waits for answers.

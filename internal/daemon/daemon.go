@@ -18,9 +18,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -96,6 +94,9 @@ type parts struct {
 	rules                  *rulefile.Keeper
 	manager                *refresh.Manager
 	engine                 *change.Engine
+	sparing                *sparing
+	// asked is told when a request was answered.
+	asked chan struct{}
 
 	doors      *doors
 	succession *succession
@@ -112,6 +113,7 @@ func Run(ctx context.Context, cfg Config) error {
 	proc.KeepThreads(spareThreads)
 	p := parted(cfg)
 	p.succession = p.succeed()
+	p.sparing.start(true)
 	err := p.open(ctx)
 	if err == nil {
 		err = p.run(ctx, p.serve)
@@ -164,7 +166,7 @@ func (p *parts) supervised(ctx context.Context, then func(context.Context) error
 // parted are no components yet.
 func parted(cfg Config) *parts {
 	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
-	return &parts{cfg: cfg, paths: refresh.Paths{Root: cfg.Root}, doors: newDoors(), next: make(chan replacement, 1)}
+	return &parts{cfg: cfg, paths: refresh.Paths{Root: cfg.Root}, doors: newDoors(), next: make(chan replacement, 1), sparing: new(sparing), asked: make(chan struct{}, 1)}
 }
 
 func assemble(ctx context.Context, cfg Config) (*parts, error) {
@@ -224,7 +226,7 @@ func (p *parts) open(ctx context.Context) (err error) {
 	p.engine = change.New(change.Config{
 		Store: p.journal.Changes(), Registry: registry, Logger: p.cfg.Logger, Boundary: boundary(p.paths),
 		Explain: refresh.Advised,
-		Gap:     p.gap(new(sparing).gap), Shorten: refresh.Shorten,
+		Gap:     p.gap(p.sparing.gap), Shorten: refresh.Shorten,
 	})
 	p.manager.Use(p.engine)
 	return p.manager.Began()
@@ -298,12 +300,9 @@ func HolderSocket(paths refresh.Paths) string { return filepath.Join(paths.Run()
 func ServeHolder(ctx context.Context, root string) error {
 	proc.KeepThreads(spareThreads)
 	paths := refresh.Paths{Root: root}
-	settled := time.AfterFunc(quiet, func() {
-		debug.FreeOSMemory()
-		forget()
+	return fdstore.Serve(ctx, fdstore.ServeConfig{
+		Socket: HolderSocket(paths), Logs: paths.Logs(), Ready: os.Stdout, Rest: slim, RestAfter: quiet,
 	})
-	defer settled.Stop()
-	return fdstore.Serve(ctx, fdstore.ServeConfig{Socket: HolderSocket(paths), Logs: paths.Logs(), Ready: os.Stdout})
 }
 
 // run starts the components, each after those that it needs, and then main.
@@ -339,7 +338,7 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 		})
 	})
 	group.Go(func() error {
-		giveBack(ctx, p.engine)
+		giveBack(ctx, p.engine, p.asked)
 		return nil
 	})
 	group.Go(func() error { return main(ctx) })
@@ -366,6 +365,7 @@ func (p *parts) serve(ctx context.Context) error {
 		if err := fault("ready"); err != nil {
 			return err
 		}
+		p.sparing.start(false)
 		p.succession.ready()
 		p.ready(ctx)
 		return nil
@@ -393,6 +393,12 @@ func (p *parts) serveAPI(ctx context.Context, ready func()) error {
 		Manager: p.manager, Logs: p.supervisor, Upgrader: p, Version: Version, Logger: p.cfg.Logger,
 		Polkit: polkit.New(polkit.Config{}),
 		Ready:  ready,
+		Asked: func() {
+			select {
+			case p.asked <- struct{}{}:
+			default:
+			}
+		},
 	})
 }
 

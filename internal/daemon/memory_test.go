@@ -29,6 +29,10 @@ func TestSparing(t *testing.T) {
 			{"the next gap", func() { s.gap(true) }, sparedAt},
 			{"that is long", func() { <-time.After(sparedFor); synctest.Wait() }, before},
 			{"its end", func() { s.gap(false) }, before},
+			{"the start", func() { s.start(true) }, startedAt},
+			{"a gap in it", func() { s.gap(true) }, startedAt},
+			{"its end", func() { s.start(false) }, sparedAt},
+			{"that of the gap", func() { s.gap(false) }, before},
 		} {
 			step.do()
 			if got := collectsAt(); got != step.want {

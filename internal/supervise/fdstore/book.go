@@ -61,6 +61,7 @@ func newLink(c *packetConn) *link {
 
 func (l *link) read() {
 	defer close(l.frames)
+	defer l.discard()
 	for {
 		f, fd, err := l.receive()
 		if err != nil {
@@ -278,7 +279,7 @@ func (b *book) agree(ctx context.Context) error {
 		}
 	}
 	b.name = name
-	frames, err := b.ask(ctx, frame{Op: opSync}, none)
+	frames, err := b.ask(ctx, frame{Op: opSync, Meta: meta{Bundles: true}}, none)
 	if err != nil {
 		return err
 	}
@@ -287,7 +288,7 @@ func (b *book) agree(ctx context.Context) error {
 		switch {
 		case r.fd == none:
 		case r.Op == opItem:
-			_ = b.store.put(r.item(), r.fd)
+			b.store.items = append(b.store.items, keptItem{r.item(), r.fd})
 		case r.Op == opStream:
 			b.streams[r.Meta.Stream] = keptStream{unit: r.Meta.Unit, fd: r.fd}
 		default:

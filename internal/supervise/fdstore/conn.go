@@ -13,11 +13,11 @@ import (
 )
 
 const (
-	network      = "unixpacket"
-	sendTimeout  = 10 * time.Second
-	listenQueue  = 64
-	socketMode   = 0o600
-	maxPassedFDs = 4 // More than the one that is allowed, so that excess is seen and closed.
+	network     = "unixpacket"
+	sendTimeout = 10 * time.Second
+	listenQueue = 64
+	socketMode  = 0o600
+	excessFDs   = 3 // Room for more than are allowed, so that excess is seen and closed.
 )
 
 // packetConn carries frames. Reading and writing may be done concurrently, each by one
@@ -26,21 +26,43 @@ type packetConn struct {
 	conn   *net.UnixConn
 	packet []byte
 	oob    []byte
+	// passes is how many descriptors one packet may have: more than one for who understands bundles.
+	passes int
+	// unpacked are the frames of a bundle that were not received yet.
+	unpacked []received
 }
 
-func newPacketConn(c *net.UnixConn) *packetConn {
-	return &packetConn{conn: c, packet: make([]byte, maxFrame+1), oob: make([]byte, unix.CmsgSpace(4*maxPassedFDs))}
+func newPacketConn(c *net.UnixConn, passes int) *packetConn {
+	return &packetConn{conn: c, passes: passes, packet: make([]byte, maxFrame+1), oob: make([]byte, unix.CmsgSpace(4*(passes+excessFDs)))}
 }
 
 // send writes one frame, with fd when it is not none. The descriptor stays the caller's.
 func (c *packetConn) send(f frame, fd descriptor) error {
+	if fd == none {
+		return c.pass(f)
+	}
+	return c.pass(f, int(fd))
+}
+
+// sendBundle writes frames that have descriptors and no data, in one packet.
+func (c *packetConn) sendBundle(frames []outgoing) error {
+	f, fds := frame{Op: opBundle}, make([]int, 0, len(frames))
+	for _, o := range frames {
+		f.Meta.Bundle = append(f.Meta.Bundle, bundled{o.frame.Op, o.frame.Meta})
+		fds = append(fds, int(o.fd))
+	}
+	return c.pass(f, fds...)
+}
+
+// pass writes one packet.
+func (c *packetConn) pass(f frame, fds ...int) error {
 	packet, err := f.encode()
 	if err != nil {
 		return err
 	}
 	var oob []byte
-	if fd != none {
-		oob = unix.UnixRights(int(fd))
+	if len(fds) > 0 {
+		oob = unix.UnixRights(fds...)
 	}
 	if err := c.conn.SetWriteDeadline(time.Now().Add(sendTimeout)); err != nil {
 		return fmt.Errorf("send %s: %w", f.Op, err)
@@ -54,28 +76,56 @@ func (c *packetConn) send(f frame, fd descriptor) error {
 // receive reads one frame and the descriptor that came with it, or none. The descriptor
 // is the caller's.
 func (c *packetConn) receive() (frame, descriptor, error) {
+	if len(c.unpacked) > 0 {
+		next := c.unpacked[0]
+		c.unpacked = c.unpacked[1:]
+		return next.frame, next.fd, nil
+	}
 	n, oobn, flags, _, err := c.conn.ReadMsgUnix(c.packet, c.oob)
 	if err != nil {
 		return frame{}, none, fmt.Errorf("receive: %w", err)
 	}
-	fd, err := passed(c.oob[:oobn], flags)
+	fds, err := c.passed(c.oob[:oobn], flags)
 	if err != nil {
 		return frame{}, none, err
 	}
 	f, err := decode(c.packet[:n])
-	if err != nil {
-		fd.close()
-		return frame{}, none, err
+	switch {
+	case err != nil:
+	case f.Op == opBundle && c.passes > 1 && len(fds) > 0 && len(f.Meta.Bundle) == len(fds):
+		for i, b := range f.Meta.Bundle {
+			c.unpacked = append(c.unpacked, received{frame: frame{Op: b.Op, Meta: b.Meta}, fd: descriptor(fds[i])})
+		}
+		return c.receive()
+	case f.Op == opBundle || len(fds) > 1:
+		err = fmt.Errorf("%w: %s of %d frames with %d descriptors", errFrame, f.Op, len(f.Meta.Bundle), len(fds))
+	case len(fds) == 1:
+		return f, descriptor(fds[0]), nil
 	}
-	return f, fd, nil
+	closeNumbers(fds)
+	return f, none, err
 }
 
-// passed takes the one descriptor out of control messages. It closes all when there
-// are more.
-func passed(oob []byte, flags int) (descriptor, error) {
+func closeNumbers(fds []int) {
+	for _, fd := range fds {
+		descriptor(fd).close()
+	}
+}
+
+// discard closes what was passed and nobody has received.
+func (c *packetConn) discard() {
+	for _, r := range c.unpacked {
+		r.fd.close()
+	}
+	c.unpacked = nil
+}
+
+// passed takes the descriptors out of control messages. It closes all when there are more
+// than are allowed.
+func (c *packetConn) passed(oob []byte, flags int) ([]int, error) {
 	messages, err := unix.ParseSocketControlMessage(oob)
 	if err != nil {
-		return none, fmt.Errorf("%w: control message: %w", errFrame, err)
+		return nil, fmt.Errorf("%w: control message: %w", errFrame, err)
 	}
 	var fds []int
 	for i := range messages {
@@ -83,16 +133,11 @@ func passed(oob []byte, flags int) (descriptor, error) {
 			fds = append(fds, rights...)
 		}
 	}
-	if len(fds) > 1 || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
-		for _, fd := range fds {
-			descriptor(fd).close()
-		}
-		return none, fmt.Errorf("%w: truncated, or %d descriptors (want at most 1)", errFrame, len(fds))
+	if len(fds) > c.passes || flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		closeNumbers(fds)
+		return nil, fmt.Errorf("%w: truncated, or %d descriptors (want at most %d)", errFrame, len(fds), c.passes)
 	}
-	if len(fds) == 1 {
-		return descriptor(fds[0]), nil
-	}
-	return none, nil
+	return fds, nil
 }
 
 // inDirectory calls use with a path for the file in its directory that fits into
@@ -120,7 +165,7 @@ func dial(path string) (*packetConn, error) {
 		_ = conn.Close()
 		return nil, fmt.Errorf("connect to holder %s: %w", path, err)
 	}
-	return newPacketConn(conn), nil
+	return newPacketConn(conn, maxBundle), nil
 }
 
 // listen makes the socket file of a holder, which must not exist.

@@ -25,7 +25,7 @@
 // # Protocol
 //
 // Packets on a unix socket of type SOCK_SEQPACKET, each one frame with at most
-// one descriptor. Only the holder's own user and root may connect.
+// one descriptor, or a bundle of frames with one for each. Only the holder's own user and root may connect.
 //
 //	client                      holder
 //	hello                    →  ok(store)
@@ -35,7 +35,7 @@
 //	get(unit)                →  item +fd …, end
 //	drop logs(snap)          →  ok
 //	list                     →  item …, end
-//	sync                     →  item +fd …, stream +fd …, end
+//	sync                     →  item +fd …, stream +fd …, end; to who asks with bundles: bundle(item …) +fd …, …, end
 //	handover                 →  listener +fd, item +fd …, stream +fd with half a line …, end
 //	commit                   →  (exits)
 //

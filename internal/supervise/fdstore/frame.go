@@ -30,14 +30,15 @@ const (
 	opListener
 	opEnded
 	opDropLogs
-	opLast = opDropLogs
+	opBundle
+	opLast = opBundle
 )
 
 // String is the name that errors and logs show.
 func (o op) String() string {
 	names := [...]string{
 		"", "hello", "put", "log", "remove", "get", "list", "sync", "handover", "commit",
-		"ok", "error", "end", "item", "stream", "listener", "ended", "drop logs",
+		"ok", "error", "end", "item", "stream", "listener", "ended", "drop logs", "bundle",
 	}
 	if o < opHello || o > opLast {
 		return fmt.Sprintf("op %d", uint8(o))
@@ -87,7 +88,20 @@ type meta struct {
 	// Snap is whose logs are dropped; without one it is the Unit.
 	Snap  tenure.Instance `json:"snap,omitempty"`
 	Error string          `json:"error,omitempty"`
+	// Bundles is that who asks understands them, and Bundle what comes in one packet.
+	Bundles bool      `json:"bundles,omitempty"`
+	Bundle  []bundled `json:"bundle,omitempty"`
 }
+
+// bundled is a frame without data in a bundle, which has a descriptor for each.
+type bundled struct {
+	Op   op   `json:"op"`
+	Meta meta `json:"meta"`
+}
+
+// maxBundle is how many frames are in a bundle: so many of the longest names fit into one packet, and
+// no packet may have more than 253 descriptors (SCM_MAX_FD).
+const maxBundle = 32
 
 // encode makes the packet of f.
 func (f frame) encode() ([]byte, error) {

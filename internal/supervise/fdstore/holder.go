@@ -34,6 +34,9 @@ type ServeConfig struct {
 	// Patience is how long a holder waits for its first client before it exits because
 	// it holds nothing; 0 is half a minute.
 	Patience time.Duration
+	// Rest, if set, is called when nothing was asked for RestAfter (2 s), and may take a moment.
+	Rest      func()
+	RestAfter time.Duration
 	// Log is where the holder tells what it cannot tell a client; nil is nowhere.
 	Log *slog.Logger
 }
@@ -41,6 +44,9 @@ type ServeConfig struct {
 func (c ServeConfig) withDefaults() ServeConfig {
 	if c.Patience <= 0 {
 		c.Patience = 30 * time.Second
+	}
+	if c.RestAfter <= 0 {
+		c.RestAfter = 2 * time.Second
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)
@@ -155,6 +161,8 @@ func (h *holder) run(ctx context.Context) error {
 	}
 	patience := time.NewTimer(h.cfg.Patience)
 	defer patience.Stop()
+	rest := time.NewTimer(h.cfg.RestAfter)
+	defer rest.Stop()
 	for {
 		select {
 		case c := <-h.accepted:
@@ -164,6 +172,11 @@ func (h *holder) run(ctx context.Context) error {
 			h.forget(c)
 		case s := <-h.ended:
 			h.finish(s)
+		case <-rest.C:
+			if h.cfg.Rest != nil {
+				h.cfg.Rest()
+			}
+			continue
 		case r := <-h.requests:
 			if handedOver := h.answer(r); handedOver {
 				return nil
@@ -173,6 +186,7 @@ func (h *holder) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
+		rest.Reset(h.cfg.RestAfter)
 		if h.idle() {
 			stopped, err := h.stop()
 			if stopped || err != nil {

@@ -136,6 +136,10 @@ func TestNonsense(t *testing.T) { //nolint:paralleltest // It counts the open fi
 	if err != nil {
 		t.Fatal(err)
 	}
+	bundle, err := frame{Op: opBundle, Meta: meta{Bundle: []bundled{{Op: opHello}}}}.encode()
+	if err != nil {
+		t.Fatal(err)
+	}
 	replaced := func(at int, b byte) []byte { p := slices.Clone(hello); p[at] = b; return p }
 	null, err := os.Open(os.DevNull)
 	if err != nil {
@@ -155,6 +159,7 @@ func TestNonsense(t *testing.T) { //nolint:paralleltest // It counts the open fi
 		"long":           {data: append(hello, make([]byte, maxFrame)...)},
 		"two fds":        {data: hello, oob: unix.UnixRights(fd, fd)},
 		"very many fds":  {data: hello, oob: unix.UnixRights(slices.Repeat([]int{fd}, 250)...)},
+		"bundle":         {data: bundle, oob: unix.UnixRights(fd)},
 		"short with fds": {data: []byte("TH"), oob: unix.UnixRights(fd)},
 	} {
 		before := openFiles(t)
@@ -171,6 +176,64 @@ func TestNonsense(t *testing.T) { //nolint:paralleltest // It counts the open fi
 		if after := openFiles(t); len(after) > len(before)+2 { // The holder's end may be open yet.
 			t.Errorf("%s: %d files are open, %d before", name, len(after), len(before))
 		}
+	}
+}
+
+// TestBundlesAreForWhoAsks puts more than one bundle holds, and reads it in packets as clients of
+// this release and of earlier ones do.
+func TestBundlesAreForWhoAsks(t *testing.T) {
+	t.Parallel()
+	cfg := served(t, filepath.Join(t.TempDir(), "holder.sock"))
+	c := newClient(t, cfg)
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	want := make([]string, 2*maxBundle+1)
+	for i := range want {
+		want[i] = fmt.Sprintf("item %d", i)
+		if err := c.Put(t.Context(), tenure.ServiceUnit("a", "a"), Listen, want[i], null); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for asks, packets := range map[bool]int{true: 4, false: len(want) + 1} {
+		n := raw(t, cfg.Socket)
+		if err := n.send(frame{Op: opSync, Meta: meta{Bundles: asks}}, none); err != nil {
+			t.Fatal(err)
+		}
+		names, got := receiveAll(t, n)
+		if diff := cmp.Diff(want, names); diff != "" {
+			t.Errorf("in bundles: %t (-want +got):\n%s", asks, diff)
+		}
+		if got != packets {
+			t.Errorf("in bundles: %t: %d packets, want %d", asks, got, packets)
+		}
+	}
+	if err := c.Forget(t.Context(), tenure.ServiceUnit("a", "a")); err != nil {
+		t.Error(err)
+	}
+}
+
+// receiveAll reads an answer to its end: the names of the items in it, and how many packets it came in.
+func receiveAll(t *testing.T, c *packetConn) (names []string, packets int) {
+	t.Helper()
+	for {
+		if len(c.unpacked) == 0 {
+			packets++
+		}
+		f, fd, err := c.receive()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if f.Op == opEnd {
+			return names, packets
+		}
+		if fd == none {
+			t.Errorf("%s has no descriptor", f.Meta.Name)
+		}
+		fd.close()
+		names = append(names, f.Meta.Name)
 	}
 }
 
@@ -323,7 +386,7 @@ func Stranger(socket string) error {
 		return err
 	}
 	defer conn.Close()
-	c := newPacketConn(conn)
+	c := newPacketConn(conn, 1)
 	_ = c.send(frame{Op: opSync}, none)
 	if f, _, err := c.receive(); err == nil {
 		return fmt.Errorf("answered by %v", f)

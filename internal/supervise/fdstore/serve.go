@@ -22,6 +22,12 @@ type outgoing struct {
 	fd    descriptor
 }
 
+// answer is what goes to a client together; in bundles if it understands them.
+type answer struct {
+	frames  []outgoing
+	bundles bool
+}
+
 // queueLength is how many answers may wait for a client that does not read before it
 // is disconnected. Each of its requests gets one.
 const queueLength = 256
@@ -30,7 +36,7 @@ const queueLength = 256
 // writes, so that a slow client never makes the holder wait.
 type serverConn struct {
 	*packetConn
-	queue chan []outgoing
+	queue chan answer
 }
 
 // welcome starts to serve a new connection.
@@ -40,7 +46,7 @@ func (h *holder) welcome(nc *net.UnixConn) {
 		_ = nc.Close()
 		return
 	}
-	c := &serverConn{packetConn: newPacketConn(nc), queue: make(chan []outgoing, queueLength)}
+	c := &serverConn{packetConn: newPacketConn(nc, 1), queue: make(chan answer, queueLength)}
 	h.clients[c] = struct{}{}
 	h.running.Go(func() { h.read(c) })
 	h.running.Go(c.write)
@@ -82,12 +88,17 @@ func (h *holder) read(c *serverConn) {
 // sees the end.
 func (c *serverConn) write() {
 	var failed error
-	for frames := range c.queue {
-		for _, o := range frames {
-			if failed == nil {
-				failed = c.send(o.frame, o.fd)
+	for a := range c.queue {
+		for frames := a.frames; len(frames) > 0; {
+			packet := frames[:1]
+			if a.bundles {
+				packet = frames[:bundle(frames)]
 			}
-			o.fd.close()
+			if failed == nil {
+				failed = c.sendAll(packet)
+			}
+			closeAll(packet)
+			frames = frames[len(packet):]
 		}
 		if failed != nil {
 			_ = c.conn.Close()
@@ -95,20 +106,38 @@ func (c *serverConn) write() {
 	}
 }
 
+// bundle is how many of the first frames go into one packet.
+func bundle(frames []outgoing) int {
+	n := slices.IndexFunc(frames, func(o outgoing) bool { return o.fd == none || len(o.frame.Data) > 0 })
+	if n < 0 {
+		n = len(frames)
+	}
+	return max(1, min(n, maxBundle))
+}
+
+// sendAll sends one frame as it is, and several as a bundle.
+func (c *serverConn) sendAll(frames []outgoing) error {
+	if len(frames) == 1 {
+		return c.send(frames[0].frame, frames[0].fd)
+	}
+	return c.sendBundle(frames)
+}
+
 // send queues frames for a client, or disconnects one that does not read.
-func (h *holder) send(c *serverConn, frames ...outgoing) {
+func (h *holder) send(c *serverConn, frames ...outgoing) { h.sendAnswer(c, answer{frames: frames}) }
+
+// sendAnswer is send.
+func (h *holder) sendAnswer(c *serverConn, a answer) {
 	if _, ok := h.clients[c]; ok {
 		select {
-		case c.queue <- frames:
+		case c.queue <- a:
 			return
 		default:
 			h.cfg.Log.Warn("disconnect client that does not read")
 			h.forget(c)
 		}
 	}
-	for _, o := range frames {
-		o.fd.close()
-	}
+	closeAll(a.frames)
 }
 
 // answer carries out a request. It reports whether a successor has taken over.
@@ -136,7 +165,7 @@ func (h *holder) answer(r request) (handedOver bool) {
 	case opHandover:
 		fd.close()
 		return h.handOver(r.from)
-	case opCommit, opOK, opError, opEnd, opItem, opStream, opListener, opEnded:
+	case opCommit, opOK, opError, opEnd, opItem, opStream, opListener, opEnded, opBundle:
 		err = errFrame
 	}
 	fd.close()
@@ -146,7 +175,7 @@ func (h *holder) answer(r request) (handedOver bool) {
 	case frames == nil:
 		frames = []outgoing{{frame: frame{Op: opOK}, fd: none}}
 	}
-	h.send(r.from, frames...)
+	h.sendAnswer(r.from, answer{frames: frames, bundles: r.frame.Meta.Bundles})
 	return false
 }
 
