@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/durable"
@@ -54,23 +56,35 @@ func (m *Manager) Boot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for i := range states {
-		state := &states[i]
-		err := m.bootSnap(ctx, state)
-		if fresh {
-			err = errors.Join(err, m.restore(state, links))
-		}
-		if err != nil {
-			m.cfg.Logger.ErrorContext(ctx, "cannot bring a snap back", slog.Any("snap", state.Instance), slog.Any("error", err))
-		}
-		if fresh && len(state.Stopped) > 0 {
-			state.Stopped = nil
-			if err := m.snaps.Put(state.Instance, state); err != nil {
-				return err
-			}
-		}
+	// Where the machine has not started anew there is only to be looked, and nothing to be mounted.
+	var workers errgroup.Group
+	workers.SetLimit(1)
+	if !fresh {
+		workers.SetLimit(bootWorkers)
 	}
-	return nil
+	for i := range states {
+		workers.Go(func() error { return m.bootOne(ctx, &states[i], fresh, links) })
+	}
+	return workers.Wait()
+}
+
+// bootWorkers is how many snaps are looked at side by side: who looks waits for the disk.
+const bootWorkers = 4
+
+// bootOne is Boot for one snap.
+func (m *Manager) bootOne(ctx context.Context, state *snapState, fresh bool, links []relinked) error {
+	err := m.bootSnap(ctx, state)
+	if fresh {
+		err = errors.Join(err, m.restore(state, links))
+	}
+	if err != nil {
+		m.cfg.Logger.ErrorContext(ctx, "cannot bring a snap back", slog.Any("snap", state.Instance), slog.Any("error", err))
+	}
+	if !fresh || len(state.Stopped) == 0 {
+		return nil
+	}
+	state.Stopped = nil
+	return m.snaps.Put(state.Instance, state)
 }
 
 // bootChanges mounts again what changes that have not ended had mounted, and makes again what they had

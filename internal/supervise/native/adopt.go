@@ -170,7 +170,7 @@ func (s *Supervisor) adoptGroups(spoken map[string]bool) ([]*unit, error) {
 		if !ok || strings.Count(rel, "/") != 1 {
 			continue
 		}
-		if err := group.Thaw(); err != nil {
+		if err := group.Wake(); err != nil {
 			s.cfg.Logger.Warn("group cannot be thawed", slog.String("group", group.Path()), slog.Any("error", err))
 		}
 		if spoken[group.Path()] {

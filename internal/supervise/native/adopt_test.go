@@ -114,7 +114,7 @@ func statusOf(t *testing.T, s *Supervisor, id tenure.UnitID) supervise.Status {
 	if !ok {
 		t.Fatalf("%s is not known", id)
 	}
-	return *u.status.Load()
+	return u.status.Load().Status
 }
 
 // until waits until the status of a unit is as wanted.
@@ -123,12 +123,12 @@ func until(t *testing.T, s *Supervisor, id tenure.UnitID, want func(supervise.St
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	events := s.Events(ctx)
-	if u, ok := s.find(id); ok && want(*u.status.Load()) {
-		return *u.status.Load()
+	if u, ok := s.find(id); ok && want(u.status.Load().Status) {
+		return u.status.Load().Status
 	}
 	for range events {
-		if u, ok := s.find(id); ok && want(*u.status.Load()) {
-			return *u.status.Load()
+		if u, ok := s.find(id); ok && want(u.status.Load().Status) {
+			return u.status.Load().Status
 		}
 	}
 	t.Fatalf("%s: %+v", id, statusOf(t, s, id))

@@ -338,13 +338,16 @@ func (s *Supervisor) Units(ctx context.Context) ([]supervise.Status, error) {
 	if err := s.await(ctx); err != nil {
 		return nil, fmt.Errorf("list units: %w", err)
 	}
-	var list []supervise.Status
-	for _, u := range s.all() {
-		list = append(list, *u.status.Load())
+	units := s.all()
+	known := make([]*published, len(units))
+	for i, u := range units {
+		known[i] = u.status.Load()
 	}
-	slices.SortFunc(list, func(a, b supervise.Status) int {
-		return strings.Compare(a.Unit.String(), b.Unit.String())
-	})
+	slices.SortFunc(known, func(a, b *published) int { return strings.Compare(a.name, b.name) })
+	list := make([]supervise.Status, len(known))
+	for i, status := range known {
+		list[i] = status.Status
+	}
 	return list, nil
 }
 

@@ -48,7 +48,7 @@ func overlapping(t *testing.T, s *Supervisor, old, next supervise.Spec) (before,
 	if err := s.Succeed(t.Context(), next); err != nil {
 		t.Fatal(err)
 	}
-	return before, *s.heirOf(old.Unit).status.Load()
+	return before, s.heirOf(old.Unit).status.Load().Status
 }
 
 // signalTo sends a signal to a process.

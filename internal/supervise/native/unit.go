@@ -50,7 +50,7 @@ type unit struct {
 	home   string
 	inbox  chan func(context.Context)
 	gone   chan struct{}
-	status atomic.Pointer[supervise.Status]
+	status atomic.Pointer[published]
 	// groups are the unit's own, for those who look a process up.
 	groups atomic.Pointer[territory]
 
@@ -99,6 +99,13 @@ type queuedStart struct {
 	spec  supervise.Spec
 	by    change.ID
 	reply chan<- error
+}
+
+// published is what everybody may see of a unit, with its name, by which many are sorted.
+type published struct {
+	supervise.Status
+
+	name string
 }
 
 func newUnit(s *Supervisor, rec record) *unit {
@@ -266,11 +273,16 @@ func (u *unit) save() {
 
 // publish makes the state visible to those who do not ask the actor.
 func (u *unit) publish() {
-	status := &supervise.Status{
+	status := &published{Status: supervise.Status{
 		Unit: u.id, Revision: u.rec.Spec.Revision, State: u.rec.State, Main: u.rec.Main,
 		Generation: u.rec.Generation, Group: u.rec.Group, Since: u.rec.Since, Started: u.rec.Started,
 		Text: u.rec.Text, Restarts: u.rec.Restarts, LastExit: u.rec.LastExit,
 		Spec: u.rec.Spec,
+	}}
+	if before := u.status.Load(); before != nil && before.Unit == u.id {
+		status.name = before.name
+	} else {
+		status.name = u.id.String()
 	}
 	if status.Group == "" && len(u.rec.Claims) > 0 {
 		status.Group = u.rec.Claims[0]
