@@ -24,7 +24,7 @@ const (
 	maxBody   = 1 << 20
 	maxField  = 4 << 10
 	maxFields = 64
-	maxFiles  = 64
+	maxFiles  = 1000
 )
 
 func (s *server) changeAction(r *http.Request) (*reply, error) {

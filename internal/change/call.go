@@ -112,7 +112,11 @@ func (e *Engine) amend(r *run, i int, a amendment) {
 	}
 	if a.replanned {
 		r.c.Plan = a.plan
-		r.c.Tasks = append(r.c.Tasks[:i+1:i+1], r.c.number(a.rest, time.Now())...)
+		rest := r.c.number(a.rest, time.Now())
+		if a.inserted {
+			rest = append(rest, r.c.Tasks[i+1:]...)
+		}
+		r.c.Tasks = append(r.c.Tasks[:i+1:i+1], rest...)
 	}
 }
 

@@ -44,10 +44,12 @@ type call struct {
 // amendment is what a step decided for the rest of its change. It takes effect
 // together with the step's result.
 type amendment struct {
-	replanned bool
-	plan      json.RawMessage
-	rest      []Task
-	details   json.RawMessage
+	// replanned is that there is another plan, and rest comes after the task; inserted that what was to
+	// come after it still does.
+	replanned, inserted bool
+	plan                json.RawMessage
+	rest                []Task
+	details             json.RawMessage
 }
 
 // progressEvery is how often the progress of one task becomes visible.
@@ -89,6 +91,15 @@ var ErrNoStep = errors.New("no step is running")
 // if that is to wait. Steps that replan must do so whenever Do (or Probe)
 // runs. Steps in a gap cannot.
 func Replan(ctx context.Context, plan json.RawMessage, rest ...TaskSpec) error {
+	return replan(ctx, amendment{replanned: true, plan: plan}, rest)
+}
+
+// Insert is Replan, but puts tasks between the running one and those that come after it.
+func Insert(ctx context.Context, plan json.RawMessage, tasks ...TaskSpec) error {
+	return replan(ctx, amendment{replanned: true, inserted: true, plan: plan}, tasks)
+}
+
+func replan(ctx context.Context, a amendment, rest []TaskSpec) error {
 	c := callFrom(ctx)
 	if c == nil {
 		return fmt.Errorf("replan: %w", ErrNoStep)
@@ -102,7 +113,8 @@ func Replan(ctx context.Context, plan json.RawMessage, rest ...TaskSpec) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.amended.replanned, c.amended.plan, c.amended.rest = true, plan, tasks
+	a.rest, a.details = tasks, c.amended.details
+	c.amended = a
 	return nil
 }
 

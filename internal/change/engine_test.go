@@ -480,6 +480,24 @@ func TestReplan(t *testing.T) {
 	}
 }
 
+// What is inserted comes before what was to follow, each time that the step runs.
+func TestInsert(t *testing.T) {
+	t.Parallel()
+	s := newScript()
+	s.do["decide"] = func(ctx context.Context) (string, error) {
+		err := change.SetDetails(ctx, json.RawMessage(`"details"`))
+		return "", errors.Join(err, change.Insert(ctx, json.RawMessage(`"new"`), tasks("c", "gap1")...))
+	}
+	e, _ := run(t, change.Config{Store: new(changetest.Memory), Registry: s.registry()})
+	c := wait(t, e, start(t, e, on("x", "decide", "b", "decide", "a")), change.Done)
+	if want := "decide c gap1 b decide c gap1 a"; s.log() != want || string(c.Plan) != `"new"` || string(c.Details) != `"details"` {
+		t.Errorf("calls %q, want %q; plan %s, details %s", s.log(), want, c.Plan, c.Details)
+	}
+	if err := change.Insert(t.Context(), nil); !errors.Is(err, change.ErrNoStep) {
+		t.Errorf("Insert outside of a step: %v", err)
+	}
+}
+
 // TestFailedWrites has a disk that is full for a while.
 func TestFailedWrites(t *testing.T) {
 	t.Parallel()

@@ -11,19 +11,30 @@ import (
 )
 
 // Changes is the journal as the change engine sees it.
-func (db *DB) Changes() change.Store { return changes{db} }
+func (db *DB) Changes() change.Store {
+	return &changes{db: db, kept: make(map[change.ID]*parts)}
+}
 
-type changes struct{ db *DB }
+type changes struct {
+	db *DB
+	// kept is what is in the file of the changes that have not ended, as far as this
+	// process has written them.
+	kept map[change.ID]*parts
+}
 
 // Load implements change.Store.
-func (c changes) Load(ctx context.Context) (change.Saved, error) {
+func (c *changes) Load(ctx context.Context) (change.Saved, error) {
 	var saved change.Saved
 	err := c.db.bolt.View(func(tx *bolt.Tx) error {
-		b := tx.Bucket([]byte(bucketChanges))
+		b, apart := tx.Bucket([]byte(bucketChanges)), tx.Bucket([]byte(bucketParts))
 		saved.LastID = change.ID(b.Sequence())
 		return b.ForEach(func(k, v []byte) error {
 			var one change.Change
-			if err := json.Unmarshal(v, &one); err != nil {
+			err := json.Unmarshal(v, &one)
+			if own := apart.Bucket(k); err == nil && own != nil {
+				err = readParts(own, &one)
+			}
+			if err != nil {
 				return fmt.Errorf("read change %x: %w", k, err)
 			}
 			saved.Changes = append(saved.Changes, one)
@@ -36,39 +47,105 @@ func (c changes) Load(ctx context.Context) (change.Saved, error) {
 	return saved, nil
 }
 
-// Apply implements change.Store.
-func (c changes) Apply(_ context.Context, batch change.Batch) error {
-	encoded := make([][]byte, len(batch.Put))
+// Apply implements change.Store. Of a change that has not ended only those parts are written that
+// are others than before.
+func (c *changes) Apply(_ context.Context, batch change.Batch) error {
+	plans := make([]update, len(batch.Put))
 	for i := range batch.Put {
-		raw, err := json.Marshal(&batch.Put[i])
-		if err != nil {
+		var err error
+		if plans[i], err = newUpdate(&batch.Put[i], c.kept[batch.Put[i].ID]); err != nil {
 			return fmt.Errorf("write change %s: %w", batch.Put[i].ID, err)
 		}
-		encoded[i] = raw
 	}
-	err := c.db.write(func(tx *bolt.Tx) error {
-		b := tx.Bucket([]byte(bucketChanges))
-		for i, raw := range encoded {
-			id := uint64(batch.Put[i].ID)
-			if err := b.Put(number(id), raw); err != nil {
-				return err
-			}
-			if id <= b.Sequence() {
-				continue
-			}
-			if err := b.SetSequence(id); err != nil {
-				return err
-			}
+	err := c.db.write(func(tx *bolt.Tx) error { return apply(tx, plans, batch.Delete) })
+	for i := range plans {
+		// Of what could not be written nobody knows how much of it is there.
+		delete(c.kept, plans[i].id)
+		if err == nil && plans[i].next != nil {
+			c.kept[plans[i].id] = plans[i].next
 		}
-		for _, id := range batch.Delete {
-			if err := b.Delete(number(uint64(id))); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	}
 	if err != nil {
 		return fmt.Errorf("write changes: %w", err)
 	}
+	for _, id := range batch.Delete {
+		delete(c.kept, id)
+	}
 	return nil
+}
+
+func apply(tx *bolt.Tx, plans []update, gone []change.ID) error {
+	b, apart := tx.Bucket([]byte(bucketChanges)), tx.Bucket([]byte(bucketParts))
+	for i := range plans {
+		if err := plans[i].write(b, apart); err != nil {
+			return err
+		}
+	}
+	for _, id := range gone {
+		if err := b.Delete(number(uint64(id))); err != nil {
+			return err
+		}
+		if err := dropBucket(apart, number(uint64(id))); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// update is what is to be written of one change.
+type update struct {
+	id change.ID
+	// head is its record; nil where that is there.
+	head []byte
+	// anew is that no part is there that could stay. put are the parts to be written by their
+	// keys, and drop the keys of those that are gone.
+	anew bool
+	put  map[string][]byte
+	drop []string
+	// next is what is there then; nil for a change that has ended, which has no parts.
+	next *parts
+}
+
+func (u *update) write(b, apart *bolt.Bucket) error {
+	id := uint64(u.id)
+	if u.head != nil {
+		if err := b.Put(number(id), u.head); err != nil {
+			return err
+		}
+	}
+	if id > b.Sequence() {
+		if err := b.SetSequence(id); err != nil {
+			return err
+		}
+	}
+	if u.anew {
+		if err := dropBucket(apart, number(id)); err != nil {
+			return err
+		}
+	}
+	if u.next == nil {
+		return nil
+	}
+	own, err := apart.CreateBucketIfNotExists(number(id))
+	if err != nil {
+		return err
+	}
+	for _, key := range u.drop {
+		if err := own.Delete([]byte(key)); err != nil {
+			return err
+		}
+	}
+	for key, value := range u.put {
+		if err := own.Put([]byte(key), value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func dropBucket(in *bolt.Bucket, name []byte) error {
+	if in.Bucket(name) == nil {
+		return nil
+	}
+	return in.DeleteBucket(name)
 }

@@ -49,7 +49,7 @@ func walk(tx *bolt.Tx) error {
 	}
 	return tx.ForEach(func(name []byte, b *bolt.Bucket) error {
 		switch string(name) {
-		case bucketChanges, bucketDocuments:
+		case bucketChanges, bucketParts, bucketDocuments:
 			return visit(b, json.Valid)
 		}
 		return visit(b, func([]byte) bool { return true })

@@ -83,6 +83,7 @@ type DB struct {
 const (
 	bucketMeta      = "meta"
 	bucketChanges   = "changes"
+	bucketParts     = "parts"
 	bucketDocuments = "documents"
 	bucketEvents    = "events"
 	bucketReserve   = "reserve"

@@ -6,12 +6,16 @@
 // anything in it is modified. One that cannot be read is never modified or deleted: it is kept
 // as state.db.damaged-TIME, and the newest good backup takes its place (Recovery).
 //
-// The schema, version 2. ◀ is a bucket, numbers are 8 bytes, big-endian:
+// The schema, version 3. ◀ is a bucket, numbers are 8 bytes, big-endian:
 //
 //	meta ◀
 //	    version           : number        the schema's; a file without meta is new
 //	changes ◀                             its sequence is the highest ID ever put
-//	    ID number         : JSON          change.Change
+//	    ID number         : JSON          change.Change; while it has not ended, without its parts
+//	parts ◀                               apart, for a change of many snaps is long
+//	    ID number ◀                       those of a change that has not ended
+//	        plan, details : JSON
+//	        task number   : JSON          change.Task, in the order of the numbers
 //	documents ◀
 //	    COLLECTION ◀                      "snaps", "settings", ...: see NewCollection
 //	        key text      : JSON          what the collection's owner keeps

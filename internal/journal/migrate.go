@@ -16,7 +16,7 @@ type migration func(tx *bolt.Tx) error
 
 // migrations are all there are, from version 0, a new file, to the present.
 func migrations() []migration {
-	return append([]migration{toVersion1, toVersion2}, later()...)
+	return append([]migration{toVersion1, toVersion2, toVersion3}, later()...)
 }
 
 func toVersion1(tx *bolt.Tx) error {
@@ -34,6 +34,14 @@ func toVersion2(tx *bolt.Tx) error {
 		return nil
 	}
 	return tx.DeleteBucket([]byte(bucketEvents))
+}
+
+// toVersion3 makes room for the parts of changes. Those that version 2 has written are whole, and are read so.
+func toVersion3(tx *bolt.Tx) error {
+	if _, err := tx.CreateBucketIfNotExists([]byte(bucketParts)); err != nil {
+		return fmt.Errorf("create bucket %s: %w", bucketParts, err)
+	}
+	return nil
 }
 
 // migrate runs the steps that the file lacks, all or none.

@@ -56,39 +56,35 @@ const (
 	taskInstances = "keep-instances"
 )
 
-// tasks prepare the first of the jobs, up to the decision, which brings the tasks of
-// its switch and those of the other jobs.
-func (m *Manager) tasks(p decideParams) ([]change.TaskSpec, error) {
-	if len(p.Jobs) == 0 {
-		return nil, nil
-	}
-	j := p.Jobs[0]
-	var tasks []change.TaskSpec
-	if j.Staged != "" {
-		ref := j.target()
-		tasks = append(tasks,
-			change.NewTask(taskPrepare, fmt.Sprintf("Keep snap file of %s", ref), prepareParams{
+// tasks prepare all of the jobs, and then decide each, which brings the tasks of its switch. As long as
+// they prepare nothing that runs is touched.
+func (m *Manager) tasks(jobs []job) ([]change.TaskSpec, error) {
+	var keep, mounts, copies, decisions []change.TaskSpec
+	for i := range jobs {
+		j := &jobs[i]
+		if j.Staged != "" {
+			ref := j.target()
+			keep = append(keep, change.NewTask(taskPrepare, fmt.Sprintf("Keep snap file of %s", ref), prepareParams{
 				Ref: ref, Staged: j.Staged, Digest: j.After.Kept[ref.Revision].Digest,
-			}),
-			change.NewTask(taskMount, fmt.Sprintf("Mount %s", ref), mountParams{Ref: ref}))
-	}
-	if j.Present {
-		tasks = append(tasks, change.NewTask(taskAside, fmt.Sprintf("Put aside old data of %s", j.target()), asideParams{Ref: j.target()}))
-	}
-	if j.Staged != "" || j.Present {
-		ref := j.target()
-		tasks = append(tasks,
-			change.NewTask(taskCopy, copySummary(&j), copyParams{
+			}))
+			mounts = append(mounts, change.NewTask(taskMount, fmt.Sprintf("Mount %s", ref), mountParams{Ref: ref}))
+		}
+		if j.Present {
+			copies = append(copies, change.NewTask(taskAside, fmt.Sprintf("Put aside old data of %s", j.target()), asideParams{Ref: j.target()}))
+		}
+		if j.Staged != "" || j.Present {
+			ref := j.target()
+			copies = append(copies, change.NewTask(taskCopy, copySummary(j), copyParams{
 				From: j.ref(j.from()), To: ref, Copy: j.Copy, Fresh: isMissing(m.cfg.Paths.DataDir(ref.Snap)), FreshUser: isMissing(m.cfg.Paths.UserDir(ref.Snap)),
-			}),
-		)
+			}))
+		}
+		hooks, err := m.hooks(j, beforeDecision)
+		if err != nil {
+			return nil, err
+		}
+		decisions = append(append(decisions, hooks...), m.decideTask(decideParams{Jobs: jobs[i : i+1], More: i+1 < len(jobs)}))
 	}
-	hooks, err := m.hooks(&j, beforeDecision)
-	if err != nil {
-		return nil, err
-	}
-	tasks = append(tasks, hooks...)
-	return append(tasks, m.decideTask(p)), nil
+	return slices.Concat(keep, mounts, copies, decisions), nil
 }
 
 func (m *Manager) decideTask(p decideParams) change.TaskSpec {

@@ -281,7 +281,7 @@ func (m *mortal) advance(ctx context.Context, apps string) error {
 	if err := os.MkdirAll(m.cfg.Paths.Data(j.target()), 0o755); err != nil {
 		return err
 	}
-	tasks, err := m.tasks(decideParams{Jobs: p.jobs, Plans: p.plans})
+	tasks, err := m.tasks(p.jobs)
 	if err != nil {
 		return err
 	}

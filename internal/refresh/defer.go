@@ -18,8 +18,9 @@ import (
 // wait makes the change of a decision wait for the units that plan waits for: the
 // revision is staged, nothing is locked, and the decision is made anew when the
 // change wakes.
-func (s decideStep) wait(ctx context.Context, p decideParams, j *job, plan policy.Plan) error {
-	if err := alone(p.Plans, plan); err != nil {
+func (s decideStep) wait(ctx context.Context, d *deciding) error {
+	j, plan := &d.Jobs[0], d.plan
+	if err := alone(d.plans, plan); err != nil {
 		return err
 	}
 	if err := s.m.noteStaged(ctx, j); err != nil {

@@ -154,7 +154,7 @@ func (m *Manager) begin(ctx context.Context, req Request) (change.ID, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%s: store the plan: %w", op, err)
 	}
-	tasks, err := m.tasks(decideParams{Jobs: prepared.jobs, Plans: prepared.plans})
+	tasks, err := m.tasks(prepared.jobs)
 	if err != nil {
 		m.unstage(prepared.jobs)
 		return 0, err

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"time"
 
+	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/hook"
 	"tenure/internal/policy"
@@ -26,32 +27,45 @@ func (m *Manager) maxEvacuation() time.Duration {
 // decision be made anew when they have let go: what runs is not the same then. It asks
 // those of later jobs too, as they were planned: the last one may refuse, and would come
 // after the gaps of the others. Asked is false if there is nothing to ask.
-func (s decideStep) evacuate(ctx context.Context, p decideParams, plan policy.Plan) (asked bool, err error) {
-	p.Plans[len(p.Plans)-len(p.Jobs)] = plan
-	again := p
-	again.Asked = slices.Clone(p.Asked)
+func (s decideStep) evacuate(ctx context.Context, d *deciding) (asked bool, err error) {
+	if !slices.ContainsFunc(d.plans, func(plan policy.Plan) bool { return plan.Evacuate != nil }) {
+		return false, nil
+	}
+	done := append(askedBefore(d.change), d.Asked...)
+	jobs := append(slices.Clone(d.Jobs), jobsOf(d.change)...)
 	var tasks []change.TaskSpec
-	for n := range p.Jobs {
-		j, asks := &p.Jobs[n], p.Plans[len(p.Plans)-len(p.Jobs)+n].Evacuate
-		if asks == nil || slices.Contains(p.Asked, j.snap()) {
+	for _, plan := range d.plans {
+		at := slices.IndexFunc(jobs, func(j job) bool { return j.snap() == plan.Change.Snap })
+		if plan.Evacuate == nil || at < 0 || slices.Contains(done, plan.Change.Snap) {
 			continue
 		}
-		more, err := s.m.hookTask(j, j.Before, asks.Revision, hook.Evacuate, nil)
+		more, err := s.m.hookTask(&jobs[at], jobs[at].Before, plan.Evacuate.Revision, hook.Evacuate, nil)
 		if err != nil {
 			return false, err
 		}
-		tasks, again.Asked = append(tasks, more...), append(again.Asked, j.snap())
-		change.ReporterFrom(ctx).Logf("before anything of %q stops: %s", j.snap(), asks)
+		tasks = append(tasks, more...)
+		change.ReporterFrom(ctx).Logf("before anything of %q stops: %s", plan.Change.Snap, plan.Evacuate)
 	}
 	if len(tasks) == 0 {
 		return false, nil
 	}
-	tasks = append(tasks, s.m.decideTask(again))
-	raw, err := json.Marshal(p.Plans)
+	tasks = append(tasks, s.m.decideTask(d.decideParams))
+	raw, err := json.Marshal(d.plans)
 	if err != nil {
 		return false, fmt.Errorf("store the plan: %w", err)
 	}
-	return true, change.Replan(ctx, raw, tasks...)
+	return true, change.Insert(ctx, raw, tasks...)
+}
+
+// askedBefore are the snaps of a change that have moved their work away.
+func askedBefore(c *change.Change) (snaps []tenure.Instance) {
+	for i := range c.Tasks {
+		var params hookParams
+		if t := &c.Tasks[i]; t.Kind == taskHook && json.Unmarshal(t.Params, &params) == nil && params.Hook == hook.Evacuate {
+			snaps = append(snaps, params.Change.Snap)
+		}
+	}
+	return snaps
 }
 
 // heldError is that a package does not let go.

@@ -125,14 +125,22 @@ func (m *Manager) recordOutcome(ctx context.Context, c *change.Change) {
 	}
 }
 
-// jobsOf are all jobs of a change: its first decision has them.
-func jobsOf(c *change.Change) []job {
-	at := slices.IndexFunc(c.Tasks, func(t change.Task) bool { return t.Kind == taskDecide })
-	var params decideParams
-	if at < 0 || json.Unmarshal(c.Tasks[at].Params, &params) != nil {
-		return nil
+// jobsOf are all jobs of a change, each once: its decisions have them.
+func jobsOf(c *change.Change) (jobs []job) {
+	seen := map[tenure.Instance]bool{}
+	for i := range c.Tasks {
+		var params decideParams
+		if t := &c.Tasks[i]; t.Kind != taskDecide || json.Unmarshal(t.Params, &params) != nil {
+			continue
+		}
+		for _, j := range params.Jobs {
+			if j.After != nil && !seen[j.snap()] {
+				seen[j.snap()] = true
+				jobs = append(jobs, j)
+			}
+		}
 	}
-	return slices.DeleteFunc(params.Jobs, func(j job) bool { return j.After == nil })
+	return jobs
 }
 
 // atFault reports whether a change failed for what the new revision of a snap did: it

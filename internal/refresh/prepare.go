@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"tenure"
 	"tenure/internal/change"
@@ -285,85 +286,129 @@ func (m *Manager) dropDataDir(ctx context.Context, snap tenure.Instance) error {
 // decision into the tasks that follow.
 type decideStep struct{ m *Manager }
 
+// decideParams are of one job. Version 2 of the journal had in each decision all that were still to come, and the
+// plans of all, which made a change of many snaps long; it may have left one.
 type decideParams struct {
-	// Jobs are that of this decision and those after it; Plans those of all jobs
-	// of the change.
-	Jobs  []job         `json:"jobs"`
-	Plans []policy.Plan `json:"plans"`
-	// Observe are the services that jobs before these want observed in the end.
-	Observe []observed `json:"observe,omitempty"`
-	// Asked are the snaps of the change that have moved their work away.
-	Asked []tenure.Instance `json:"asked,omitempty"`
+	// Jobs are that of this decision and, where version 2 left it, those after it.
+	Jobs []job `json:"jobs"`
+	// More is that other decisions follow.
+	More bool `json:"more,omitempty"`
+	// Observe are the services that jobs before these want observed in the end, and Asked the snaps of the
+	// change that have moved their work away, as far as version 2 has noted that.
+	Observe []observed        `json:"observe,omitempty"`
+	Asked   []tenure.Instance `json:"asked,omitempty"`
 }
 
-func (s decideStep) Do(ctx context.Context, p decideParams) (nothing, error) {
+// decided is what a decision leaves for later ones.
+type decided struct {
+	// Observe are the services that are to be observed in the end.
+	Observe []observed `json:"observe,omitempty"`
+}
+
+func (s decideStep) Do(ctx context.Context, p decideParams) (decided, error) {
 	before, err := s.m.waited(ctx)
 	if err != nil {
-		return nothing{}, err
+		return decided{}, err
 	}
 	if before != nil {
 		p.Jobs[0], err = s.m.rebase(p.Jobs[0], before)
 	}
 	if errors.Is(err, errPointless) {
-		return nothing{}, s.m.giveUp(ctx, err)
+		return decided{}, s.m.giveUp(ctx, err)
 	}
 	if err != nil {
-		return nothing{}, err
+		return decided{}, err
 	}
 	j := &p.Jobs[0]
 	plan, err := s.m.decide(ctx, j, before)
 	if err != nil {
-		return nothing{}, err
+		return decided{}, err
 	}
 	// What only keeps a change from going on is no reason to give one up that waits on: it
 	// may have passed when the wait is over.
 	passing := before != nil && len(plan.Waits) > 0 && plan.Refusal != nil && len(plan.Refusal.Rules) == 0
 	if plan.Refusal != nil && !passing {
-		return nothing{}, refused(string(j.Reason), plan)
+		return decided{}, refused(string(j.Reason), plan)
 	}
+	c, err := s.m.engine.Get(change.IDFrom(ctx))
+	if err != nil {
+		return decided{}, err
+	}
+	d := deciding{decideParams: p, change: &c, plans: withPlan(plansOf(c), plan), plan: plan}
 	if len(plan.Waits) > 0 {
-		return nothing{}, s.wait(ctx, p, j, plan)
+		return decided{}, s.wait(ctx, &d)
 	}
-	if asked, err := s.evacuate(ctx, p, plan); err != nil || asked {
-		return nothing{}, err
+	if asked, err := s.evacuate(ctx, &d); err != nil || asked {
+		return decided{}, err
 	}
-	return nothing{}, s.goOn(ctx, p, j, plan)
+	return s.goOn(ctx, &d)
+}
+
+// deciding is a decision in the course of a change.
+type deciding struct {
+	decideParams
+
+	change *change.Change
+	// plan is what was decided, and plans are those of all jobs of the change.
+	plan  policy.Plan
+	plans []policy.Plan
+}
+
+// withPlan is plans with that of a snap in its place.
+func withPlan(plans []policy.Plan, plan policy.Plan) []policy.Plan {
+	at := slices.IndexFunc(plans, func(p policy.Plan) bool { return p.Change.Snap == plan.Change.Snap })
+	if at < 0 {
+		return append(plans, plan)
+	}
+	plans[at] = plan
+	return plans
 }
 
 // goOn compiles a decision into the tasks that carry it out.
-func (s decideStep) goOn(ctx context.Context, p decideParams, j *job, plan policy.Plan) error {
-	sw, err := s.m.compile(ctx, j, plan)
+func (s decideStep) goOn(ctx context.Context, d *deciding) (decided, error) {
+	j := &d.Jobs[0]
+	sw, err := s.m.compile(ctx, j, d.plan)
 	if err != nil {
-		return err
+		return decided{}, err
 	}
 	services, err := s.m.observing(ctx, j, &sw)
 	if err != nil {
-		return err
+		return decided{}, err
 	}
-	services = append(p.Observe, services...)
+	left := decided{Observe: append(d.Observe, services...)}
 	tasks, err := s.m.switchTasks(j, sw)
 	if err != nil {
-		return err
+		return decided{}, err
 	}
-	rest, err := s.m.tasks(decideParams{Jobs: p.Jobs[1:], Plans: p.Plans, Observe: services, Asked: p.Asked})
+	rest, err := s.m.tasks(d.Jobs[1:])
 	if err != nil {
-		return err
+		return decided{}, err
 	}
 	tasks = append(tasks, rest...)
-	if len(p.Jobs) == 1 {
-		tasks = append(tasks, lastTasks(p.Plans, services)...)
+	if len(d.Jobs) == 1 && !d.More {
+		tasks = append(tasks, lastTasks(d.plans, append(observedBefore(d.change), left.Observe...))...)
 	}
-	p.Plans[len(p.Plans)-len(p.Jobs)] = plan
-	raw, err := json.Marshal(p.Plans)
+	raw, err := json.Marshal(d.plans)
 	if err != nil {
-		return fmt.Errorf("store the plan: %w", err)
+		return decided{}, fmt.Errorf("store the plan: %w", err)
 	}
-	change.ReporterFrom(ctx).Logf("%s", plan.Summary)
+	change.ReporterFrom(ctx).Logf("%s", d.plan.Summary)
 	s.m.prepareStarts(ctx, sw)
-	return change.Replan(ctx, raw, tasks...)
+	return left, change.Insert(ctx, raw, tasks...)
 }
 
-func (s decideStep) Undo(ctx context.Context, p decideParams, _ nothing) error {
+// observedBefore are the services that the decisions of a change have left to be observed.
+func observedBefore(c *change.Change) (all []observed) {
+	for i := range c.Tasks {
+		var left decided
+		if t := &c.Tasks[i]; t.Kind == taskDecide && t.Status == change.Done && json.Unmarshal(t.Undo, &left) == nil {
+			all = append(all, left.Observe...)
+		}
+	}
+	return all
+}
+
+func (s decideStep) Undo(ctx context.Context, p decideParams, _ decided) error {
 	return s.m.dropStarts(ctx, p.Jobs[0].snap())
 }
 

@@ -11,13 +11,12 @@ import (
 // descriptions of whole snaps, again for each of them, which are nearly all of it. What is
 // learned from its end (recordOutcome) stays, for the daemon may die before it has learned that.
 func Shorten(c *change.Change) {
-	learned, decided := c.Kind == kindRefresh || c.Kind == kindAutoRefresh, false
+	learned := c.Kind == kindRefresh || c.Kind == kindAutoRefresh
 	for i := range c.Tasks {
 		t := &c.Tasks[i]
 		t.Undo = nil
 		switch {
-		case learned && t.Kind == taskDecide && !decided:
-			decided = true
+		case learned && t.Kind == taskDecide:
 			t.Params = shortDecision(t.Params)
 		case learned && t.Status == change.Error:
 		default:

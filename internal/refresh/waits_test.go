@@ -3,6 +3,7 @@ package refresh
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -196,7 +197,7 @@ func (h *house) begin(t *testing.T, automatic bool) change.ID {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tasks, err := h.tasks(decideParams{Jobs: prepared.jobs, Plans: prepared.plans})
+	tasks, err := h.tasks(prepared.jobs)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -345,4 +346,54 @@ func TestARestoreIsUnsettledToItsEnd(t *testing.T) {
 			t.Errorf("a change that is %s, with its restore %s: %v", c.of, c.restore, got)
 		}
 	}
+}
+
+// A decision as version 2 of the journal has it, with all jobs of its change, is carried out: that of the
+// first, and then one for each of the others.
+func TestADecisionOfVersion2(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, supervisetest.Program{})
+	state, err := h.snaps.Get("db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := *state
+	other.Instance = "other"
+	if err := errors.Join(h.snaps.Put("other", &other), os.MkdirAll(h.cfg.Paths.SnapDir("other"), 0o700), os.MkdirAll(h.cfg.Paths.DataDir("other"), 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	request := Request{Action: ActionRevert, Snaps: []tenure.Instance{"db", "other"}, Options: Options{Now: true}}
+	p, err := h.prepareAlone(t.Context(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.release()
+	plans, err := json.Marshal(p.plans)
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := h.engine.Start(t.Context(), change.NewChange{
+		Kind: "revert-snap", Snaps: jobSnaps(p.jobs), Plan: plans,
+		Tasks: []change.TaskSpec{change.NewTask(taskDecide, "Decide", decideParams{Jobs: p.jobs, Asked: []tenure.Instance{"db"}})},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := h.until(t, id, func(c change.Change) bool { return c.Status.Ready() })
+	if c.Status != change.Done {
+		t.Fatalf("the change is %s: %s", c.Status, c.Err)
+	}
+	count := map[string]int{}
+	for i := range c.Tasks {
+		count[c.Tasks[i].Kind]++
+	}
+	if count[taskDecide] != 2 || count[taskCommit] != 2 || count[taskCompare] != 1 {
+		t.Errorf("its tasks are %v", count)
+	}
+	for _, snap := range request.Snaps {
+		if state, err := h.snaps.Get(snap); err != nil || state.Line.Current != tenure.LocalRevision(1) {
+			t.Errorf("%s is %+v: %v", snap, state, err)
+		}
+	}
+	h.wantRevision(t, tenure.LocalRevision(1))
 }
