@@ -8,11 +8,10 @@ import (
 	"tenure/test/rig"
 )
 
-// A command that refreshes commandSnaps snaps may take commandAll: 50 ms for each. A request takes no more
-// than 64 files.
+// A command that refreshes commandSnaps snaps may take commandAll: 50 ms for each.
 const (
-	commandSnaps = 60
-	commandAll   = 3 * time.Second
+	commandSnaps = 100
+	commandAll   = 5 * time.Second
 )
 
 // benchCommand refreshes many snaps of one service each in one command.

@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,6 +12,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"golang.org/x/sync/errgroup"
 
 	"tenure"
 	"tenure/internal/snapfile"
@@ -39,18 +42,38 @@ func kindOfPackage(err error) Kind {
 	return KindPackage
 }
 
+// inspectAll is inspect for files, one for each processor at a time. Of those that are refused the first one is told of.
+func (m *Manager) inspectAll(ctx context.Context, files []File) ([]candidate, error) {
+	found, failures := make([]candidate, len(files)), make([]error, len(files))
+	var group errgroup.Group
+	group.SetLimit(runtime.NumCPU())
+	for i := range files {
+		group.Go(func() error {
+			found[i], failures[i] = m.inspect(ctx, files[i])
+			return failures[i]
+		})
+	}
+	if group.Wait() == nil {
+		return found, nil
+	}
+	return nil, failures[slices.IndexFunc(failures, func(err error) bool { return err != nil })]
+}
+
 // inspect reads what a file says of itself. Nothing is mounted, and the file is
 // not trusted in any way.
 func (m *Manager) inspect(ctx context.Context, file File) (candidate, error) {
 	bad := func(err error) (candidate, error) {
 		return candidate{}, &Error{Kind: kindOfPackage(err), Op: "read snap file", Object: file.Label, Err: supervise.Short(err)}
 	}
-	entries, err := m.cfg.Reader.List(ctx, file.Path)
-	if err != nil {
-		return bad(unlabel(err, file))
-	}
+	// Side by side, for each is a process of its own.
+	var entries []squash.Entry
+	var listing errgroup.Group
+	listing.Go(func() (err error) {
+		entries, err = m.cfg.Reader.List(ctx, file.Path)
+		return err
+	})
 	yaml, err := m.cfg.Reader.ReadFile(ctx, file.Path, snapfile.File, maxYAML)
-	if err != nil {
+	if err := cmp.Or(listing.Wait(), err); err != nil {
 		return bad(unlabel(err, file))
 	}
 	info, err := snapfile.Parse(yaml, squash.Hooks(entries))

@@ -125,6 +125,18 @@ func (m *Manager) bootTask(ctx context.Context, task *change.Task) (*relinked, e
 		if err = json.Unmarshal(task.Params, &params); err == nil {
 			err = m.makeDataDirs(params.To.Snap)
 		}
+	case task.Kind == taskMountAll && task.Status == change.Done:
+		var params togetherParams[mountParams]
+		err = json.Unmarshal(task.Params, &params)
+		for _, one := range params.Each {
+			err = errors.Join(err, m.mountRevision(ctx, one.Ref))
+		}
+	case task.Kind == taskCopyAll && task.Status == change.Done:
+		var params togetherParams[copyParams]
+		err = json.Unmarshal(task.Params, &params)
+		for i := range params.Each {
+			err = errors.Join(err, m.makeDataDirs(params.Each[i].To.Snap))
+		}
 	case task.Kind == taskLink && task.Begun:
 		link := relinked{status: task.Status}
 		err = json.Unmarshal(task.Params, &link.params)
@@ -353,7 +365,7 @@ func (m *Manager) sweepStaging() {
 		speaks := func(t change.Task) bool { return strings.Contains(string(t.Params), path) }
 		wanted := slices.ContainsFunc(unfinished, func(c change.Change) bool {
 			return slices.ContainsFunc(c.Tasks, speaks) && !slices.ContainsFunc(c.Tasks, func(t change.Task) bool {
-				return t.Kind == taskPrepare && t.Status == change.Done && speaks(t)
+				return (t.Kind == taskPrepare || t.Kind == taskPrepareAll) && t.Status == change.Done && speaks(t)
 			})
 		})
 		if !wanted {

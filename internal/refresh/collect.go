@@ -11,6 +11,9 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"tenure"
 	"tenure/internal/change"
@@ -24,19 +27,44 @@ import (
 // pins are the reasons to keep each revision of state. Those of processes are
 // only looked for where nothing else pins a revision: they are expensive.
 func (m *Manager) pins(ctx context.Context, state *snapState) (map[tenure.Revision][]revision.Pin, error) {
-	facts, err := m.pinFacts(ctx, state.Instance)
+	all, err := m.pinsOf(ctx, []*snapState{state})
 	if err != nil {
 		return nil, err
 	}
-	pins := revision.Pins(state.Line, facts)
-	idle := revision.Unreachable(state.Line, pins)
+	return all[0], nil
+}
+
+// pinsOf is pins for several snaps, with one look at all processes.
+func (m *Manager) pinsOf(ctx context.Context, states []*snapState) ([]map[tenure.Revision][]revision.Pin, error) {
+	pins, facts := make([]map[tenure.Revision][]revision.Pin, len(states)), make([]revision.Facts, len(states))
+	var idle []tenure.Ref
+	for i, state := range states {
+		var err error
+		if facts[i], err = m.pinFacts(ctx, state.Instance); err != nil {
+			return nil, err
+		}
+		pins[i] = revision.Pins(state.Line, facts[i])
+		for _, rev := range revision.Unreachable(state.Line, pins[i]) {
+			idle = append(idle, tenure.Ref{Snap: state.Instance, Revision: rev})
+		}
+	}
 	if len(idle) == 0 {
 		return pins, nil
 	}
-	if facts.Users, err = m.users(ctx, state.Instance, idle); err != nil {
+	users, err := m.users(ctx, idle)
+	if err != nil {
 		return nil, err
 	}
-	return revision.Pins(state.Line, facts), nil
+	for i, state := range states {
+		facts[i].Users = map[tenure.Revision][]tenure.Process{}
+		for _, ref := range idle {
+			if ref.Snap == state.Instance {
+				facts[i].Users[ref.Revision] = users[ref]
+			}
+		}
+		pins[i] = revision.Pins(state.Line, facts[i])
+	}
+	return pins, nil
 }
 
 func (m *Manager) pinFacts(ctx context.Context, snap tenure.Instance) (revision.Facts, error) {
@@ -78,17 +106,28 @@ func idle(status supervise.Status) bool {
 	return status.State == supervise.Inactive || status.State == supervise.Failed
 }
 
-// users are the processes, whoever they belong to, that use the mounts of revs.
-func (m *Manager) users(ctx context.Context, snap tenure.Instance, revs []tenure.Revision) (map[tenure.Revision][]tenure.Process, error) {
-	byDev, infos, err := m.mounted(snap, revs)
-	if err != nil || len(infos) == 0 {
-		return nil, err
+// users are the processes, whoever they belong to, that use the mounts of refs.
+func (m *Manager) users(ctx context.Context, refs []tenure.Ref) (map[tenure.Ref][]tenure.Process, error) {
+	byDev := map[mount.Dev]tenure.Ref{}
+	var infos []mount.Info
+	for _, ref := range refs {
+		info, mounted, err := mount.Mounted(m.cfg.Mounts.Dir(ref.Snap, ref.Revision))
+		if err != nil {
+			return nil, fmt.Errorf("see who uses %s: %w", ref, err)
+		}
+		if mounted {
+			byDev[info.Dev] = ref
+			infos = append(infos, info)
+		}
+	}
+	if len(infos) == 0 {
+		return nil, nil //nolint:nilnil // Nobody uses what is not mounted.
 	}
 	found, err := mount.UsersOf(ctx, infos...)
 	if err != nil {
-		return nil, fmt.Errorf("see who uses revisions of %s: %w", snap, err)
+		return nil, fmt.Errorf("see who uses revisions of %s: %w", refs[0].Snap, err)
 	}
-	users := map[tenure.Revision][]tenure.Process{}
+	users := map[tenure.Ref][]tenure.Process{}
 	for dev, uses := range found {
 		for _, use := range uses {
 			users[byDev[dev]] = append(users[byDev[dev]], use.Process)
@@ -195,35 +234,73 @@ func (m *Manager) collectIdle(ctx context.Context, snap tenure.Instance) error {
 	return errors.Join(m.rearm(ctx, snap), m.collectSnap(ctx, snap))
 }
 
-// collectSnap drops the unreachable revisions of one snap: first from its
-// state, durably, then from the machine, so that a crash leaves something to
-// sweep and never a state that speaks of what is gone.
-func (m *Manager) collectSnap(ctx context.Context, snap tenure.Instance) error {
-	state, err := m.snaps.Get(snap)
-	if err != nil || state == nil {
-		return errors.Join(err, m.sweepSnap(ctx, snap, nil))
-	}
-	pins, err := m.pins(ctx, state)
-	if err != nil {
-		return err
-	}
-	m.watchUsers(ctx, state, pins)
-	line := state.Line
-	unreachable := revision.Unreachable(line, pins)
-	if len(unreachable) == 0 {
-		return m.sweepSnap(ctx, snap, state)
-	}
-	for _, rev := range unreachable {
-		if line, _, err = revision.Forget(line, rev); err != nil {
-			return err
+// collectSnap drops the unreachable revisions of one snap.
+func (m *Manager) collectSnap(ctx context.Context, snap tenure.Instance) (err error) {
+	m.collectSnaps(ctx, []tenure.Instance{snap}, func(_ tenure.Instance, failed error) { err = errors.Join(err, failed) })
+	return err
+}
+
+// collectSnaps drops the unreachable revisions of snaps: first from their
+// states, durably, then from the machine, so that a crash leaves something to
+// sweep and never a state that speaks of what is gone. It tells of what has failed.
+func (m *Manager) collectSnaps(ctx context.Context, snaps []tenure.Instance, failed func(tenure.Instance, error)) {
+	states := make(map[tenure.Instance]*snapState, len(snaps))
+	var there []*snapState
+	for _, snap := range snaps {
+		state, err := m.snaps.Get(snap)
+		if err != nil {
+			failed(snap, err)
+			continue
+		}
+		if states[snap] = state; state != nil {
+			there = append(there, state)
 		}
 	}
-	after := state.with(line)
-	if err := m.snaps.Put(snap, after); err != nil {
-		return err
+	after, err := m.forgetUnreachable(ctx, there)
+	if err != nil {
+		failed(snaps[0], err)
+		return
 	}
-	change.ReporterFrom(ctx).Logf("collected %s", revisionNames(unreachable))
-	return m.sweepSnap(ctx, snap, after)
+	for _, state := range after {
+		states[state.Instance] = state
+	}
+	var mu sync.Mutex
+	var sweeping errgroup.Group
+	sweeping.SetLimit(sideBySide)
+	for snap, state := range states {
+		sweeping.Go(func() error {
+			if err := m.sweepSnap(ctx, snap, state); err != nil {
+				mu.Lock()
+				defer mu.Unlock()
+				failed(snap, err)
+			}
+			return nil
+		})
+	}
+	_ = sweeping.Wait() // They are all told of.
+}
+
+// forgetUnreachable drops from states, durably, the revisions that nothing reaches, and returns those that it has changed.
+func (m *Manager) forgetUnreachable(ctx context.Context, states []*snapState) (changed []*snapState, err error) {
+	pins, err := m.pinsOf(ctx, states)
+	if err != nil {
+		return nil, err
+	}
+	for i, state := range states {
+		m.watchUsers(ctx, state, pins[i])
+		line := state.Line
+		unreachable := revision.Unreachable(line, pins[i])
+		for _, rev := range unreachable {
+			if line, _, err = revision.Forget(line, rev); err != nil {
+				return nil, err
+			}
+		}
+		if len(unreachable) > 0 {
+			changed = append(changed, state.with(line))
+			change.ReporterFrom(ctx).Logf("collected %s", revisionNames(unreachable))
+		}
+	}
+	return changed, m.snaps.PutAll(changed)
 }
 
 // sweepSnap removes from the machine what state does not speak of: mounts, files
@@ -393,7 +470,11 @@ func (m *Manager) watchUsers(ctx context.Context, state *snapState, pins map[ten
 	if len(revs) == 0 {
 		return
 	}
-	users, err := m.users(ctx, state.Instance, revs)
+	refs := make([]tenure.Ref, 0, len(revs))
+	for _, rev := range revs {
+		refs = append(refs, tenure.Ref{Snap: state.Instance, Revision: rev})
+	}
+	users, err := m.users(ctx, refs)
 	if err != nil {
 		return
 	}

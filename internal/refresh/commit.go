@@ -43,15 +43,23 @@ func (s commitStep) Undo(_ context.Context, p commitParams, _ nothing) error {
 type collectStep struct{ m *Manager }
 
 type collectParams struct {
-	Snap tenure.Instance `json:"snap"`
+	// Snap is the one of a release before this one, which had a task for each.
+	Snap  tenure.Instance   `json:"snap,omitempty"`
+	Snaps []tenure.Instance `json:"snaps,omitempty"`
 }
 
 // Do never fails: a revision that cannot be collected now is no reason to undo
 // what has been achieved. The collector tries again.
 func (s collectStep) Do(ctx context.Context, p collectParams) (nothing, error) {
-	if err := errors.Join(s.m.forgetHooks(ctx, p.Snap), s.m.forgetEnded(ctx, p.Snap), s.m.collectSnap(ctx, p.Snap)); err != nil {
-		s.m.report(ctx, p.Snap, err)
+	if p.Snap != "" {
+		p.Snaps = append(p.Snaps, p.Snap)
 	}
+	for _, snap := range p.Snaps {
+		if err := errors.Join(s.m.forgetHooks(ctx, snap), s.m.forgetEnded(ctx, snap)); err != nil {
+			s.m.report(ctx, snap, err)
+		}
+	}
+	s.m.collectSnaps(ctx, p.Snaps, func(snap tenure.Instance, err error) { s.m.report(ctx, snap, err) })
 	return nothing{}, nil
 }
 

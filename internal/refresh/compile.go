@@ -59,43 +59,19 @@ const (
 // tasks prepare all of the jobs, and then decide each, which brings the tasks of its switch. As long as
 // they prepare nothing that runs is touched.
 func (m *Manager) tasks(jobs []job) ([]change.TaskSpec, error) {
-	var keep, mounts, copies, decisions []change.TaskSpec
+	tasks := m.preparations(jobs)
 	for i := range jobs {
-		j := &jobs[i]
-		if j.Staged != "" {
-			ref := j.target()
-			keep = append(keep, change.NewTask(taskPrepare, fmt.Sprintf("Keep snap file of %s", ref), prepareParams{
-				Ref: ref, Staged: j.Staged, Digest: j.After.Kept[ref.Revision].Digest,
-			}))
-			mounts = append(mounts, change.NewTask(taskMount, fmt.Sprintf("Mount %s", ref), mountParams{Ref: ref}))
-		}
-		if j.Present {
-			copies = append(copies, change.NewTask(taskAside, fmt.Sprintf("Put aside old data of %s", j.target()), asideParams{Ref: j.target()}))
-		}
-		if j.Staged != "" || j.Present {
-			ref := j.target()
-			copies = append(copies, change.NewTask(taskCopy, copySummary(j), copyParams{
-				From: j.ref(j.from()), To: ref, Copy: j.Copy, Fresh: isMissing(m.cfg.Paths.DataDir(ref.Snap)), FreshUser: isMissing(m.cfg.Paths.UserDir(ref.Snap)),
-			}))
-		}
-		hooks, err := m.hooks(j, beforeDecision)
+		hooks, err := m.hooks(&jobs[i], beforeDecision)
 		if err != nil {
 			return nil, err
 		}
-		decisions = append(append(decisions, hooks...), m.decideTask(decideParams{Jobs: jobs[i : i+1], More: i+1 < len(jobs)}))
+		tasks = append(append(tasks, hooks...), m.decideTask(decideParams{Jobs: jobs[i : i+1], More: i+1 < len(jobs)}))
 	}
-	return slices.Concat(keep, mounts, copies, decisions), nil
+	return tasks, nil
 }
 
 func (m *Manager) decideTask(p decideParams) change.TaskSpec {
 	return change.NewTask(taskDecide, fmt.Sprintf("Decide what becomes of the processes of %q", p.Jobs[0].snap()), p)
-}
-
-func copySummary(j *job) string {
-	if j.Copy {
-		return fmt.Sprintf("Copy data of %s to %s", j.ref(j.from()), j.target().Revision)
-	}
-	return fmt.Sprintf("Make data directories of %s", j.target())
 }
 
 // ref is a revision of the job's snap; no revision is the zero Ref.
@@ -207,18 +183,23 @@ func stopTasks(snap tenure.Instance, p stopParams) []change.TaskSpec {
 
 // lastTasks end a change: as long as it may be undone, nothing is collected.
 func lastTasks(plans []policy.Plan, services []observed) []change.TaskSpec {
-	tasks := append(make([]change.TaskSpec, 0, len(plans)+2), compareTask())
+	tasks := []change.TaskSpec{compareTask()}
 	if len(services) > 0 {
 		tasks = append(tasks, observeTask(services))
 	}
+	snaps := make([]tenure.Instance, 0, len(plans))
 	for i := range plans {
-		tasks = append(tasks, collectTask(plans[i].Change.Snap))
+		snaps = append(snaps, plans[i].Change.Snap)
 	}
-	return tasks
+	return append(tasks, collectTask(snaps...))
 }
 
-func collectTask(snap tenure.Instance) change.TaskSpec {
-	return change.NewTask(taskCollect, fmt.Sprintf("Collect revisions of %q that nothing needs", snap), collectParams{Snap: snap})
+func collectTask(snaps ...tenure.Instance) change.TaskSpec {
+	of := fmt.Sprintf("%d snaps", len(snaps))
+	if len(snaps) == 1 {
+		of = fmt.Sprintf("%q", snaps[0])
+	}
+	return change.NewTask(taskCollect, fmt.Sprintf("Collect revisions of %s that nothing needs", of), collectParams{Snaps: snaps})
 }
 
 func compareTask() change.TaskSpec {

@@ -247,13 +247,9 @@ type prepared struct {
 }
 
 func (m *Manager) prepare(ctx context.Context, req Request) (*prepared, error) {
-	var candidates []candidate
-	for _, file := range req.Files {
-		c, err := m.inspect(ctx, file)
-		if err != nil {
-			return nil, err
-		}
-		candidates = append(candidates, c)
+	candidates, err := m.inspectAll(ctx, req.Files)
+	if err != nil {
+		return nil, err
 	}
 	names := slices.Clone(req.Snaps)
 	files := make(map[tenure.Instance]string, len(candidates))

@@ -95,7 +95,7 @@ func (m *Manager) askGate(ctx context.Context, u *Update, p *gateParams) error {
 		Kind: kindGate, Summary: fmt.Sprintf("Ask %q whether %q may be refreshed", p.Snap, u.Snap), Snaps: []tenure.Instance{p.Snap},
 		Tasks: []change.TaskSpec{
 			change.NewTask(taskGate, fmt.Sprintf("Run %s hook of %q snap", hook.GateAutoRefresh, p.Snap), *p),
-			change.NewTask(taskCollect, fmt.Sprintf("Collect revisions of %q that nothing needs", p.Snap), collectParams{Snap: p.Snap}),
+			collectTask(p.Snap),
 		},
 	})
 	if err != nil {

@@ -152,6 +152,9 @@ func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskHold, holdStep{m})
 	change.Register(reg, taskGate, gateStep{m})
 	change.Register(reg, taskCopy, copyStep{m})
+	change.Register(reg, taskPrepareAll, togetherStep[prepareParams]{prepareStep{m}})
+	change.Register(reg, taskMountAll, togetherStep[mountParams]{mountStep{m}})
+	change.Register(reg, taskCopyAll, togetherStep[copyParams]{copyStep{m}})
 	change.Register(reg, taskDecide, decideStep{m})
 	change.Register(reg, taskStop, stopStep{m})
 	change.Register(reg, taskAwait, awaitStep{m})
@@ -185,11 +188,12 @@ func (m *Manager) Register(reg *change.Registry) {
 
 // states are the documents of snaps in the journal.
 type states struct {
+	db   *journal.DB
 	docs *journal.Collection[snapState]
 }
 
 func newStates(db *journal.DB) *states {
-	return &states{docs: journal.NewCollection[snapState](db, "snaps")}
+	return &states{db: db, docs: journal.NewCollection[snapState](db, "snaps")}
 }
 
 // All are all instances of which anything may be on the machine, ordered by name.
@@ -238,6 +242,25 @@ func (s *states) Put(snap tenure.Instance, state *snapState) error {
 	}
 	if err != nil {
 		return fmt.Errorf("record snap %s: %w", snap, err)
+	}
+	return nil
+}
+
+// PutAll makes all of states durable, or none.
+func (s *states) PutAll(all []*snapState) error {
+	if len(all) == 0 {
+		return nil
+	}
+	err := s.db.Update(func(tx *journal.Tx) error {
+		for _, state := range all {
+			if err := s.docs.In(tx).Put(string(state.Instance), *state); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("record snaps: %w", err)
 	}
 	return nil
 }

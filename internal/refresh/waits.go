@@ -416,8 +416,11 @@ func (m *Manager) pointless(c change.Change) (string, error) {
 // deferral is the plan of a change that waits before it switches a snap to another
 // revision.
 func deferral(c change.Change) (policy.Plan, bool) {
+	if c.Status != change.Wait || c.Holds || len(c.Snaps) != 1 {
+		return policy.Plan{}, false // Whoever follows changes asks at each of their steps.
+	}
 	plans := plansOf(c)
-	if c.Status != change.Wait || c.Holds || len(plans) != 1 {
+	if len(plans) != 1 {
 		return policy.Plan{}, false
 	}
 	reason := plans[0].Change.Reason
