@@ -11,7 +11,7 @@
 //	meta ◀
 //	    version           : number        the schema's; a file without meta is new
 //	changes ◀                             its sequence is the highest ID ever put
-//	    ID number         : JSON          change.Change; while it has not ended, without its parts
+//	    ID number         : JSON          change.Change; while it has not ended, without these:
 //	parts ◀                               apart, for a change of many snaps is long
 //	    ID number ◀                       those of a change that has not ended
 //	        plan, details : JSON
