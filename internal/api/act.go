@@ -122,7 +122,8 @@ func (s *server) readAction(r *http.Request, name string) (asked, error) {
 	media, params, err := mime.ParseMediaType(r.Header.Get("Content-Type"))
 	if err == nil && media == "multipart/form-data" {
 		upload := &upload{dir: s.cfg.Manager.Paths().Staging()}
-		a.done = upload.remove
+		s.litter.remove()                                      // It may have room now.
+		a.done = func() { s.litter.remove(upload.paths()...) } // A change may have taken them.
 		if a.action, err = upload.receive(r.Context(), multipart.NewReader(r.Body, params["boundary"])); err != nil {
 			a.done()
 			return asked{}, err
@@ -297,10 +298,11 @@ func (u *upload) file(part *multipart.Part, label string) (err error) {
 	return nil
 }
 
-func (u *upload) remove() {
+func (u *upload) paths() (paths []string) {
 	for _, file := range u.files {
-		_ = os.Remove(file.Path) // A change may have taken it.
+		paths = append(paths, file.Path)
 	}
+	return paths
 }
 
 // known refuses fields that nothing would become of.

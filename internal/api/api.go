@@ -65,6 +65,8 @@ type server struct {
 	admins int
 	// turn is for what is work for the daemon, and may be asked for by anybody.
 	turn refresh.Turn
+	// litter is what of that is still to be taken away.
+	litter litter
 	// quiet is closed when nobody is to wait any more.
 	quiet <-chan struct{}
 }

@@ -1,10 +1,12 @@
 package powercut
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -76,6 +78,53 @@ type Disk struct {
 	// base is what there was before the first operation of log.
 	base map[number]*node
 	log  []operation
+	// trouble is what is still to come of that, and refused what has.
+	trouble Trouble
+	refused int
+}
+
+// Trouble is that a disk cannot do what it is asked for.
+type Trouble struct {
+	// After is how many operations it does before.
+	After int
+	// Times is how many it then refuses, one after another.
+	Times int
+	// Error is what it says.
+	Error syscall.Errno
+}
+
+func (t Trouble) String() string {
+	return fmt.Sprintf("%d times %q after %d", t.Times, t.Error, t.After)
+}
+
+// Break has the disk be in trouble. What lies in memory works.
+func (d *Disk) Break(t Trouble) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.trouble, d.refused = t, 0
+}
+
+// Mend has the disk do again all that it is asked for, and is how much it has refused.
+func (d *Disk) Mend() (refused int) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.trouble = Trouble{}
+	return d.refused
+}
+
+// refuse says why an operation on n, or on a name in it, is not done; zero if it is. The disk is locked.
+func (d *Disk) refuse(n *node, name string) syscall.Errno {
+	t := &d.trouble
+	switch {
+	case t.Times == 0, n.volatile, n.number == top && slices.Contains(d.cfg.Volatile, name):
+		return 0
+	case t.After > 0:
+		t.After--
+		return 0
+	}
+	t.Times--
+	d.refused++
+	return t.Error
 }
 
 // New makes an empty disk.

@@ -115,6 +115,9 @@ func (f *file) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) er
 // Setattr changes attributes and the length.
 func (f *file) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, out *fuse.AttrOut) errno {
 	defer f.lock()()
+	if failed := f.disk.refuse(f.node, ""); failed != 0 {
+		return failed
+	}
 	now := time.Now()
 	if size, ok := in.GetSize(); ok {
 		f.disk.do(operation{kind: opResize, at: now, number: f.node.number, offset: int64(size)}) //nolint:gosec // A length.
@@ -145,6 +148,9 @@ func (f *file) Setattr(_ context.Context, _ fs.FileHandle, in *fuse.SetAttrIn, o
 // make puts something new into the directory.
 func (f *file) make(ctx context.Context, name string, n *node, out *fuse.EntryOut) (*fs.Inode, errno) {
 	defer f.lock()()
+	if failed := f.disk.refuse(f.node, name); failed != 0 {
+		return nil, failed
+	}
 	if _, found := f.node.names[name]; found {
 		return nil, unix.EEXIST
 	}
@@ -171,6 +177,9 @@ func (f *file) bear(ctx context.Context, n *node, out *fuse.EntryOut, names ...s
 // Tmpfile makes a file without a name and opens it.
 func (f *file) Tmpfile(ctx context.Context, flags, mode uint32, out *fuse.EntryOut) (*fs.Inode, fs.FileHandle, uint32, errno) { //nolint:revive // As the interface is.
 	defer f.lock()()
+	if failed := f.disk.refuse(f.node, ""); failed != 0 {
+		return nil, nil, 0, failed
+	}
 	made, failed := f.bear(ctx, &node{mode: mode&permissions | unix.S_IFREG}, out)
 	return made, newHandle(flags), 0, failed
 }
@@ -208,6 +217,9 @@ func (f *file) Link(ctx context.Context, target fs.InodeEmbedder, name string, o
 	if !ok || of.node.volatile != f.node.volatile {
 		return nil, unix.EXDEV
 	}
+	if failed := f.disk.refuse(f.node, name); failed != 0 {
+		return nil, failed
+	}
 	f.disk.do(operation{
 		kind: opNames, at: time.Now(), number: of.node.number, slots: []slot{{f.node.number, name, of.node.number}},
 	})
@@ -220,6 +232,9 @@ func (f *file) Unlink(_ context.Context, name string) errno {
 	gone, found := f.node.names[name]
 	if !found {
 		return unix.ENOENT
+	}
+	if failed := f.disk.refuse(f.node, name); failed != 0 {
+		return failed
 	}
 	f.disk.do(operation{kind: opNames, at: time.Now(), number: gone, slots: []slot{{f.node.number, name, 0}}})
 	return 0
@@ -257,6 +272,9 @@ func (f *file) Rename(_ context.Context, name string, parent fs.InodeEmbedder, n
 		return unix.ENOTEMPTY
 	case moved == replaced:
 		return 0
+	}
+	if failed := f.disk.refuse(f.node, name); failed != 0 {
+		return failed
 	}
 	left := number(0)
 	if flags == unix.RENAME_EXCHANGE {
@@ -297,6 +315,9 @@ func (f *file) Read(_ context.Context, _ fs.FileHandle, dest []byte, offset int6
 // Write writes to the file.
 func (f *file) Write(_ context.Context, open fs.FileHandle, data []byte, offset int64) (uint32, errno) {
 	defer f.lock()()
+	if failed := f.disk.refuse(f.node, ""); failed != 0 {
+		return 0, failed
+	}
 	f.disk.do(operation{kind: opWrite, at: time.Now(), number: f.node.number, offset: offset, data: slices.Clone(data)})
 	if h, ok := open.(*handle); ok && h.durable {
 		f.disk.do(operation{kind: opSync, at: time.Now(), number: f.node.number, dataOnly: true})
@@ -313,6 +334,9 @@ const onlyData = 1
 // Fsync notes that all of the file, or of the directory, is on the disk.
 func (f *file) Fsync(_ context.Context, _ fs.FileHandle, flags uint32) errno {
 	defer f.lock()()
+	if failed := f.disk.refuse(f.node, ""); failed != 0 {
+		return failed
+	}
 	f.disk.do(operation{kind: opSync, at: time.Now(), number: f.node.number, dataOnly: flags&onlyData != 0})
 	return 0
 }
@@ -323,6 +347,9 @@ func (f *file) Allocate(_ context.Context, _ fs.FileHandle, offset, size uint64,
 	const zeroing = unix.FALLOC_FL_PUNCH_HOLE | unix.FALLOC_FL_ZERO_RANGE
 	if mode&^(zeroing|unix.FALLOC_FL_KEEP_SIZE) != 0 {
 		return unix.EOPNOTSUPP
+	}
+	if failed := f.disk.refuse(f.node, ""); failed != 0 {
+		return failed
 	}
 	from, to := int64(offset), int64(offset+size) //nolint:gosec // Places in a file.
 	if mode&unix.FALLOC_FL_KEEP_SIZE == 0 && to > int64(len(f.node.data)) {
@@ -371,6 +398,9 @@ func (f *file) Setxattr(_ context.Context, name string, data []byte, flags uint3
 	case flags == unix.XATTR_REPLACE && !found:
 		return unix.ENODATA
 	}
+	if failed := f.disk.refuse(f.node, ""); failed != 0 {
+		return failed
+	}
 	f.extend(name, append([]byte{}, data...))
 	return 0
 }
@@ -380,6 +410,9 @@ func (f *file) Removexattr(_ context.Context, name string) errno {
 	defer f.lock()()
 	if _, found := f.node.attributes[name]; !found {
 		return unix.ENODATA
+	}
+	if failed := f.disk.refuse(f.node, ""); failed != 0 {
+		return failed
 	}
 	f.extend(name, nil)
 	return 0
