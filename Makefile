@@ -68,9 +68,10 @@ soak: ## Random operations and faults on 40 snaps (SOAK_SNAPS) with 200 services
 
 CUTS  ?= 300
 READS ?= 5000
+TROUBLES ?= 200
 .PHONY: power
-power: ## Cut the power at CUTS (300) moments and start on what is left, read READS (5000) more; SEED repeats.
-	SEED=$${SEED:-$$RANDOM} CUTS=$(CUTS) READS=$(READS) go test ./test/powercut -run '^TestPowerCuts$$' -count=1 -timeout 60m -v
+power: ## Cut the power at CUTS (300) moments and start on what is left, read READS (5000) more, and have the disk refuse something TROUBLES (200) times; SEED repeats.
+	SEED=$${SEED:-$$RANDOM} CUTS=$(CUTS) READS=$(READS) TROUBLES=$(TROUBLES) go test ./test/powercut -run '^TestPowerCuts$$' -count=1 -timeout 60m -v
 
 .PHONY: soak-web
 soak-web: examples ## Refresh web servers 50 times each under full load, and count what fails.

@@ -1,7 +1,7 @@
 // Package durable makes names that survive a power failure, and finds those that one has left.
 //
 // A directory that MkdirAll has made is on the disk when it returns, with the way to it from
-// where there was something before. What is in a file is up to who writes it.
+// where there was something before. What is in a file is up to who writes it; Forget is for who has failed to.
 //
 // Everything here may run at the same time.
 package durable
@@ -12,6 +12,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // MkdirAll makes directories, with the parents that are missing, which get the mode too. The disk is waited for
@@ -100,4 +102,18 @@ func Left(dir, pattern string) ([]string, error) {
 		return left, fmt.Errorf("look for what is left: %w", err)
 	}
 	return left, nil
+}
+
+// Forget has the kernel forget what it has of a file in memory and the disk has, too, as far as it knows: what
+// is read next comes from the disk. After a write that failed, memory may have what the disk has not.
+func Forget(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close() //nolint:errcheck // Nothing was written.
+	if err := unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED); err != nil {
+		return fmt.Errorf("forget %s: %w", path, err)
+	}
+	return nil
 }

@@ -182,7 +182,7 @@ func backupsOf(path string) []string {
 
 // lastWrite is when the file was last written: all of it up to then is there to be read.
 func (db *DB) lastWrite() (time.Time, error) {
-	writer, err := db.bolt.Begin(true)
+	writer, err := db.bolt.Load().Begin(true)
 	if err != nil {
 		return time.Time{}, err
 	}
@@ -233,14 +233,14 @@ const maxCopied = 1 << 20
 // copyTo copies what is in the journal, if all of it can be read.
 func (db *DB) copyTo(path string) error {
 	return guard(func() error {
-		if err := db.bolt.View(walk); err != nil {
+		if err := db.view(walk); err != nil {
 			return err
 		}
 		dst, err := bolt.Open(path, fileMode, &bolt.Options{NoSync: true, NoGrowSync: true})
 		if err != nil {
 			return err
 		}
-		return errors.Join(bolt.Compact(dst, db.bolt, maxCopied), dst.Close())
+		return errors.Join(bolt.Compact(dst, db.bolt.Load(), maxCopied), dst.Close())
 	})
 }
 

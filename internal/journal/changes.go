@@ -25,7 +25,7 @@ type changes struct {
 // Load implements change.Store.
 func (c *changes) Load(ctx context.Context) (change.Saved, error) {
 	var saved change.Saved
-	err := c.db.bolt.View(func(tx *bolt.Tx) error {
+	err := c.db.view(func(tx *bolt.Tx) error {
 		b, apart := tx.Bucket([]byte(bucketChanges)), tx.Bucket([]byte(bucketParts))
 		saved.LastID = change.ID(b.Sequence())
 		return b.ForEach(func(k, v []byte) error {

@@ -31,7 +31,7 @@ func (db *DB) Update(f func(tx *Tx) error) error {
 
 // View runs f on the state of one moment. Writing in f fails.
 func (db *DB) View(f func(tx *Tx) error) error {
-	return db.bolt.View(func(tx *bolt.Tx) error { return f(&Tx{bolt: tx}) })
+	return db.view(func(tx *bolt.Tx) error { return f(&Tx{bolt: tx}) })
 }
 
 // Collection is a set of documents of one type, each under a key of its own.

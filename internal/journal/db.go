@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -70,8 +71,12 @@ func (e *DamagedError) Unwrap() error { return e.Cause }
 
 // DB is an open journal.
 type DB struct {
-	bolt *bolt.DB
+	// bolt is the open file.
+	bolt atomic.Pointer[bolt.DB]
 	cfg  Config
+	// writing is held by the one who writes, and opening by who opens the file anew, or closes it for good.
+	writing, opening sync.Mutex
+	closed           bool
 	// backups is what is known of them.
 	backups backups
 	// begin is called before anything is written.
@@ -123,7 +128,8 @@ func openGood(cfg Config, steps []migration) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{bolt: b, cfg: cfg, backups: newBackups(), begin: func() error { return nil }, boundary: func() {}}
+	db := &DB{cfg: cfg, backups: newBackups(), begin: func() error { return nil }, boundary: func() {}}
+	db.bolt.Store(b)
 	if !cfg.Trial {
 		db.begin = sync.OnceValue(cfg.discard)
 	}
@@ -131,7 +137,7 @@ func openGood(cfg Config, steps []migration) (*DB, error) {
 		cfg.Logger.Warn("what was left of an unfinished copy stays", slog.Any("error", err))
 	}
 	if err := db.prepare(steps); err != nil {
-		return nil, errors.Join(err, b.Close())
+		return nil, errors.Join(err, db.shut())
 	}
 	if cfg.Boundary != nil {
 		db.boundary = cfg.Boundary
@@ -170,10 +176,18 @@ func (db *DB) Close() error {
 	if db.backups.due() {
 		db.tryBackup()
 	}
-	if err := db.bolt.Close(); err != nil {
+	if err := db.shut(); err != nil {
 		return fmt.Errorf("close journal: %w", err)
 	}
 	return nil
+}
+
+// shut closes the file for good.
+func (db *DB) shut() error {
+	db.opening.Lock()
+	defer db.opening.Unlock()
+	db.closed = true
+	return db.bolt.Load().Close()
 }
 
 // examine finds out whether a journal was lost. To begin anew would forget every snap.
@@ -255,7 +269,7 @@ func release(file *os.File) {
 
 // checkVersion is the version of the file; 0 is that it is new.
 func (db *DB) checkVersion(newest int) (version uint64, err error) {
-	err = db.bolt.View(func(tx *bolt.Tx) error {
+	err = db.view(func(tx *bolt.Tx) error {
 		version, err = readVersion(tx)
 		if err == nil && version > uint64(newest) { //nolint:gosec // A count of migrations.
 			err = fmt.Errorf("%w: schema %d, this version knows up to %d; nothing was changed", ErrNewer, version, newest)

@@ -146,7 +146,7 @@ func TestMigrateFromNothing(t *testing.T) {
 	}
 	db := openDB(t, path)
 	defer closeDB(t, db)
-	err = db.bolt.View(func(tx *bolt.Tx) error {
+	err = db.view(func(tx *bolt.Tx) error {
 		if v, err := readVersion(tx); v != uint64(len(migrations())) || err != nil {
 			t.Errorf("version %d, %v", v, err)
 		}

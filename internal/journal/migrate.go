@@ -48,7 +48,7 @@ func toVersion3(tx *bolt.Tx) error {
 func (db *DB) migrate(log *slog.Logger, steps []migration) error {
 	newest := uint64(len(steps))
 	var version uint64
-	err := db.bolt.View(func(tx *bolt.Tx) (err error) {
+	err := db.view(func(tx *bolt.Tx) (err error) {
 		version, err = readVersion(tx)
 		return err
 	})
@@ -56,7 +56,7 @@ func (db *DB) migrate(log *slog.Logger, steps []migration) error {
 		return err
 	}
 	log.Info("migrate journal", slog.Uint64("from", version), slog.Uint64("to", newest))
-	err = db.bolt.Update(func(tx *bolt.Tx) error {
+	err = db.update(func(tx *bolt.Tx) error {
 		for v := version; v < newest; v++ {
 			if err := steps[v](tx); err != nil {
 				return fmt.Errorf("migrate from version %d: %w", v, err)

@@ -148,7 +148,7 @@ func TestVersion2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = db.bolt.Update(func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucketChanges)).Put(number(7), raw) })
+	err = db.update(func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucketChanges)).Put(number(7), raw) })
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -120,7 +120,7 @@ func restore(fresh Config, steps []migration, path string, r *Recovery) error {
 			return err
 		}
 		r.Backup, r.AsOf = backup, info.ModTime().UTC()
-		return db.bolt.Close()
+		return db.shut()
 	}
 	if newer != nil {
 		return newer // There is a program that can go on.
@@ -150,8 +150,8 @@ func finish(fresh Config, steps []migration, r *Recovery) error {
 	if err != nil {
 		return err
 	}
-	err = db.bolt.Update(func(tx *bolt.Tx) error { return putRecovery(tx, r) })
-	return errors.Join(err, db.bolt.Close())
+	err = db.update(func(tx *bolt.Tx) error { return putRecovery(tx, r) })
+	return errors.Join(err, db.shut())
 }
 
 func copyFile(from, to string) error {

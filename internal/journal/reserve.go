@@ -21,7 +21,7 @@ const (
 
 // refill fills the reserve up, if the disk has room for it.
 func (db *DB) refill() {
-	if stats := db.bolt.Stats(); stats.FreePageN+stats.PendingPageN >= leastReserve {
+	if stats := db.bolt.Load().Stats(); stats.FreePageN+stats.PendingPageN >= leastReserve {
 		return
 	}
 	name := []byte(bucketReserve)
@@ -31,7 +31,7 @@ func (db *DB) refill() {
 		}
 		return nil
 	}
-	err := db.bolt.Update(func(tx *bolt.Tx) error {
+	err := db.update(func(tx *bolt.Tx) error {
 		if err := drop(tx); err != nil {
 			return err
 		}
@@ -42,7 +42,7 @@ func (db *DB) refill() {
 		return err
 	})
 	if err == nil {
-		err = db.bolt.Update(drop)
+		err = db.update(drop)
 	}
 	if err != nil {
 		db.cfg.Logger.Warn("the journal has no room in reserve", slog.Any("error", err))

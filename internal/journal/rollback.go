@@ -22,7 +22,7 @@ func keptPath(path string) string { return path + ".before-upgrade" }
 // Keep makes a copy of the journal as it is now, durably, which Restore puts in its place. It is
 // gone before anything is written to the journal that is opened next, but for its migration: whoever finds it
 // loses nothing by putting it back.
-func (db *DB) Keep() error { return db.backupTo(keptPath(db.bolt.Path())) }
+func (db *DB) Keep() error { return db.backupTo(keptPath(db.cfg.Path)) }
 
 // Kept reports whether there is a copy that Keep has made of the journal at path.
 func Kept(path string) bool {
@@ -37,7 +37,7 @@ func (db *DB) write(f func(*bolt.Tx) error) error {
 	}
 	db.boundary()
 	defer db.boundary()
-	if err := db.bolt.Update(f); err != nil {
+	if err := db.update(f); err != nil {
 		return err
 	}
 	db.backups.wrote()
@@ -85,7 +85,7 @@ func (db *DB) WriteCopy(path string) error {
 // Backup writes a copy of the journal as it is now, while it is in use. The
 // copy is a journal itself.
 func (db *DB) Backup(w io.Writer) error {
-	err := db.bolt.View(func(tx *bolt.Tx) error {
+	err := db.view(func(tx *bolt.Tx) error {
 		_, err := tx.WriteTo(w)
 		return err
 	})

@@ -93,6 +93,7 @@ type Trouble struct {
 	Error syscall.Errno
 }
 
+// String is for the names of tests.
 func (t Trouble) String() string {
 	return fmt.Sprintf("%d times %q after %d", t.Times, t.Error, t.After)
 }

@@ -211,7 +211,7 @@ func asked(name string, otherwise uint64) uint64 {
 
 // TestPowerCuts has an administrator do much, cuts the power at any moment, and starts the machine
 // on what the disk may have then: what was done is done, and what had begun is done or not. SEED draws the cuts, of which
-// CUTS are started and READS are read.
+// CUTS are started and READS are read. Then the disk refuses something in TROUBLES commands.
 func TestPowerCuts(t *testing.T) {
 	t.Parallel()
 	// Sockets need a short path, and what is written down has it in it.
