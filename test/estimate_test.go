@@ -134,8 +134,9 @@ func TestWhatASuspensionTakesIsAddedUp(t *testing.T) {
 	if service.Verdict != tenure.Refuse || service.Rule.Name != "stop-estimate" || plan.Refusal == nil {
 		t.Fatalf("the plan is\n%s", plan)
 	}
-	// The machines of one refresh after another: as long as eight take at least.
-	if least := 8 * suspending * 9 / 10; service.Estimate < least || service.Estimate > 10*least {
+	// The machines of one refresh after another: as long as eight take at least, but for how late a busy machine
+	// stamps the beginning.
+	if least := 8 * suspending * 3 / 4; service.Estimate < least || service.Estimate > 10*least {
 		t.Errorf("the estimate is %s, want %s or a little more", service.Estimate, 8*suspending)
 	}
 	sum := service.Estimate.Round(10 * time.Millisecond).String()

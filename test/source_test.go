@@ -156,7 +156,7 @@ func TestUpdatesComeByThemselves(t *testing.T) {
 	s, trace := newShelf(t, i), listen(t, i)
 	open, closed := windows(time.Now())
 	service := func(version, steps string) string {
-		return probeSnap(t, i, probeYAML(version, "\nweb:\n\tdaemon: notify\n\tcommand: PROBE trap env:SNAP_REVISION "+steps+"\n"))
+		return probeSnap(t, i, probeYAML(version, "\nweb:\n\tdaemon: notify\n\trestart-condition: never\n\tcommand: PROBE trap env:SNAP_REVISION "+steps+"\n"))
 	}
 	fine := "notify:READY:1 run"
 	s.release(service("1", fine), "probe_7", long(time.Hour))

@@ -16,6 +16,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -33,9 +34,20 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
+	hears()
 	if err := run(ctx, os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "careless:", err)
 		os.Exit(1)
+	}
+}
+
+// awaited is set where descriptor 3 is to be closed by who hears signals.
+const awaited = "CARELESS_AWAITED"
+
+// hears tells whoever has started this program that it hears signals.
+func hears() {
+	if os.Getenv(awaited) != "" {
+		_ = os.NewFile(3, awaited).Close()
 	}
 }
 
@@ -83,13 +95,23 @@ func leave(ctx context.Context, program []string, attr *syscall.SysProcAttr) err
 	return nil
 }
 
-// fork starts this program again, with other arguments, and does not wait for it.
+// fork starts this program again, with other arguments, and waits only until it hears signals.
 func fork(args []string) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
 	}
-	return exec.Command(self, args...).Start() //nolint:gosec,noctx // It is to outlive whoever started it.
+	heard, hearing, err := os.Pipe()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(self, args...) //nolint:gosec,noctx // It is to outlive whoever started it.
+	cmd.Env, cmd.ExtraFiles = append(os.Environ(), awaited+"=1"), []*os.File{hearing}
+	if err := errors.Join(cmd.Start(), hearing.Close()); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, heard)
+	return err
 }
 
 func ready(ctx context.Context) error {
