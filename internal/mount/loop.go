@@ -145,10 +145,13 @@ func backing(dev Dev) (file inode, ok bool, err error) {
 	}
 	defer f.Close() //nolint:errcheck // Only read.
 	info, err := unix.IoctlLoopGetStatus64(int(f.Fd()))
-	if errors.Is(err, unix.ENXIO) {
+	switch {
+	case errors.Is(err, unix.ENXIO):
 		return inode{}, false, nil
-	}
-	if err != nil {
+	case errors.Is(err, unix.ENOTCONN), errors.Is(err, unix.ESTALE), errors.Is(err, unix.EIO):
+		// The file system with its file is gone: no file that can be asked for is on it.
+		return inode{}, false, nil
+	case err != nil:
 		return inode{}, false, fmt.Errorf("ask %s for its file: %w", f.Name(), err)
 	}
 	return inode{info.Device, info.Inode}, true, nil
