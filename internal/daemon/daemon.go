@@ -187,7 +187,9 @@ func (p *parts) open(ctx context.Context) (err error) {
 	case p.cfg.helper:
 		p.lock, err = lockRoot(p.paths, helperMark)
 	case p.cfg.trial:
-		err = checkShared(p.paths)
+		if err = checkShared(p.paths); errors.Is(err, errNotShared) {
+			p.lock, err = takeRoot(ctx, p.paths)
+		}
 	case p.cfg.Handed.lock != nil:
 		p.lock = p.cfg.Handed.lock // It is locked since before this program was there.
 	default:

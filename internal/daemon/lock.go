@@ -96,18 +96,19 @@ func lockRoot(paths refresh.Paths, mark string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock: %w", err)
 	}
-	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // A descriptor.
-		defer lock.Close() //nolint:errcheck // It was only looked at.
-		if !errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fmt.Errorf("lock %s: %w", path, err)
-		}
-		return nil, fmt.Errorf("%w (process %d)", ErrRunning, owner(lock))
-	}
 	// A lock of the process and not of the file: what the daemon is about to start
 	// when it is killed has its files for a moment longer, but not this.
 	if err := syscall.FcntlFlock(lock.Fd(), syscall.F_SETLK, whole()); err != nil {
 		defer lock.Close() //nolint:errcheck // It was only looked at.
 		if !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.EACCES) {
+			return nil, fmt.Errorf("lock %s: %w", path, err)
+		}
+		return nil, fmt.Errorf("%w (process %d)", ErrRunning, owner(lock))
+	}
+	// Only who has that one tries: nobody has this one for a moment, or for as long as it is frozen, while another has the root.
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil { //nolint:gosec // A descriptor.
+		defer lock.Close() //nolint:errcheck // It was only looked at.
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, fmt.Errorf("lock %s: %w", path, err)
 		}
 		return nil, fmt.Errorf("%w (process %d)", ErrRunning, owner(lock))
@@ -144,11 +145,18 @@ func checkShared(paths refresh.Paths) error {
 		return fmt.Errorf("look at the lock: %w", err)
 	}
 	defer lock.Close() //nolint:errcheck // Only looked at.
-	if daemon := owner(lock); daemon != os.Getppid() {
+	switch daemon := owner(lock); daemon {
+	case os.Getppid():
+		return nil
+	case 0:
+		return errNotShared
+	default:
 		return fmt.Errorf("%w (process %d)", ErrRunning, daemon)
 	}
-	return nil
 }
+
+// errNotShared is that a rehearsal has no root that is held for it: older programs give it up before.
+var errNotShared = errors.New("nobody holds the root")
 
 // whole is a lock of a whole file for writing.
 func whole() *syscall.Flock_t { return &syscall.Flock_t{Type: syscall.F_WRLCK} }

@@ -62,7 +62,9 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 func (s *Supervisor) begin(ctx context.Context, units []*unit) error {
 	kept, err := s.cfg.Holder.Known(ctx, fdstore.Notify)
 	if err != nil {
-		return err
+		// Each asks for its own, then.
+		s.cfg.Logger.Warn("what is kept of all units cannot be had at once", slog.Any("error", err))
+		kept = make(map[tenure.UnitID][]fdstore.Kept)
 	}
 	pending := make(map[*unit]chan struct{})
 	for _, u := range units {
