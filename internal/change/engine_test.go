@@ -717,3 +717,40 @@ func TestID(t *testing.T) {
 		t.Errorf("JSON %s, %v", raw, err)
 	}
 }
+
+// deceitful is a store that says once that it has not written what it has.
+type deceitful struct {
+	change.Store
+
+	lies atomic.Bool
+}
+
+var errDeceitful = errors.New("it does not say so")
+
+func (s *deceitful) Apply(ctx context.Context, b change.Batch) error {
+	if err := s.Store.Apply(ctx, b); err != nil || !s.lies.Swap(false) {
+		return err
+	}
+	return errDeceitful
+}
+
+// A change that was refused because it could not be written is not found there by the next engine.
+func TestWhatWasRefusedIsNotThere(t *testing.T) {
+	t.Parallel()
+	store := &deceitful{Store: new(changetest.Memory)}
+	s := newScript()
+	e, _ := run(t, change.Config{Store: store, Registry: s.registry()})
+	store.lies.Store(true)
+	if _, err := e.Start(t.Context(), on("x", "a")); !errors.Is(err, errDeceitful) {
+		t.Fatalf("the change is started: %v", err)
+	}
+	id := start(t, e, on("x", "b"))
+	wait(t, e, id, change.Done)
+	saved, err := store.Load(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(saved.Changes) != 1 || saved.Changes[0].ID != id {
+		t.Errorf("there are %+v, want only %s", saved.Changes, id)
+	}
+}

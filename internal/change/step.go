@@ -139,6 +139,13 @@ func recovered(err *error) {
 	}
 }
 
+// Guarded is what f returns, or its panic: for what a step, or whoever asks for a change, has done in a goroutine of its
+// own, where nobody else would keep a panic from ending the daemon.
+func Guarded(f func() error) (err error) {
+	defer recovered(&err)
+	return f()
+}
+
 type panicError struct {
 	value any
 	stack []byte

@@ -13,6 +13,9 @@ type writer struct {
 	writing bool
 	dirty   []*run
 	delete  []ID
+	// refused are changes that could not be written, of which nobody knows whether they are there: they go
+	// with what is written next.
+	refused []ID
 	// retry is set while a write has failed and waits to be tried again.
 	retry *time.Timer
 	delay time.Duration
@@ -29,6 +32,8 @@ type batch struct {
 
 	runs []*run
 	then []func()
+	// refused are those of Delete that need not be gone.
+	refused []ID
 }
 
 // save makes the present state of r durable, then calls then in the owner.
@@ -50,13 +55,13 @@ func (e *Engine) flush() {
 		return
 	}
 	b := batch{runs: w.dirty}
-	b.Delete = w.delete
+	b.Delete, b.refused = slices.Concat(w.delete, w.refused), w.refused
 	for _, r := range b.runs {
 		b.Put = append(b.Put, r.c.clone())
 		b.then = append(b.then, r.then...)
 		r.writing, r.then = r.then, nil
 	}
-	w.writing, w.dirty, w.delete = true, nil, nil
+	w.writing, w.dirty, w.delete, w.refused = true, nil, nil, nil
 	ctx := context.WithoutCancel(e.steps)
 	go func() {
 		err := e.cfg.Store.Apply(ctx, b.Batch)
@@ -74,7 +79,8 @@ func (e *Engine) written(b batch, err error) {
 		r.writing = nil
 	}
 	if err != nil {
-		e.writer.delete = append(b.Delete, e.writer.delete...)
+		gone := b.Delete[:len(b.Delete)-len(b.refused)]
+		e.writer.delete, e.writer.refused = append(gone, e.writer.delete...), append(b.refused, e.writer.refused...)
 		e.retryLater(err)
 		return
 	}
@@ -91,6 +97,7 @@ func (e *Engine) unwritten(r *run, err error) {
 		e.writer.dirty = slices.DeleteFunc(e.writer.dirty, func(d *run) bool { return d == r })
 		e.unlock(r)
 		delete(e.runs, r.c.ID)
+		e.writer.refused = append(e.writer.refused, r.c.ID)
 		r.refused(err)
 		return
 	}

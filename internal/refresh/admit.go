@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/snapfile"
 	"tenure/internal/source"
 	"tenure/internal/squash"
@@ -49,7 +50,10 @@ func (m *Manager) inspectAll(ctx context.Context, files []File) ([]candidate, er
 	group.SetLimit(runtime.NumCPU())
 	for i := range files {
 		group.Go(func() error {
-			found[i], failures[i] = m.inspect(ctx, files[i])
+			failures[i] = change.Guarded(func() (err error) {
+				found[i], err = m.inspect(ctx, files[i])
+				return err
+			})
 			return failures[i]
 		})
 	}
@@ -68,9 +72,11 @@ func (m *Manager) inspect(ctx context.Context, file File) (candidate, error) {
 	// Side by side, for each is a process of its own.
 	var entries []squash.Entry
 	var listing errgroup.Group
-	listing.Go(func() (err error) {
-		entries, err = m.cfg.Reader.List(ctx, file.Path)
-		return err
+	listing.Go(func() error {
+		return change.Guarded(func() (err error) {
+			entries, err = m.cfg.Reader.List(ctx, file.Path)
+			return err
+		})
 	})
 	yaml, err := m.cfg.Reader.ReadFile(ctx, file.Path, snapfile.File, maxYAML)
 	if err := cmp.Or(listing.Wait(), err); err != nil {

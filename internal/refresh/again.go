@@ -28,7 +28,10 @@ func (s asideStep) Undo(ctx context.Context, p asideParams, _ nothing) error {
 
 // move moves the data of a revision, also that of users.
 func (s asideStep) move(ctx context.Context, ref tenure.Ref, move func(dir string) error) error {
-	places, release := s.m.places(ref.Snap)
+	places, release, err := s.m.places(ref.Snap)
+	if err != nil {
+		return err
+	}
 	defer release()
 	var failures []error
 	for _, at := range places {

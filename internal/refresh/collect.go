@@ -257,7 +257,14 @@ func (m *Manager) collectSnaps(ctx context.Context, snaps []tenure.Instance, fai
 		}
 	}
 	after, err := m.forgetUnreachable(ctx, there)
-	if err != nil {
+	switch {
+	case err != nil && len(snaps) > 1:
+		// What is wrong with one of them keeps no other.
+		for _, snap := range snaps {
+			m.collectSnaps(ctx, []tenure.Instance{snap}, failed)
+		}
+		return
+	case err != nil:
 		failed(snaps[0], err)
 		return
 	}
@@ -269,7 +276,7 @@ func (m *Manager) collectSnaps(ctx context.Context, snaps []tenure.Instance, fai
 	sweeping.SetLimit(sideBySide)
 	for snap, state := range states {
 		sweeping.Go(func() error {
-			if err := m.sweepSnap(ctx, snap, state); err != nil {
+			if err := change.Guarded(func() error { return m.sweepSnap(ctx, snap, state) }); err != nil {
 				mu.Lock()
 				defer mu.Unlock()
 				failed(snap, err)
@@ -286,6 +293,7 @@ func (m *Manager) forgetUnreachable(ctx context.Context, states []*snapState) (c
 	if err != nil {
 		return nil, err
 	}
+	var said []string
 	for i, state := range states {
 		m.watchUsers(ctx, state, pins[i])
 		line := state.Line
@@ -297,10 +305,16 @@ func (m *Manager) forgetUnreachable(ctx context.Context, states []*snapState) (c
 		}
 		if len(unreachable) > 0 {
 			changed = append(changed, state.with(line))
-			change.ReporterFrom(ctx).Logf("collected %s", revisionNames(unreachable))
+			said = append(said, fmt.Sprintf("collected %s of %s", revisionNames(unreachable), state.Instance))
 		}
 	}
-	return changed, m.snaps.PutAll(changed)
+	if err := m.snaps.PutAll(changed); err != nil {
+		return nil, err
+	}
+	for _, line := range said {
+		change.ReporterFrom(ctx).Logf("%s", line)
+	}
+	return changed, nil
 }
 
 // sweepSnap removes from the machine what state does not speak of: mounts, files
@@ -379,7 +393,10 @@ func (m *Manager) sweepRevision(ctx context.Context, ref tenure.Ref) error {
 // sweepAside removes data that was in the way of a change that is done. That of a
 // revision which is staged is put back if its change is undone.
 func (m *Manager) sweepAside(ctx context.Context, snap tenure.Instance) error {
-	places, release := m.places(snap)
+	places, release, err := m.places(snap)
+	if err != nil {
+		return err
+	}
 	defer release()
 	var failures []error
 	waiting := m.staged()

@@ -14,6 +14,7 @@ import (
 	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/snapdata"
+	"tenure/internal/supervise"
 )
 
 // place is a directory in which a snap keeps one directory for each revision: its
@@ -29,20 +30,26 @@ func (p place) of(rev tenure.Revision) string { return filepath.Join(p.path, rev
 
 // places are all directories with data of revisions of snap, and what lets go of
 // them.
-func (m *Manager) places(snap tenure.Instance) ([]place, func()) {
-	places := []place{{path: m.cfg.Paths.DataDir(snap)}}
-	for _, home := range m.homes() {
-		if held, err := openUserDir(home, snap); err == nil {
-			places = append(places, place{path: fmt.Sprintf("/proc/self/fd/%d", held.Fd()), held: held})
-		}
-	}
-	return places, func() {
+func (m *Manager) places(snap tenure.Instance) (places []place, release func(), err error) {
+	places = []place{{path: m.cfg.Paths.DataDir(snap)}}
+	release = func() {
 		for _, p := range places {
 			if p.held != nil {
 				_ = p.held.Close() // Opened for reading.
 			}
 		}
 	}
+	for _, home := range m.homes() {
+		held, err := openUserDir(home, snap)
+		if supervise.IsShort(supervise.Short(err)) {
+			release()
+			return nil, nil, fmt.Errorf("open data in %s: %w", home, supervise.Short(err))
+		}
+		if err == nil {
+			places = append(places, place{path: fmt.Sprintf("/proc/self/fd/%d", held.Fd()), held: held})
+		}
+	}
+	return places, release, nil
 }
 
 // homes are the home directories that there are.
@@ -123,7 +130,10 @@ func (m *Manager) firstCopy(ctx context.Context, p copyParams) error {
 	if !p.Copy {
 		return nil
 	}
-	places, release := m.places(p.To.Snap)
+	places, release, err := m.places(p.To.Snap)
+	if err != nil {
+		return err
+	}
 	made := copies{release: release}
 	for _, place := range places {
 		pass, err := firstPass(ctx, place, p)
@@ -177,7 +187,10 @@ func (c copies) sync(ctx context.Context) error {
 func (m *Manager) secondCopy(ctx context.Context, p copyParams) error {
 	made, found := m.copies.take(p.To)
 	if !found {
-		places, release := m.places(p.To.Snap)
+		places, release, err := m.places(p.To.Snap)
+		if err != nil {
+			return err
+		}
 		made.release = release
 		for _, at := range places {
 			if _, err := os.Lstat(at.of(p.From.Revision)); err == nil {
@@ -204,7 +217,10 @@ func (m *Manager) dropCopy(to tenure.Ref) {
 
 // removeData removes the data of one revision, also that of users.
 func (m *Manager) removeData(ctx context.Context, ref tenure.Ref) error {
-	places, release := m.places(ref.Snap)
+	places, release, err := m.places(ref.Snap)
+	if err != nil {
+		return err
+	}
 	defer release()
 	var failures []error
 	for _, at := range places {

@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -152,22 +153,32 @@ func (m *Manager) statusOf(ctx context.Context, unit tenure.UnitID) (supervise.S
 // tellOf has a running service go on with another Spec. One that reloads or starts just now is
 // told when it has: before, what it is told by may be what ends it.
 func (m *Manager) tellOf(ctx context.Context, req supervise.ReloadRequest, timeout time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	// It bounds the wait: what the service then does is bounded by its Spec.
+	limit, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	look, _ := m.hear(ctx, req.Spec.Unit)
+	look, _ := m.hear(limit, req.Spec.Unit)
+	// One that has become ready since it answered is asked once more; a passive one never is ready.
+	again := true
 	for {
 		refused := m.cfg.Supervisor.Reload(ctx, req)
 		if !errors.Is(refused, supervise.ErrNotReady) {
 			return refused
 		}
 		status, err := m.statusOf(ctx, req.Spec.Unit)
-		if err != nil || status.State != supervise.Reloading && status.State != supervise.Starting {
+		switch {
+		case err != nil:
 			return errors.Join(refused, err)
+		case status.State == supervise.Running && again:
+			again = false
+			continue
+		case status.State != supervise.Reloading && status.State != supervise.Starting:
+			return refused
 		}
+		again = true
 		select {
 		case <-look:
-		case <-ctx.Done():
-			return refused
+		case <-limit.Done():
+			return cmp.Or(context.Cause(ctx), fmt.Errorf("it is still %s after %s: %w", status.State, timeout, refused))
 		}
 	}
 }

@@ -31,17 +31,21 @@ type togetherParams[P any] struct {
 }
 
 func (s togetherStep[P]) Do(ctx context.Context, p togetherParams[P]) (nothing, error) {
-	var group errgroup.Group
+	// What has not begun when one fails, or the change is aborted, need not.
+	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(sideBySide)
-	failures := make([]error, len(p.Each))
 	for i := range p.Each {
 		group.Go(func() error {
-			_, failures[i] = s.one.Do(ctx, p.Each[i])
-			return nil
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			return change.Guarded(func() error {
+				_, err := s.one.Do(ctx, p.Each[i])
+				return err
+			})
 		})
 	}
-	_ = group.Wait() // They are all told of.
-	return nothing{}, change.Partial(errors.Join(failures...))
+	return nothing{}, change.Partial(group.Wait())
 }
 
 func (s togetherStep[P]) Undo(ctx context.Context, p togetherParams[P], _ nothing) error {
