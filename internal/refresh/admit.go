@@ -96,7 +96,7 @@ func (m *Manager) inspect(ctx context.Context, file File) (candidate, error) {
 	if c.Name.Snap() != info.Name {
 		return bad(fmt.Errorf("the snap in it is named %q, so it cannot be installed as %q", info.Name, c.Name))
 	}
-	c.Digest, c.Size, err = digest(file.Path)
+	c.Digest, c.Size, err = digest(ctx, file.Path)
 	if err != nil {
 		return bad(err)
 	}
@@ -122,14 +122,14 @@ type relabelled struct {
 func (e *relabelled) Error() string { return e.text }
 func (e *relabelled) Unwrap() error { return e.err }
 
-func digest(path string) (sum string, size int64, err error) {
+func digest(ctx context.Context, path string) (sum string, size int64, err error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return "", 0, err
 	}
 	defer f.Close() //nolint:errcheck // Opened for reading.
 	hash := sha256.New()
-	size, err = io.Copy(hash, f)
+	size, err = io.Copy(hash, withContext{ctx, f})
 	if err != nil {
 		return "", 0, fmt.Errorf("read %s: %w", path, err)
 	}

@@ -113,36 +113,32 @@ func (m *Manager) bootChanges(ctx context.Context) (links []relinked, err error)
 
 // bootTask is bootChanges for one task.
 func (m *Manager) bootTask(ctx context.Context, task *change.Task) (*relinked, error) {
-	var err error
+	done := task.Status == change.Done
 	switch {
-	case task.Kind == taskMount && task.Status == change.Done:
-		var params mountParams
-		if err = json.Unmarshal(task.Params, &params); err == nil {
-			err = m.mountRevision(ctx, params.Ref)
+	case done && (task.Kind == taskMount || task.Kind == taskMountAll):
+		each, err := eachOf[mountParams](task, taskMountAll)
+		if err != nil {
+			return nil, err
 		}
-	case task.Kind == taskCopy && task.Status == change.Done:
-		var params copyParams
-		if err = json.Unmarshal(task.Params, &params); err == nil {
-			err = m.makeDataDirs(params.To.Snap)
-		}
-	case task.Kind == taskMountAll && task.Status == change.Done:
-		var params togetherParams[mountParams]
-		err = json.Unmarshal(task.Params, &params)
-		for _, one := range params.Each {
+		for _, one := range each {
 			err = errors.Join(err, m.mountRevision(ctx, one.Ref))
 		}
-	case task.Kind == taskCopyAll && task.Status == change.Done:
-		var params togetherParams[copyParams]
-		err = json.Unmarshal(task.Params, &params)
-		for i := range params.Each {
-			err = errors.Join(err, m.makeDataDirs(params.Each[i].To.Snap))
+		return nil, err
+	case done && (task.Kind == taskCopy || task.Kind == taskCopyAll):
+		each, err := eachOf[copyParams](task, taskCopyAll)
+		if err != nil {
+			return nil, err
 		}
+		for i := range each {
+			err = errors.Join(err, m.makeDataDirs(each[i].To.Snap))
+		}
+		return nil, err
 	case task.Kind == taskLink && task.Begun:
 		link := relinked{status: task.Status}
-		err = json.Unmarshal(task.Params, &link.params)
+		err := json.Unmarshal(task.Params, &link.params)
 		return &link, err
 	}
-	return nil, err
+	return nil, nil //nolint:nilnil // Nothing to make again.
 }
 
 func (m *Manager) bootSnap(ctx context.Context, state *snapState) error {

@@ -2,6 +2,7 @@ package refresh
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -65,6 +66,17 @@ func together[P any](kind, all, summary string, each []P, name func(P) string) [
 		return []change.TaskSpec{change.NewTask(kind, fmt.Sprintf(summary, name(each[0])), each[0])}
 	}
 	return []change.TaskSpec{change.NewTask(all, fmt.Sprintf(summary, fmt.Sprintf("%d snaps", len(each))), togetherParams[P]{each})}
+}
+
+// eachOf are the parameters of a task for one snap, or of one for several (together).
+func eachOf[P any](task *change.Task, all string) ([]P, error) {
+	if task.Kind == all {
+		var params togetherParams[P]
+		err := json.Unmarshal(task.Params, &params)
+		return params.Each, err
+	}
+	each := make([]P, 1)
+	return each, json.Unmarshal(task.Params, &each[0])
 }
 
 // preparations prepare the jobs, whatever becomes of what runs.
