@@ -196,30 +196,44 @@ func (db *DB) lastWrite() (time.Time, error) {
 
 // backUp replaces the newest backup, durably. It is a journal itself, without the free pages of this one,
 // and has the time up to which it has everything.
-func (db *DB) backUp() (err error) {
+func (db *DB) backUp() error {
 	path := db.cfg.Path + backupSuffix
 	db.backups.begin()
 	asOf, err := db.lastWrite()
 	if err != nil {
 		return fmt.Errorf("back up journal: %w", err)
 	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), unfinishedBackup) // Its mode is 0600.
+	err = replaceBackup(path, func(tmp *os.File) error {
+		return errors.Join(db.copyTo(tmp.Name()), os.Chtimes(tmp.Name(), asOf, asOf))
+	}, func() error { return keepOld(path, db.cfg.Path+oldBackupSuffix) })
 	if err != nil {
 		return fmt.Errorf("back up journal: %w", err)
 	}
+	return nil
+}
+
+// replaceBackup puts what fill writes in the place of the file at path, durably. ready, if set, is called when that is
+// on the disk, before it takes the place.
+func replaceBackup(path string, fill func(*os.File) error, ready func() error) (err error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), unfinishedBackup) // Its mode is 0600.
+	if err != nil {
+		return err
+	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("back up journal: %w", errors.Join(err, os.Remove(tmp.Name())))
+			err = errors.Join(err, os.Remove(tmp.Name()))
 		}
 	}()
-	if err := db.copyTo(tmp.Name()); err != nil {
+	if err := fill(tmp); err != nil {
 		return errors.Join(err, tmp.Close())
 	}
-	if err := errors.Join(os.Chtimes(tmp.Name(), asOf, asOf), tmp.Sync(), tmp.Close()); err != nil {
+	if err := errors.Join(tmp.Sync(), tmp.Close()); err != nil {
 		return err
 	}
-	if err := keepOld(path, db.cfg.Path+oldBackupSuffix); err != nil {
-		return err
+	if ready != nil {
+		if err := ready(); err != nil {
+			return err
+		}
 	}
 	if err := os.Rename(tmp.Name(), path); err != nil {
 		return err

@@ -22,7 +22,12 @@ func keptPath(path string) string { return path + ".before-upgrade" }
 // Keep makes a copy of the journal as it is now, durably, which Restore puts in its place. It is
 // gone before anything is written to the journal that is opened next, but for its migration: whoever finds it
 // loses nothing by putting it back.
-func (db *DB) Keep() error { return db.backupTo(keptPath(db.cfg.Path)) }
+func (db *DB) Keep() error {
+	if err := replaceBackup(keptPath(db.cfg.Path), func(f *os.File) error { return db.Backup(f) }, nil); err != nil {
+		return fmt.Errorf("keep journal: %w", err)
+	}
+	return nil
+}
 
 // Kept reports whether there is a copy that Keep has made of the journal at path.
 func Kept(path string) bool {
@@ -93,24 +98,4 @@ func (db *DB) Backup(w io.Writer) error {
 		return fmt.Errorf("back up journal: %w", err)
 	}
 	return nil
-}
-
-// backupTo replaces the file at path by a copy, durably.
-func (db *DB) backupTo(path string) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), unfinishedBackup) // Its mode is 0600.
-	if err != nil {
-		return fmt.Errorf("back up journal: %w", err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	if err := errors.Join(db.Backup(f), f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(f.Name(), path); err != nil {
-		return fmt.Errorf("back up journal: %w", err)
-	}
-	return durable.Sync(filepath.Dir(path))
 }
