@@ -95,11 +95,10 @@ func (d *drain) left() int {
 // hangUp ends a connection on which nothing is asked. One on which a question has come that nobody has read yet stays, and is
 // answered; who asks from now on sees that nothing is heard, and may ask again.
 func hangUp(conn net.Conn) {
-	c, is := conn.(*counted)
-	if is && c.unread() {
-		return
-	}
-	if is {
+	if c, is := conn.(*counted); is {
+		if c.unread() {
+			return
+		}
 		_ = c.CloseRead() // What comes now would be lost without a word.
 		if c.unread() {
 			return

@@ -32,8 +32,8 @@ type batch struct {
 
 	runs []*run
 	then []func()
-	// refused are those of Delete that need not be gone.
-	refused []ID
+	// gone are those to delete that must be gone, refused the others.
+	gone, refused []ID
 }
 
 // save makes the present state of r durable, then calls then in the owner.
@@ -54,8 +54,8 @@ func (e *Engine) flush() {
 	if w.writing || w.retry != nil || len(w.dirty)+len(w.delete) == 0 {
 		return
 	}
-	b := batch{runs: w.dirty}
-	b.Delete, b.refused = slices.Concat(w.delete, w.refused), w.refused
+	b := batch{runs: w.dirty, gone: w.delete, refused: w.refused}
+	b.Delete = slices.Concat(b.gone, b.refused)
 	for _, r := range b.runs {
 		b.Put = append(b.Put, r.c.clone())
 		b.then = append(b.then, r.then...)
@@ -79,8 +79,7 @@ func (e *Engine) written(b batch, err error) {
 		r.writing = nil
 	}
 	if err != nil {
-		gone := b.Delete[:len(b.Delete)-len(b.refused)]
-		e.writer.delete, e.writer.refused = append(gone, e.writer.delete...), append(b.refused, e.writer.refused...)
+		e.writer.delete, e.writer.refused = append(b.gone, e.writer.delete...), append(b.refused, e.writer.refused...)
 		e.retryLater(err)
 		return
 	}

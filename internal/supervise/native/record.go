@@ -169,9 +169,9 @@ func (r records) load(boot string) (recs []*record, warnings []error) {
 	read, failures := make([]*record, len(entries)), make([]error, len(entries))
 	var workers errgroup.Group
 	workers.SetLimit(runtime.GOMAXPROCS(0))
-	for part := range slices.Chunk(indices(len(entries)), chunk) {
+	for first := 0; first < len(entries); first += chunk {
 		workers.Go(func() error {
-			for _, i := range part {
+			for i := first; i < min(first+chunk, len(entries)); i++ {
 				read[i], failures[i] = r.loadOne(boot, entries[i].Name())
 			}
 			return nil
@@ -183,14 +183,6 @@ func (r records) load(boot string) (recs []*record, warnings []error) {
 
 // chunk is how many records are read by one after the other: enough to be worth handing out.
 const chunk = 32
-
-func indices(n int) []int {
-	all := make([]int, n)
-	for i := range all {
-		all[i] = i
-	}
-	return all
-}
 
 // loadOne is load for one file; nil is that there is no record in it.
 func (r records) loadOne(boot, file string) (*record, error) {
