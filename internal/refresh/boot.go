@@ -226,8 +226,10 @@ func (m *Manager) Settle(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("see what waits: %w", err)
 		}
-		works := !running.Status.Ready() && (running.Status != change.Wait || running.Holds || attended) && !observes(&running)
-		if works && !attended {
+		waits := running.Status == change.Wait
+		works := !running.Status.Ready() && (!waits || running.Holds || attended) && !observes(&running)
+		// One that attended, and has been woken or taken back since, is one that was interrupted.
+		if works && (!waits || !attended) {
 			go m.startAfter(ctx, running.ID)
 		}
 		for _, snap := range running.Snaps {

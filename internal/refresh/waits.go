@@ -197,12 +197,13 @@ func (m *Manager) lookAgain(ctx context.Context, look <-chan struct{}, next time
 func (m *Manager) resumeWaits(ctx context.Context) {
 	var group sync.WaitGroup
 	defer group.Wait()
-	for _, c := range m.engine.List(change.Filter{Select: change.WaitingOnly}) {
+	// Those that have ended since Settle looked are not left out: they, too, keep services from being started.
+	for _, c := range m.engine.List(change.Filter{Select: change.All}) {
 		if _, found, err := m.waits.Get(c.ID.String()); err != nil || !found {
 			continue
 		}
-		if err := m.engine.Wake(ctx, c.ID); err != nil {
-			continue // It has ended.
+		if c.Status == change.Wait {
+			_ = m.engine.Wake(ctx, c.ID) // Or it has ended.
 		}
 		group.Go(func() {
 			c, err := m.settled(ctx, c.ID)

@@ -27,8 +27,9 @@ type act struct {
 	// command is one of tenure, with "@NAME" for a snap file; do is anything else.
 	command []string
 	do      func(s *stage)
-	// staged is that it is applied when the machine starts.
-	staged bool
+	// staged is that it is applied when the machine starts, and withdraws that it takes back what the act before
+	// has staged, in a change of its own, before it begins.
+	staged, withdraws bool
 	// begun and done are how many operations the disk had seen before and after.
 	begun, done int
 }
@@ -77,7 +78,7 @@ func acts() []act {
 		{name: "remove", command: []string{"remove", "other"}},
 		{name: "revert", command: []string{"revert", "--now", "kept"}},
 		{name: "staged refresh", staged: true, command: []string{"refresh", "--dangerous", "@1"}},
-		{name: "remove all", command: []string{"remove", "kept"}},
+		{name: "remove all", withdraws: true, command: []string{"remove", "kept"}},
 	}
 }
 
@@ -228,6 +229,7 @@ func TestPowerCuts(t *testing.T) {
 	seed := asked("SEED", 1)
 	t.Logf("SEED=%d", seed)
 	t.Run("read", func(t *testing.T) { p.readAll(t, seed, asked("READS", 60)) })
+	p.withdrawn(t)
 	p.startAll(t, seed, asked("CUTS", 7))
 	p.breakAll(t, seed, asked("TROUBLES", 4))
 }
@@ -260,6 +262,19 @@ func (p *premiere) applied(t *testing.T) {
 	}
 }
 
+// withdrawn starts the machine where a change that waited for that is being taken back: its services run all the same.
+func (p *premiere) withdrawn(t *testing.T) {
+	t.Helper()
+	for n := range p.acts {
+		if a := &p.acts[n]; a.withdraws {
+			syncs := p.log.Syncs()
+			first, _ := slices.BinarySearch(syncs, a.begun)
+			c := powercut.Cut{Before: syncs[first+2] + 1, Landed: powercut.Nothing}
+			t.Run("withdrawn", func(t *testing.T) { p.start(t, c, p.log.Cut(c)) })
+		}
+	}
+}
+
 // allowed are the numbers of the worlds that there may be after a cut.
 func (p *premiere) allowed(before int) (first, last int) {
 	for n := range p.acts {
@@ -269,6 +284,9 @@ func (p *premiere) allowed(before int) (first, last int) {
 		if p.acts[n].begun < before {
 			last = n + 1
 		}
+	}
+	if first < last && p.acts[last-1].withdraws {
+		first--
 	}
 	return first, max(first, last)
 }
