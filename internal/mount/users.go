@@ -1,17 +1,20 @@
 package mount
 
 import (
-	"bufio"
-	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
+	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 
 	"tenure"
@@ -47,37 +50,61 @@ type Use struct {
 // is none. One that starts to use a mount meanwhile, or that the kernel does not
 // let us look into, is missed: Unmount has the last word, and Attached after it.
 func UsersOf(ctx context.Context, mounts ...Info) (map[Dev][]Use, error) {
-	return usersOf(ctx, (*census).process, mounts)
+	return usersOf(ctx, (*look).process, mounts)
 }
 
 // RunnersOf is UsersOf for those alone whose program is in one of the mounts (Exe): a small
 // part of the work, for whoever asks for nothing else.
 func RunnersOf(ctx context.Context, mounts ...Info) (map[Dev][]Use, error) {
-	return usersOf(ctx, (*census).program, mounts)
+	return usersOf(ctx, (*look).program, mounts)
 }
 
-func usersOf(ctx context.Context, look func(*census, int) error, mounts []Info) (map[Dev][]Use, error) {
+// usersOf has processes looked at, on all processors side by side.
+func usersOf(ctx context.Context, how func(*look, int) error, mounts []Info) (map[Dev][]Use, error) {
 	c, err := newCensus(mounts)
 	if err != nil {
 		return nil, fmt.Errorf("find users of mounts: %w", err)
 	}
-	procs, err := os.ReadDir(c.proc)
+	pids, err := c.pids()
 	if err != nil {
 		return nil, fmt.Errorf("find users of mounts: %w", err)
 	}
-	for _, p := range procs {
-		if err := ctx.Err(); err != nil {
-			return nil, fmt.Errorf("find users of mounts: %w", err)
-		}
-		pid, err := strconv.Atoi(p.Name())
-		if err != nil {
-			continue
-		}
-		if err := look(c, pid); err != nil && !gone(err) {
-			return nil, fmt.Errorf("find users of mounts: process %d: %w", pid, err)
+	var next atomic.Int64
+	var looks []*look
+	side, ctx := errgroup.WithContext(ctx)
+	for range runtime.NumCPU() {
+		l := c.look()
+		looks = append(looks, l)
+		side.Go(func() error {
+			for at := next.Add(1) - 1; int(at) < len(pids); at = next.Add(1) - 1 {
+				if ctx.Err() != nil {
+					return context.Cause(ctx)
+				}
+				if err := how(l, pids[at]); err != nil && !gone(err) {
+					return fmt.Errorf("process %d: %w", pids[at], err)
+				}
+			}
+			return nil
+		})
+	}
+	if err := side.Wait(); err != nil {
+		return nil, fmt.Errorf("find users of mounts: %w", err)
+	}
+	return merged(looks), nil
+}
+
+// merged is all that was seen, by the number of the process.
+func merged(looks []*look) map[Dev][]Use {
+	all := map[Dev][]Use{}
+	for _, l := range looks {
+		for dev, uses := range l.uses {
+			all[dev] = append(all[dev], uses...)
 		}
 	}
-	return c.uses, nil
+	for _, uses := range all {
+		slices.SortStableFunc(uses, func(a, b Use) int { return cmp.Compare(a.Process.PID, b.Process.PID) })
+	}
+	return all
 }
 
 // Users are the users of one mount.
@@ -89,14 +116,15 @@ func Users(ctx context.Context, m Info) ([]Use, error) {
 // UsedBy is how one process uses mounts. One that has ended uses none.
 func UsedBy(p tenure.Process, mounts ...Info) (map[Dev][]What, error) {
 	c, err := newCensus(mounts)
-	if err == nil {
-		err = ignoreGone(c.process(p.PID))
-	}
 	if err != nil {
 		return nil, fmt.Errorf("see what process %d uses: %w", p.PID, err)
 	}
+	l := c.look()
+	if err := ignoreGone(l.process(p.PID)); err != nil {
+		return nil, fmt.Errorf("see what process %d uses: %w", p.PID, err)
+	}
 	used := map[Dev][]What{}
-	for dev, uses := range c.uses {
+	for dev, uses := range l.uses {
 		for _, use := range uses {
 			if use.Process == p {
 				used[dev] = append(used[dev], use.What)
@@ -114,32 +142,22 @@ func gone(err error) bool {
 		errors.Is(err, fs.ErrPermission)
 }
 
-// census is one pass over all processes.
+// census is what one pass over all processes looks for.
 type census struct {
 	proc   string
 	mounts []Info
-	uses   map[Dev][]Use
-	// ours are the mounts themselves, as places in peer groups; see propagated.
+	// mapped are the devices as they are in the maps of a process.
+	mapped map[string]Dev
+	// ours are the mounts themselves, as places in peer groups; see own.
 	ours map[place]bool
 	// ids are the mounts themselves in this namespace.
 	ids map[int]bool
-	// namespaces has, for each view of a mount namespace, the devices that are
-	// mounted in it in their own right.
-	namespaces map[view][]Dev
-	buf        []byte
-}
-
-// view is what decides about the content of a process's mountinfo: its mount
-// namespace, and its root, below which alone mounts are shown.
-type view struct {
-	namespace uint64
-	root      inode
 }
 
 func newCensus(mounts []Info) (*census, error) {
-	c := &census{
-		proc: "/proc", mounts: mounts,
-		uses: map[Dev][]Use{}, ours: map[place]bool{}, ids: map[int]bool{}, namespaces: map[view][]Dev{},
+	c := &census{proc: "/proc", mounts: mounts, mapped: map[string]Dev{}, ours: map[place]bool{}, ids: map[int]bool{}}
+	for _, m := range mounts {
+		c.mapped[fmt.Sprintf("%02x:%02x", m.Dev.Major, m.Dev.Minor)] = m.Dev
 	}
 	entries, err := readMountinfo(filepath.Join(c.proc, "self/mountinfo"))
 	if err != nil {
@@ -155,6 +173,21 @@ func newCensus(mounts []Info) (*census, error) {
 		}
 	}
 	return c, nil
+}
+
+// pids are the processes that there are.
+func (c *census) pids() ([]int, error) {
+	entries, err := os.ReadDir(c.proc)
+	if err != nil {
+		return nil, err
+	}
+	pids := make([]int, 0, len(entries))
+	for _, e := range entries {
+		if pid, err := strconv.Atoi(e.Name()); err == nil {
+			pids = append(pids, pid)
+		}
+	}
+	return pids, nil
 }
 
 func (c *census) wanted(d Dev) bool {
@@ -226,204 +259,4 @@ next:
 		devs = append(devs, e.dev)
 	}
 	return devs
-}
-
-// process looks at one process, through its first thread, and at those other
-// threads that share less with it than usual.
-func (c *census) process(pid int) error {
-	dir := filepath.Join(c.proc, strconv.Itoa(pid))
-	found := map[Dev]map[What]bool{}
-	add := func(d Dev, w What) {
-		if found[d] == nil {
-			found[d] = map[What]bool{}
-		}
-		found[d][w] = true
-	}
-	err := c.thread(dir, add, shares{})
-	tasks, taskErr := os.ReadDir(filepath.Join(dir, "task"))
-	err = errors.Join(err, ignoreGone(taskErr))
-	for _, t := range tasks {
-		tid, convErr := strconv.Atoi(t.Name())
-		if convErr != nil || tid == pid {
-			continue
-		}
-		with := shares{memory: same(pid, tid, kcmpVM), files: same(pid, tid, kcmpFiles), where: same(pid, tid, kcmpFS)}
-		err = errors.Join(err, c.thread(filepath.Join(dir, "task", t.Name()), add, with))
-	}
-	if err != nil || len(found) == 0 {
-		return err
-	}
-	return c.record(dir, pid, found)
-}
-
-// program looks at the program of one process, which all its threads have in common.
-func (c *census) program(pid int) error {
-	dir := filepath.Join(c.proc, strconv.Itoa(pid))
-	found := map[Dev]map[What]bool{}
-	err := c.link(filepath.Join(dir, "exe"), Exe, func(d Dev, w What) { found[d] = map[What]bool{w: true} })
-	if err != nil || len(found) == 0 {
-		return err
-	}
-	return c.record(dir, pid, found)
-}
-
-func ignoreGone(err error) error {
-	if gone(err) {
-		return nil
-	}
-	return err
-}
-
-func (c *census) record(dir string, pid int, found map[Dev]map[What]bool) error {
-	stat, err := os.ReadFile(filepath.Join(dir, "stat"))
-	if err != nil {
-		return err
-	}
-	start, comm, ok := parseStat(stat)
-	if !ok {
-		return fmt.Errorf("read %s/stat: malformed: %.100q", dir, stat)
-	}
-	for dev, whats := range found {
-		for _, w := range []What{Exe, Cwd, Root, FD, Map, Namespace} {
-			if whats[w] {
-				use := Use{Process: tenure.Process{PID: pid, Start: start}, What: w, Comm: comm}
-				c.uses[dev] = append(c.uses[dev], use)
-			}
-		}
-	}
-	return nil
-}
-
-// parseStat reads the name and field 22 of /proc/PID/stat. The name is in
-// parentheses and may contain anything.
-func parseStat(b []byte) (start uint64, comm string, ok bool) {
-	from, to := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
-	if from < 0 || to < from {
-		return 0, "", false
-	}
-	fields := strings.Fields(string(b[to+1:]))
-	const index = 22 - 3 // The first field after the name is the third.
-	if len(fields) <= index {
-		return 0, "", false
-	}
-	start, err := strconv.ParseUint(fields[index], 10, 64)
-	return start, string(b[from+1 : to]), err == nil
-}
-
-// The kinds of kcmp(2).
-const (
-	kcmpVM    = 1
-	kcmpFiles = 2
-	kcmpFS    = 3
-)
-
-// same tells whether two threads share a table, false if the kernel does not
-// tell.
-func same(a, b, kind int) bool {
-	r, _, errno := unix.Syscall6(unix.SYS_KCMP, uintptr(a), uintptr(b), uintptr(kind), 0, 0, 0)
-	return errno == 0 && r == 0
-}
-
-type adder func(Dev, What)
-
-// shares says what a thread has in common with one that was looked at.
-type shares struct {
-	memory, files, where bool
-}
-
-// thread looks at what a thread has of its own. It may end meanwhile.
-func (c *census) thread(dir string, add adder, with shares) error {
-	var errs []error
-	if !with.memory {
-		errs = append(errs, ignoreGone(c.maps(dir, add)), ignoreGone(c.link(filepath.Join(dir, "exe"), Exe, add)))
-	}
-	if !with.where {
-		errs = append(errs,
-			ignoreGone(c.link(filepath.Join(dir, "cwd"), Cwd, add)),
-			ignoreGone(c.link(filepath.Join(dir, "root"), Root, add)),
-			ignoreGone(c.namespace(dir, add)))
-	}
-	if !with.files {
-		errs = append(errs, ignoreGone(c.descriptors(filepath.Join(dir, "fd"), add)))
-	}
-	return errors.Join(errs...)
-}
-
-func (c *census) descriptors(dir string, add adder) error {
-	fds, err := os.ReadDir(dir)
-	if err != nil {
-		return err
-	}
-	for _, fd := range fds {
-		if err := c.link(filepath.Join(dir, fd.Name()), FD, add); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// link asks for the device behind a link of /proc. AT_STATX_DONT_SYNC keeps it
-// from waiting for a file server that is dead.
-func (c *census) link(path string, w What, add adder) error {
-	var st unix.Statx_t
-	err := unix.Statx(unix.AT_FDCWD, path, unix.AT_STATX_DONT_SYNC|unix.AT_NO_AUTOMOUNT, 0, &st)
-	if errors.Is(err, unix.ESTALE) || errors.Is(err, unix.ENOTCONN) || gone(err) {
-		return nil
-	}
-	if err != nil {
-		return &os.PathError{Op: "statx", Path: path, Err: err}
-	}
-	if dev := (Dev{st.Dev_major, st.Dev_minor}); c.wanted(dev) {
-		add(dev, w)
-	}
-	return nil
-}
-
-func (c *census) namespace(dir string, add adder) error {
-	ns, err := inodeOf(filepath.Join(dir, "ns/mnt"))
-	if err != nil {
-		return err
-	}
-	root, err := inodeOf(filepath.Join(dir, "root"))
-	if err != nil {
-		return err
-	}
-	key := view{ns.ino, root}
-	devs, known := c.namespaces[key]
-	if !known {
-		entries, err := readMountinfo(filepath.Join(dir, "mountinfo"))
-		if err != nil {
-			return err
-		}
-		devs = c.own(entries)
-		c.namespaces[key] = devs
-	}
-	for _, d := range devs {
-		add(d, Namespace)
-	}
-	return nil
-}
-
-// maps looks for mapped files by the device number in the fourth column.
-func (c *census) maps(dir string, add adder) error {
-	f, err := os.Open(filepath.Join(dir, "maps"))
-	if err != nil {
-		return err
-	}
-	defer f.Close() //nolint:errcheck // Only read.
-	if c.buf == nil {
-		c.buf = make([]byte, 64<<10)
-	}
-	lines := bufio.NewScanner(f)
-	lines.Buffer(c.buf, 1<<20)
-	for lines.Scan() {
-		fields := bytes.Fields(lines.Bytes())
-		if len(fields) < 5 || string(fields[3]) == "00:00" {
-			continue
-		}
-		if dev, err := parseDev(string(fields[3]), 16); err == nil && c.wanted(dev) {
-			add(dev, Map)
-		}
-	}
-	return lines.Err()
 }
