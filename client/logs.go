@@ -22,8 +22,9 @@ import (
 func (c *Client) Logs(ctx context.Context, names []string, n int, follow bool, each func(Log) error) error {
 	query := url.Values{"names": {strings.Join(names, ",")}, "n": {strconv.Itoa(n)}, "follow": {strconv.FormatBool(follow)}}
 	seen := &lastSeen{each: each, floor: time.Now(), last: map[string]Log{}, behind: map[string]bool{}}
+	inVain := 0
 	for connected := false; ; connected = true {
-		read := seen.read
+		read, begun := seen.read, time.Now()
 		err := c.readLogs(ctx, query, seen.line)
 		_, lost := errors.AsType[*lostError](err)
 		gone := errors.Is(err, ErrNoDaemon) && connected
@@ -39,12 +40,19 @@ func (c *Client) Logs(ctx context.Context, names []string, n int, follow bool, e
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // Nobody wants more.
 		}
-		if waitErr != nil || !waited && seen.read == read {
+		// One that was replaced answers at once, and has kept a log for a while in which there is nothing new.
+		if inVain++; waited || seen.read > read || time.Since(begun) > time.Second {
+			inVain = 0
+		}
+		if waitErr != nil || inVain > maxInVain {
 			return errors.Join(err, waitErr)
 		}
 		seen.again(query)
 	}
 }
+
+// maxInVain is how often in a row a daemon may end an answer at once.
+const maxInVain = 3
 
 // lostError is that the connection ended before the answer did.
 type lostError struct{ err error }

@@ -2,16 +2,20 @@ package test
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -55,7 +59,7 @@ func (u *upgraded) put(dir, tenured string) string {
 		text, err := os.ReadFile(from)
 		to := filepath.Join(dir, name)
 		if err == nil {
-			err = os.WriteFile(to+".new", text, 0o755) //nolint:gosec // A program.
+			err = writeProgram(to+".new", text)
 		}
 		if err == nil {
 			err = os.Rename(to+".new", to) // As a package manager does it.
@@ -65,6 +69,14 @@ func (u *upgraded) put(dir, tenured string) string {
 		}
 	}
 	return dir
+}
+
+// writeProgram writes a file that can be executed at once: nobody who is being started meanwhile has it open for writing, for it is
+// closed for them no sooner than when they are.
+func writeProgram(path string, text []byte) error {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	return os.WriteFile(path, text, 0o755) //nolint:gosec // A program.
 }
 
 // next puts the next version into a directory, whose name says how it fails, and is its path.
@@ -236,6 +248,23 @@ func (c *conversation) says() string {
 	return line
 }
 
+// gets is the status of the answer to one request in HTTP.
+func (c *conversation) gets(path string) int {
+	c.t.Helper()
+	if _, err := fmt.Fprintf(c.conn, "GET %s HTTP/1.1\r\nHost: localhost\r\n\r\n", path); err != nil {
+		c.t.Fatal(err)
+	}
+	resp, err := http.ReadResponse(c.answers, nil)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	defer resp.Body.Close() //nolint:errcheck // Read whole.
+	if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+		c.t.Fatal(err)
+	}
+	return resp.StatusCode
+}
+
 // upgradeLoad are clients that ask without a pause, and must all be answered.
 type upgradeLoad struct {
 	t      *testing.T
@@ -306,6 +335,165 @@ func (l *upgradeLoad) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.t.Logf("asked: %v", l.asked)
+}
+
+// patientYAML is a snap whose service ends when it is told to, and not before somebody has written to a pipe; with one that obeys.
+const patientYAML = `
+name: NAME
+version: '1'
+base: debian12
+apps:
+  slow:
+    command: bin/slow
+    daemon: simple
+    stop-timeout: 5m
+  boss:
+    command: bin/obey boss
+    daemon: simple
+  say: {command: bin/idle}
+`
+
+// patient installs the snap, and returns its file.
+func (u *upgraded) patient(name string) (file string) {
+	u.t.Helper()
+	dir := u.t.TempDir()
+	writeFile(u.t, filepath.Join(dir, "meta/snap.yaml"), strings.ReplaceAll(patientYAML, "NAME", name))
+	writeFile(u.t, filepath.Join(dir, "bin/obey"), obedient)
+	writeFile(u.t, filepath.Join(dir, "bin/idle"), "#!/bin/sh\necho \"$0 $*\"\n")
+	writeFile(u.t, filepath.Join(dir, "bin/slow"), "#!/bin/sh\necho begin\n"+
+		`trap 'trap "" TERM; [ -p "$SNAP_COMMON/go" ] || exit 0; read -r line <"$SNAP_COMMON/go"; echo "$line"; exit 0' TERM; while :; do sleep infinity & wait $!; done`+"\n")
+	file = dir + ".snap"
+	u.Tenure("pack", "--compression", "lz4", dir, file)
+	if err := os.MkdirAll(u.Common(name), 0o755); err != nil { //nolint:gosec // As Tenure makes it.
+		u.t.Fatal(err)
+	}
+	if err := unix.Mkfifo(filepath.Join(u.Common(name), "go"), 0o600); err != nil {
+		u.t.Fatal(err)
+	}
+	u.Tenure("install", "--dangerous", file)
+	return file
+}
+
+// ending is the pipe of a slow service that is told to end, as soon as it is. The next time it does not wait.
+func (u *upgraded) ending(name string) *os.File {
+	u.t.Helper()
+	path := filepath.Join(u.Common(name), "go")
+	pipe, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err = errors.Join(err, os.Remove(path)); err != nil {
+		u.t.Fatal(err)
+	}
+	return pipe
+}
+
+// Whoever waits for what happens waits through an upgrade: an app for a refresh, snapctl for services, and clients for
+// changes, notices and lines of logs; connections on which nothing is asked stay. Nobody has to ask again, and nobody keeps the upgrade waiting.
+func TestUpgradeWhileOthersWait(t *testing.T) {
+	t.Parallel()
+	u := newUpgraded(t)
+	boss := newServant(t, u.Instance, "two", "boss")
+	u.Tenure("install", "--dangerous", snap(t, "debian12", "1"))
+	one := u.patient("one")
+	u.patient("two")
+	ended := make(chan string, 5)
+	wait := func(what string, f func() error) {
+		go func() {
+			err := f()
+			ended <- what
+			if err != nil {
+				t.Errorf("%s: %v", what, err)
+			}
+		}()
+	}
+	done := func(r rig.Result, want string) error {
+		if r.Status != 0 || !strings.Contains(r.Stdout, want) {
+			return fmt.Errorf("it comes to %+v, want %q", r, want)
+		}
+		return nil
+	}
+	wait("refresh", func() error { return done(u.Try("refresh", "--dangerous", one), "one") })
+	first := u.ending("one")
+	changes, err := u.Client().Changes(t.Context(), "in-progress", "one")
+	if err != nil || len(changes) != 1 {
+		t.Fatalf("changes in progress: %+v, %v", changes, err)
+	}
+	id := changes[0].ID
+	run := exec.CommandContext(t.Context(), u.Path("snap/bin/one.say"), "on")
+	var out bytes.Buffer
+	run.Stdout = &out
+	says, err := run.StderrPipe()
+	if err = errors.Join(err, run.Start()); err != nil {
+		t.Fatal(err)
+	}
+	said := bufio.NewReader(says)
+	if line, err := said.ReadString('\n'); err != nil || !strings.Contains(line, "is being changed") {
+		t.Fatalf("a run of an app that has to wait says %q, %v", line, err)
+	}
+	wait("snapctl", func() error {
+		if out, status := boss.try("snapctl stop two.slow"); status != 0 {
+			return fmt.Errorf("status %d: %s", status, out)
+		}
+		return nil
+	})
+	second := u.ending("two")
+	followed := make(chan struct{})
+	wait("logs", func() error {
+		err := u.Client().Logs(t.Context(), []string{"two.slow"}, -1, true, func(line client.Log) error {
+			switch line.Message {
+			case "begin":
+				close(followed)
+			case "go on":
+				return errWritten
+			}
+			return nil
+		})
+		if errors.Is(err, errWritten) {
+			return nil
+		}
+		return fmt.Errorf("it has ended: %w", err)
+	})
+	wait("watch", func() error {
+		_, err := u.Client().Follow(t.Context(), id, changes[0].Revision)
+		return err
+	})
+	wait("notices", func() error {
+		began := time.Now()
+		found, err := u.Client().Notices(t.Context(), client.NoticeFilter{Types: []string{"change-update"}, Keys: []string{id}, After: began, Timeout: 5 * rig.Patience})
+		if err == nil && len(found) != 1 {
+			err = fmt.Errorf("there are %d", len(found))
+		}
+		return err
+	})
+	<-followed
+	silent, idle := conversed(t, u.Path("run/tenure/tenured.sock")), conversed(t, u.Path("run/tenure/tenured.sock"))
+	for range 2 {
+		if got := idle.gets("/v2/system-info"); got != http.StatusOK {
+			t.Errorf("on a connection that is kept the answer is %d", got)
+		}
+		u.Tenure("daemon", "upgrade", u.next("plain"))
+	}
+	for _, kept := range []*conversation{idle, silent} {
+		if got := kept.gets("/v2/system-info"); got != http.StatusOK {
+			t.Errorf("after upgrades the answer is %d", got)
+		}
+	}
+	if strings.Contains(u.Said(), "not everybody was answered") {
+		t.Error("somebody has kept the upgrade waiting")
+	}
+	for _, pipe := range []*os.File{first, second} {
+		if _, err := fmt.Fprintln(pipe, "go on"); err != nil {
+			t.Fatal(err)
+		}
+		if err := pipe.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range cap(ended) {
+		t.Logf("%s has ended", <-ended)
+	}
+	rest, err := io.ReadAll(said)
+	if err = errors.Join(err, run.Wait()); err != nil || !strings.HasSuffix(out.String(), " on\n") {
+		t.Errorf("the app says %q, %q, %v", out.String(), rest, err)
+	}
 }
 
 // A new daemon that does not get ready, in whatever way, is replaced by the old one by itself. What is

@@ -47,6 +47,8 @@ func (s *server) let(action polkit.Action) access {
 		switch {
 		case err == nil:
 			return nil
+		case elsewhere(serving) != nil:
+			return elsewhere(serving) // There will be an answer, and it may be yes.
 		case errors.Is(err, polkit.ErrDismissed):
 			return &requestError{status: http.StatusForbidden, kind: "auth-cancelled", message: "access denied: " + polkit.ErrDismissed.Error()}
 		}

@@ -41,13 +41,15 @@ func bad(message string) error {
 
 func (s *server) answer(handle handler, may access) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := may(r); err != nil {
-			s.fail(w, err)
-			return
+		err := may(r)
+		var answer *reply
+		if err == nil {
+			answer, err = handle(r)
 		}
-		answer, err := handle(r)
 		if err != nil {
-			s.fail(w, err)
+			if !s.again(w, r, err) {
+				s.fail(w, err)
+			}
 			return
 		}
 		envelope := client.Response{Type: "sync", StatusCode: http.StatusOK}
@@ -124,12 +126,13 @@ func classify(err error) (status int, kind string) {
 		return http.StatusInternalServerError, string(kind)
 	}
 	_, finished := errors.AsType[*change.FinishedError](err)
+	_, again := errors.AsType[*againError](err)
 	switch {
 	case errors.Is(err, change.ErrNotFound), errors.Is(err, supervise.ErrUnknown):
 		return http.StatusNotFound, string(refresh.KindNotFound)
 	case errors.Is(err, tenure.ErrName), finished:
 		return http.StatusBadRequest, ""
-	case errors.Is(err, change.ErrShutdown), errors.Is(err, context.Canceled):
+	case errors.Is(err, change.ErrShutdown), errors.Is(err, context.Canceled), again:
 		// Either the daemon is about to end, or the client has left.
 		return http.StatusServiceUnavailable, "daemon-restart"
 	default:

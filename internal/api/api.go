@@ -26,6 +26,7 @@ import (
 
 	"tenure/internal/polkit"
 	"tenure/internal/refresh"
+	"tenure/internal/relay"
 	"tenure/internal/supervise"
 )
 
@@ -48,10 +49,14 @@ type Config struct {
 	// Polkit, if set, is asked about everybody else.
 	Polkit *polkit.Authority
 	Logger *slog.Logger
-	// Ready, if set, is called when requests are answered.
-	Ready func()
 	// Asked, if set, is called when a request was answered. It does not wait.
 	Asked func()
+	// Ready, if set, is called before the first request is answered, when nothing is left that could fail.
+	Ready func() error
+	// Kept, if set, are connections that the program before has left, and Box, if set, takes those that the next one is to
+	// go on with.
+	Kept []relay.Passed
+	Box  *relay.Box
 	// Quiesce, if set, is closed when others are to answer at the sockets: nobody is accepted any more,
 	// who waits for what happens is sent away, and all else that was asked is answered.
 	Quiesce <-chan struct{}
@@ -59,8 +64,17 @@ type Config struct {
 	Grace time.Duration
 }
 
+// The names of the sockets.
+const (
+	DoorAPI   = "tenured"
+	DoorSnapd = "snapd"
+	DoorEntry = "entry"
+)
+
 type server struct {
 	cfg Config
+	// drain ends the connections.
+	drain *drain
 	// admins is the id of Config.Group; -1 where the machine has none.
 	admins int
 	// turn is for what is work for the daemon, and may be asked for by anybody.
@@ -91,13 +105,19 @@ func Serve(ctx context.Context, cfg Config) error {
 		BaseContext:       func(net.Listener) context.Context { return requests },
 		ConnContext:       withPeer,
 	}
-	open := newDrain(httpServer)
-	ended := make(chan error, len(listeners))
+	open := newDrain(httpServer, cfg.Box)
+	s.drain = open
+	if cfg.Ready != nil {
+		if err := cfg.Ready(); err != nil {
+			return errors.Join(err, closeAll(listeners))
+		}
+	}
+	left := newInherited(cfg.Kept, listeners)
+	defer left.close()
+	ended := make(chan error, len(listeners)+1)
+	go func() { ended <- httpServer.Serve(left) }()
 	for _, listener := range listeners {
 		go func() { ended <- httpServer.Serve(listener) }()
-	}
-	if cfg.Ready != nil {
-		cfg.Ready()
 	}
 	select {
 	case err := <-ended:
@@ -108,14 +128,15 @@ func Serve(ctx context.Context, cfg Config) error {
 	for _, listener := range listeners {
 		listener.quiet()
 	}
-	for range listeners {
+	left.close()
+	for range cap(ended) {
 		<-ended //nolint:errcheck // It is errQuiet.
 	}
 	last, done := context.WithTimeout(context.WithoutCancel(ctx), cfg.grace(ctx))
 	defer done()
 	open.end(last)
-	if left := open.left(); left > 0 {
-		cfg.Logger.Warn("not everybody was answered", slog.Int("connections", left))
+	if unanswered := open.left(); unanswered > 0 {
+		cfg.Logger.Warn("not everybody was answered", slog.Int("connections", unanswered))
 	}
 	err = httpServer.Shutdown(last)
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -149,17 +170,25 @@ func (cfg *Config) grace(ctx context.Context) time.Duration {
 
 // whileServing is ctx until nobody is to wait any more.
 func (s *server) whileServing(ctx context.Context) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	if s.quiet != nil {
 		go func() {
 			select {
 			case <-s.quiet:
-				cancel()
+				cancel(&againError{})
 			case <-ctx.Done():
 			}
 		}()
 	}
-	return ctx, cancel
+	return ctx, func() { cancel(nil) }
+}
+
+func closeAll(listeners []*fair) error {
+	var errs []error
+	for _, listener := range listeners {
+		errs = append(errs, listener.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // listen makes the sockets that do not listen already, or none.
@@ -171,7 +200,7 @@ func (cfg *Config) listen(ctx context.Context) ([]*fair, error) {
 			return nil, err
 		}
 	}
-	listeners := []*fair{newFair(own, false, cfg.Logger)}
+	listeners := []*fair{newFair(own, DoorAPI, cfg.Logger)}
 	snapd := cfg.SnapdListener
 	if snapd == nil && cfg.SnapdSocket != "" {
 		var err error
@@ -180,7 +209,7 @@ func (cfg *Config) listen(ctx context.Context) ([]*fair, error) {
 		}
 	}
 	if snapd != nil {
-		listeners = append(listeners, newFair(snapd, true, cfg.Logger))
+		listeners = append(listeners, newFair(snapd, DoorSnapd, cfg.Logger))
 	}
 	return listeners, nil
 }

@@ -5,14 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"os"
 	"sync"
 	"time"
 
+	"tenure"
 	"tenure/internal/entry"
 	"tenure/internal/proc"
 	"tenure/internal/refresh"
+	"tenure/internal/relay"
 )
 
 // askPatience bounds how long a helper may take for what is its own part, and how long it
@@ -23,8 +24,8 @@ const askPatience = 30 * time.Second
 // cfg.Quiesce is closed; then it returns when who was accepted has become one.
 //
 // Whoever asks must be the helper: a process whose program is the file at helper. That is
-// what keeps people from putting other processes into units of snaps.
-func ServeEntry(ctx context.Context, cfg Config, socket, helper string) error {
+// what keeps people from putting other processes into units of snaps. Those in kept were found to be.
+func ServeEntry(ctx context.Context, cfg Config, socket, helper string, kept <-chan relay.Passed) error {
 	listener := cfg.Listener
 	if listener == nil {
 		var err error
@@ -40,7 +41,7 @@ func ServeEntry(ctx context.Context, cfg Config, socket, helper string) error {
 	defer stop()
 	var asking sync.WaitGroup
 	defer asking.Wait()
-	fairly := newFair(listener, false, cfg.Logger)
+	fairly := newFair(listener, DoorEntry, cfg.Logger)
 	if cfg.Quiesce != nil {
 		go func() {
 			select {
@@ -50,6 +51,11 @@ func ServeEntry(ctx context.Context, cfg Config, socket, helper string) error {
 			}
 		}()
 	}
+	asking.Go(func() {
+		for left := range kept {
+			asking.Go(func() { e.resume(ctx, fairly, left) })
+		}
+	})
 	for {
 		conn, err := fairly.Accept()
 		if ctx.Err() != nil || errors.Is(err, errQuiet) {
@@ -58,7 +64,7 @@ func ServeEntry(ctx context.Context, cfg Config, socket, helper string) error {
 		if err != nil {
 			return fmt.Errorf("serve %s: %w", socket, err)
 		}
-		asking.Go(func() { e.serve(ctx, conn.(*counted)) }) //nolint:forcetypeassert // It is what fair accepts.
+		asking.Go(func() { e.serve(ctx, conn.(*counted), tenure.Process{}) }) //nolint:forcetypeassert // It is what fair accepts.
 	}
 }
 
@@ -70,16 +76,27 @@ type entries struct {
 	running sync.WaitGroup
 }
 
-func (e *entries) serve(ctx context.Context, conn *counted) {
+// resume goes on with one whom the program before has left.
+func (e *entries) resume(ctx context.Context, fairly *fair, left relay.Passed) {
+	conn, err := left.Conn()
+	if err != nil {
+		return // There is nobody.
+	}
+	if c := fairly.count(conn); c != nil {
+		e.serve(ctx, c, left.Known)
+	}
+}
+
+func (e *entries) serve(ctx context.Context, conn *counted, known tenure.Process) {
 	// Whoever waits for a refresh can go away.
 	ctx, gone := context.WithCancel(ctx)
 	defer gone()
 	defer conn.Close() //nolint:errcheck // The answer is written, or nobody hears it.
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	to := channel{conn.UnixConn}
-	err := e.answer(ctx, to, conn.UnixConn)
-	if err == nil {
+	to := channel{conn.Conn}
+	err := e.answer(ctx, to, known)
+	if err == nil || errors.Is(err, refresh.ErrElsewhere) {
 		return
 	}
 	e.cfg.Logger.Debug("an app is not run", slog.Any("error", err))
@@ -89,8 +106,24 @@ func (e *entries) serve(ctx context.Context, conn *counted) {
 // errNotHelper is that somebody else than the helper asks.
 var errNotHelper = errors.New("only the helper that tenured has installed can enter units; use the commands in snap/bin, or tenure run")
 
-func (e *entries) answer(ctx context.Context, to channel, conn *net.UnixConn) error {
-	peer, err := proc.PeerOf(conn)
+// quiet is closed when another program is to go on with who waits.
+func (e *entries) quiet(ctx context.Context) <-chan struct{} {
+	quiet := make(chan struct{})
+	go func() {
+		select {
+		case <-e.cfg.Quiesce:
+			if e.cfg.Box.Takes() {
+				close(quiet)
+			}
+		case <-ctx.Done():
+		}
+	}()
+	return quiet
+}
+
+// answer answers one who asks. Known was found to be the helper when that was another file.
+func (e *entries) answer(ctx context.Context, to channel, known tenure.Process) error {
+	peer, err := proc.PeerOf(to.UnixConn)
 	if err != nil {
 		return err
 	}
@@ -101,16 +134,9 @@ func (e *entries) answer(ctx context.Context, to channel, conn *net.UnixConn) er
 		}
 	}()
 	process := peer.Handle.Process()
-	if err := e.checkHelper(process.PID); err != nil {
-		return err
-	}
-	env, err := proc.Environ(process.PID)
+	env, err := e.environ(peer.Handle, known)
 	if err != nil {
 		return err
-	}
-	// It has not ended, so what was read was its own.
-	if ended, err := peer.Handle.Ended(); err != nil || ended {
-		return errors.Join(err, proc.ErrGone)
 	}
 	m, err := entry.Receive(to)
 	if err != nil {
@@ -120,12 +146,20 @@ func (e *entries) answer(ctx context.Context, to channel, conn *net.UnixConn) er
 	if err != nil {
 		return errors.Join(err, m.File.Close())
 	}
+	said, err := m.Bytes()
+	if err != nil {
+		return err
+	}
 	reply, err := e.cfg.Manager.Run(ctx, refresh.RunRequest{
 		Name: q.Name, Shell: q.Mode == entry.Shell, Complete: q.Mode == entry.Complete, Hook: q.Hook, Process: process,
 		UID: peer.UID, GID: peer.GID, Home: homeOf(peer.UID), Args: q.Args, Env: env,
 		MakeHome: func(home, snap, revision string) (*os.File, error) { return makeHome(to, home, snap, revision) },
 		Say:      func(text string) { _ = entry.Send(to, entry.Message{Kind: entry.Say, Words: []string{text}}) },
+		Quiet:    e.quiet(ctx),
 	})
+	if errors.Is(err, refresh.ErrElsewhere) && e.cfg.Box.Asked(to.Conn, relay.Passed{Door: DoorEntry, Said: said, Known: process}) {
+		return err
+	}
 	if err != nil {
 		return err
 	}
@@ -144,6 +178,25 @@ func (e *entries) answer(ctx context.Context, to channel, conn *net.UnixConn) er
 		e.running.Go(func() { outlive(e.life, peer.Handle, reply.Namespace) })
 	}
 	return nil
+}
+
+// environ is the environment of the helper; there is none of anybody else.
+func (e *entries) environ(asks *proc.Handle, known tenure.Process) ([]string, error) {
+	process := asks.Process()
+	if process != known {
+		if err := e.checkHelper(process.PID); err != nil {
+			return nil, err
+		}
+	}
+	env, err := proc.Environ(process.PID)
+	if err != nil {
+		return nil, err
+	}
+	// It has not ended, so what was read was its own.
+	if ended, err := asks.Ended(); err != nil || ended {
+		return nil, errors.Join(err, proc.ErrGone)
+	}
+	return env, nil
 }
 
 // outlive keeps the namespace of an app until its process has ended. To take it down is
@@ -196,12 +249,16 @@ func makeHome(to channel, home, snap, revision string) (*os.File, error) {
 }
 
 // channel is the daemon's end of a conversation.
-type channel struct{ *net.UnixConn }
+type channel struct{ *relay.Conn }
 
 // ReadWith implements entry.Channel.
 func (c channel) ReadWith(b, oob []byte) (n, oobn int, err error) {
 	if err := c.SetReadDeadline(time.Now().Add(askPatience)); err != nil {
 		return 0, 0, err
+	}
+	if c.Again() {
+		n, err = c.Read(b) // There was nothing besides.
+		return n, 0, err
 	}
 	n, oobn, _, _, err = c.ReadMsgUnix(b, oob)
 	return n, oobn, err

@@ -16,6 +16,7 @@ import (
 
 	"tenure/internal/accept"
 	"tenure/internal/quota"
+	"tenure/internal/relay"
 )
 
 // ErrOccupied is that somebody listens at a socket.
@@ -57,16 +58,16 @@ const maxConnections, maxAllConnections = 64, 512
 type fair struct {
 	*net.UnixListener
 
-	// snapd is that it is for programs made for snapd.
-	snapd bool
-	open  *quota.Quota[uint32]
+	// door is its name.
+	door string
+	open *quota.Quota[uint32]
 	// short is told that callers have to wait because the machine has no room for one.
 	short func(error)
 }
 
-func newFair(listener *net.UnixListener, snapd bool, logger *slog.Logger) *fair {
+func newFair(listener *net.UnixListener, door string, logger *slog.Logger) *fair {
 	return &fair{
-		UnixListener: listener, snapd: snapd, open: quota.New[uint32](maxConnections, maxAllConnections),
+		UnixListener: listener, door: door, open: quota.New[uint32](maxConnections, maxAllConnections),
 		short: func(err error) { logger.Warn("clients have to wait", slog.Any("error", err)) },
 	}
 }
@@ -87,12 +88,66 @@ func (f *fair) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		uid, err := uidOf(conn)
-		if err == nil && f.take(uid) {
-			return &counted{UnixConn: conn, snapd: f.snapd, end: sync.OnceFunc(func() { f.give(uid) })}, nil
+		if fairly := f.count(relay.New(conn, nil)); fairly != nil {
+			return fairly, nil
 		}
-		_ = conn.Close()
 	}
+}
+
+// count takes a connection of one who has not too many of them; it ends others.
+func (f *fair) count(conn *relay.Conn) *counted {
+	uid, err := uidOf(conn.UnixConn)
+	if err == nil && f.take(uid) {
+		return &counted{Conn: conn, door: f.door, end: sync.OnceFunc(func() { f.give(uid) })}
+	}
+	_ = conn.Close()
+	return nil
+}
+
+// inherited accepts the connections that the program before has left, as if they came in at the doors.
+type inherited struct {
+	*fair
+
+	kept   []relay.Passed
+	doors  map[string]*fair
+	closed chan struct{}
+	close  func()
+}
+
+func newInherited(kept []relay.Passed, doors []*fair) *inherited {
+	i := &inherited{fair: doors[0], kept: kept, doors: map[string]*fair{}, closed: make(chan struct{})}
+	i.close = sync.OnceFunc(func() { close(i.closed) })
+	for _, door := range doors {
+		i.doors[door.door] = door
+	}
+	return i
+}
+
+// Accept implements net.Listener, for one goroutine.
+func (i *inherited) Accept() (net.Conn, error) {
+	for len(i.kept) > 0 {
+		next := i.kept[0]
+		i.kept = i.kept[1:]
+		conn, err := next.Conn()
+		if err != nil {
+			continue // There is nobody.
+		}
+		if door := i.doors[next.Door]; door != nil {
+			if fairly := door.count(conn); fairly != nil {
+				return fairly, nil
+			}
+			continue
+		}
+		_ = conn.Close() // There is no such door any more.
+	}
+	<-i.closed
+	return nil, errQuiet
+}
+
+// Close implements net.Listener.
+func (i *inherited) Close() error {
+	i.close()
+	return nil
 }
 
 // take counts a connection of a user. Root always has room.
@@ -106,16 +161,16 @@ func (f *fair) give(uid uint32) {
 
 // counted is a connection that counts until it is closed.
 type counted struct {
-	*net.UnixConn
+	*relay.Conn
 
-	// snapd is that it came in at the socket for snapd's clients.
-	snapd bool
-	end   func()
+	// door is the name of the socket that it came in at.
+	door string
+	end  func()
 }
 
 func (c *counted) Close() error {
 	defer c.end()
-	return c.UnixConn.Close()
+	return c.Conn.Close()
 }
 
 // unread reports whether something has come that was not read.

@@ -29,8 +29,13 @@ func (s *server) notices(r *http.Request) (*reply, error) {
 		defer stop()
 		ctx, cancel := context.WithTimeout(serving, timeout)
 		defer cancel()
+		began := time.Now()
 		found, err = book.Wait(ctx, filter)
-		if err != nil && (!errors.Is(err, context.DeadlineExceeded) || serving.Err() != nil) {
+		switch {
+		case err == nil:
+		case elsewhere(serving) != nil:
+			return nil, &againError{uri: withTimeout(r, timeout-time.Since(began))}
+		case !errors.Is(err, context.DeadlineExceeded) || serving.Err() != nil:
 			return nil, err
 		}
 	}
@@ -39,6 +44,15 @@ func (s *server) notices(r *http.Request) (*reply, error) {
 		list = append(list, noticeOf(&found[i]))
 	}
 	return &reply{result: list}, nil
+}
+
+// withTimeout is what r asks for, with what is left of its timeout.
+func withTimeout(r *http.Request, left time.Duration) string {
+	uri := *r.URL
+	query := uri.Query()
+	query.Set("timeout", max(left, time.Millisecond).String())
+	uri.RawQuery = query.Encode()
+	return uri.RequestURI()
 }
 
 // notice answers with one.

@@ -39,7 +39,7 @@ func withPeer(ctx context.Context, conn net.Conn) context.Context {
 		return ctx
 	}
 	defer kernel.Handle.Close()
-	p := peer{uid: kernel.UID, gid: kernel.GID, process: kernel.Handle.Process(), snapd: socket.snapd, conn: socket}
+	p := peer{uid: kernel.UID, gid: kernel.GID, process: kernel.Handle.Process(), snapd: socket.door == DoorSnapd, conn: socket}
 	if known, err := user.LookupId(strconv.FormatUint(uint64(p.uid), 10)); err == nil {
 		p.groups, _ = known.GroupIds()
 	}

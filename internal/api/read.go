@@ -244,14 +244,22 @@ func (s *server) watch(r *http.Request) (*reply, error) {
 	defer cancel()
 	c, err := s.cfg.Manager.Engine().Watch(ctx, id, seen)
 	if err != nil {
-		return nil, aboutChange("watch", id, err)
+		return nil, watchAgain(ctx, r, aboutChange("watch", id, err))
 	}
 	if seen > 0 {
 		if c, err = s.gather(ctx, c); err != nil {
-			return nil, err
+			return nil, watchAgain(ctx, r, err)
 		}
 	}
 	return &reply{result: s.changeOf(r, c)}, nil
+}
+
+// watchAgain is err, or for one who watches that another daemon goes on, which counts anew.
+func watchAgain(ctx context.Context, r *http.Request, err error) error {
+	if elsewhere(ctx) == nil {
+		return err
+	}
+	return &againError{uri: r.URL.EscapedPath() + "?after=0"}
 }
 
 // gather waits until c has ended, or watchPause is over.

@@ -31,6 +31,7 @@ import (
 	"tenure/internal/polkit"
 	"tenure/internal/proc"
 	"tenure/internal/refresh"
+	"tenure/internal/relay"
 	"tenure/internal/rules/rulefile"
 	sourcedir "tenure/internal/source/dir"
 	"tenure/internal/squash"
@@ -128,6 +129,21 @@ func Run(ctx context.Context, cfg Config) error {
 	p.doors.drop()
 	p.unlock()
 	return err
+}
+
+// kept are the connections that the program before has left of a door: as soon as that does not come back.
+func (p *parts) kept(ctx context.Context, door string) <-chan relay.Passed {
+	kept := make(chan relay.Passed)
+	go func() {
+		defer close(kept)
+		if p.succession == nil || !await(ctx, p.succession.serving) {
+			return
+		}
+		for _, conn := range p.cfg.Handed.left(door) {
+			kept <- conn // Whoever serves takes all.
+		}
+	}()
+	return kept
 }
 
 // Shutdown ends the daemon of a root, if there is one, and what runs below it, as
@@ -337,6 +353,7 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 		}
 		return hook.Serve(ctx, hook.ServeConfig{
 			Listener: listener, Host: p.manager.Packages(Version), Logger: p.cfg.Logger, Quiesce: p.doors.quiet,
+			Kept: p.kept(ctx, doorSnapctl), Box: &p.doors.box,
 		})
 	})
 	group.Go(func() error {
@@ -357,26 +374,29 @@ func (p *parts) serve(ctx context.Context) error {
 	group.Go(func() error { return p.manager.Announce(ctx) })
 	group.Go(func() error { return p.manager.ForgetOld(ctx) })
 	group.Go(func() error { return p.manager.AutoRefresh(ctx) })
-	ready := make(chan struct{})
 	p.serveEntry(ctx, group)
-	p.doors.answer(group, func() error { return p.serveAPI(ctx, func() { close(ready) }) })
-	group.Go(func() error {
-		if !await(ctx, ready) {
+	p.doors.answer(group, func() error {
+		return p.serveAPI(ctx, func() error {
+			// Whoever is answered from here on is not answered by the program before.
+			if err := fault("ready"); err != nil {
+				return err
+			}
+			p.succession.ready()
 			return nil
+		})
+	})
+	group.Go(func() error {
+		if await(ctx, p.succession.serving) {
+			p.sparing.start(false)
+			p.ready(ctx)
 		}
-		if err := fault("ready"); err != nil {
-			return err
-		}
-		p.sparing.start(false)
-		p.succession.ready()
-		p.ready(ctx)
 		return nil
 	})
 	group.Go(func() error { return p.awaitReplacement(ctx) })
 	return group.Wait()
 }
 
-func (p *parts) serveAPI(ctx context.Context, ready func()) error {
+func (p *parts) serveAPI(ctx context.Context, ready func() error) error {
 	own, err := p.doors.open(doorAPI, p.cfg.API, func() (*net.UnixListener, error) {
 		return api.Listen(ctx, filepath.Join(p.paths.Run(), "tenured.sock"))
 	})
@@ -401,6 +421,7 @@ func (p *parts) serveAPI(ctx context.Context, ready func()) error {
 			default:
 			}
 		},
+		Kept: p.cfg.Handed.left(doorAPI, doorSnapd), Box: &p.doors.box,
 	})
 }
 

@@ -8,16 +8,23 @@ import (
 	"time"
 
 	"golang.org/x/sync/errgroup"
+
+	"tenure/internal/api"
+	"tenure/internal/hook"
+	"tenure/internal/relay"
 )
 
 // The names of the sockets by which others reach the daemon: of those that it is passed, and
 // of those that it passes on.
 const (
-	doorAPI     = "tenured"
-	doorSnapctl = "snapctl"
-	doorSnapd   = "snapd"
-	doorEntry   = "entry"
+	doorAPI     = api.DoorAPI
+	doorSnapctl = hook.Door
+	doorSnapd   = api.DoorSnapd
+	doorEntry   = api.DoorEntry
 )
+
+// doorNames are those of all doors.
+func doorNames() []string { return []string{doorAPI, doorSnapctl, doorSnapd, doorEntry} }
 
 // doors are the sockets by which others reach the daemon. A copy of each is kept for another program
 // that comes in place of this one: who connects meanwhile waits in the queue of the socket.
@@ -26,6 +33,8 @@ type doors struct {
 	quiet chan struct{}
 	// inside are those who answer.
 	inside sync.WaitGroup
+	// box has the connections that the other program goes on with.
+	box relay.Box
 
 	mu   sync.Mutex
 	kept map[string]*os.File

@@ -4,11 +4,15 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
+
+	"tenure/internal/relay"
 )
 
 // handedEnv is the variable in which a daemon tells the program that comes in its place, in the
@@ -20,6 +24,8 @@ const handedEnv = "TENURE_HANDED"
 type estate struct {
 	// Sockets are descriptors that listen, by the names of the doors.
 	Sockets map[string]int `json:"sockets,omitempty"`
+	// Kept is the descriptor of a file with a list of connections, in JSON.
+	Kept int `json:"kept,omitempty"`
 	// Lock is the descriptor of the lock of the root, which is held.
 	Lock int `json:"lock,omitempty"`
 	// Previous is the descriptor of the program before, and PreviousPath where that was; it
@@ -41,8 +47,16 @@ type Handed struct {
 
 	is       bool
 	sockets  map[string]*os.File
+	kept     []relay.Passed
 	previous *program
 	lock     *os.File
+}
+
+// keptConn is a connection in the list of those that are passed.
+type keptConn struct {
+	relay.Passed
+
+	FD int `json:"fd"`
 }
 
 // Inherit takes what the program before has left in this process, of which getenv reads the environment. A
@@ -73,6 +87,11 @@ func Inherit(getenv func(string) string) (Handed, error) {
 			h.Listeners[name] = unixListener
 		}
 	}
+	if h.Kept > 0 {
+		var err error
+		h.kept, err = readKept(adopted(h.Kept, "connections"))
+		errs = append(errs, err)
+	}
 	if h.Lock > 0 {
 		h.lock = adopted(h.Lock, "lock")
 	}
@@ -82,6 +101,53 @@ func Inherit(getenv func(string) string) (Handed, error) {
 	// The name of a process that was executed by a descriptor is a number.
 	_ = os.WriteFile("/proc/self/comm", []byte("tenured"), 0) // It is only for people.
 	return h, errors.Join(errs...)
+}
+
+// readKept reads the list of connections that were passed, and takes them.
+func readKept(list *os.File) (kept []relay.Passed, err error) {
+	defer list.Close() //nolint:errcheck // Only read.
+	if _, err := list.Seek(0, io.SeekStart); err != nil {
+		return nil, fmt.Errorf("inherit connections: %w", err)
+	}
+	var conns []keptConn
+	if err := json.NewDecoder(list).Decode(&conns); err != nil {
+		return nil, fmt.Errorf("inherit connections: %w", err)
+	}
+	for i := range conns {
+		conns[i].File = adopted(conns[i].FD, conns[i].Door)
+		kept = append(kept, conns[i].Passed)
+	}
+	return kept, nil
+}
+
+// writeKept writes the list of connections that are passed, of which pass gives the descriptors, into a file that has no name.
+func writeKept(kept []relay.Passed, pass func(*os.File) (int, error)) (*os.File, error) {
+	conns := make([]keptConn, len(kept))
+	for i := range kept {
+		fd, err := pass(kept[i].File)
+		if err != nil {
+			return nil, err
+		}
+		conns[i] = keptConn{kept[i], fd}
+	}
+	list, err := os.CreateTemp("", "tenured-*")
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(os.Remove(list.Name()), json.NewEncoder(list).Encode(conns)); err != nil {
+		return nil, errors.Join(err, list.Close())
+	}
+	return list, nil
+}
+
+// left are the connections that the program before has left of some doors.
+func (h *Handed) left(doors ...string) (left []relay.Passed) {
+	for _, conn := range h.kept {
+		if slices.Contains(doors, conn.Door) {
+			left = append(left, conn)
+		}
+	}
+	return left
 }
 
 // adopted is a descriptor that was passed to this process. It is passed to nobody else.
@@ -96,6 +162,11 @@ func (h *Handed) forget() {
 		_ = file.Close() // There is nothing in it.
 	}
 	h.sockets = nil
+	for _, conn := range h.kept {
+		if !slices.Contains(doorNames(), conn.Door) {
+			_ = conn.File.Close() // Nobody here answers there.
+		}
+	}
 	if h.previous != nil {
 		h.previous.close()
 		h.previous = nil
@@ -105,6 +176,7 @@ func (h *Handed) forget() {
 // belongings are the open files that one program leaves to the next one.
 type belongings struct {
 	sockets map[string]*os.File
+	kept    []relay.Passed
 	// lock and previous may be nil.
 	lock     *os.File
 	previous *program
@@ -132,6 +204,15 @@ func become(next *program, args []string, e estate, of belongings) error {
 	for name, file := range of.sockets {
 		fd, err := pass(file)
 		errs, e.Sockets[name] = append(errs, err), fd
+	}
+	if len(of.kept) > 0 {
+		// Where there is no room for them they end; the daemon does not.
+		if list, err := writeKept(of.kept, pass); err == nil {
+			defer list.Close() //nolint:errcheck // It is gone, or of no use.
+			if e.Kept, err = pass(list); err != nil {
+				e.Kept = 0
+			}
+		}
 	}
 	if of.lock != nil {
 		// It is lost where any descriptor of it is closed.

@@ -18,6 +18,12 @@ func (p *parts) serveEntry(ctx context.Context, group *errgroup.Group) {
 	warning, err := installHelper(companion(p.cfg.Self, companionRun), helper)
 	if err != nil {
 		p.cfg.Logger.Error("apps cannot be run", slog.Any("error", err))
+		p.doors.answer(group, func() error {
+			for left := range p.kept(ctx, doorEntry) {
+				_ = left.File.Close() // Nobody answers.
+			}
+			return nil
+		})
 		return
 	}
 	if warning != "" {
@@ -28,8 +34,8 @@ func (p *parts) serveEntry(ctx context.Context, group *errgroup.Group) {
 		if err != nil {
 			return err
 		}
-		cfg := api.Config{Listener: listener, Quiesce: p.doors.quiet, Manager: p.manager, Logger: p.cfg.Logger}
-		return api.ServeEntry(ctx, cfg, p.paths.EntrySocket(), helper)
+		cfg := api.Config{Listener: listener, Quiesce: p.doors.quiet, Manager: p.manager, Logger: p.cfg.Logger, Box: &p.doors.box}
+		return api.ServeEntry(ctx, cfg, p.paths.EntrySocket(), helper, p.kept(ctx, doorEntry))
 	})
 }
 

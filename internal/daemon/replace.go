@@ -25,7 +25,7 @@ func (p *parts) replace(ctx context.Context) error {
 		return err
 	}
 	kept := p.journal.Keep()
-	sockets := p.doors.files()
+	leaves := belongings{sockets: p.doors.files(), kept: p.doors.box.Kept(), lock: p.lock}
 	p.closeAll()
 	defer p.unlock()
 	cause := errors.Join(kept, hold(p.lock))
@@ -40,10 +40,11 @@ func (p *parts) replace(ctx context.Context) error {
 	}
 	p.notify(ctx, "WATCHDOG=1")
 	if cause == nil {
-		cause = become(next.program, p.cfg.Args, estate{Patience: next.patience, Schema: journal.Schema()},
-			belongings{sockets: sockets, lock: p.lock, previous: own})
+		with := leaves
+		with.previous = own
+		cause = become(next.program, p.cfg.Args, estate{Patience: next.patience, Schema: journal.Schema()}, with)
 	}
-	return become(own, p.cfg.Args, estate{Failure: cause.Error()}, belongings{sockets: sockets, lock: p.lock})
+	return become(own, p.cfg.Args, estate{Failure: cause.Error()}, leaves)
 }
 
 // abandoned is the end of the daemon where its place was to be taken: the next start is of a program that nobody knows, so
@@ -135,8 +136,9 @@ type succession struct {
 	// that is gone, and nobody writes what only this program can read meanwhile.
 	sync.Mutex
 
-	// settled is that this program serves.
+	// settled is that this program serves; then serving is closed.
 	settled bool
+	serving chan struct{}
 }
 
 // startPatience is for how long there are signs of life of a program that nobody comes back after.
@@ -145,7 +147,7 @@ const startPatience = 10 * time.Minute
 // succeed begins the time in which this program has to get ready. Who manages the process does not know of another one in it, and
 // waits for signs of life as before.
 func (p *parts) succeed() *succession {
-	s := &succession{p: p, stop: func() {}}
+	s := &succession{p: p, stop: func() {}, serving: make(chan struct{})}
 	handed := &p.cfg.Handed
 	if !handed.is {
 		return s
@@ -185,6 +187,7 @@ func (s *succession) ready() {
 	}
 	s.p.cfg.Handed.forget()
 	s.p.concluded(failure)
+	close(s.serving)
 }
 
 // restarted is why an upgrade has failed if one was in progress when this program was started anew: empty if it is
@@ -212,7 +215,7 @@ func (s *succession) fail(cause error) {
 	}
 	cfg.Logger.Error("go back to the program before", slog.Any("reason", cause))
 	s.p.notify(context.Background(), "WATCHDOG=1")
-	err := become(handed.previous, cfg.Args, estate{Failure: cause.Error()}, belongings{sockets: handed.sockets, lock: handed.lock})
+	err := become(handed.previous, cfg.Args, estate{Failure: cause.Error()}, belongings{sockets: handed.sockets, kept: handed.kept, lock: handed.lock})
 	cfg.Logger.Error("cannot go back to the program before", slog.Any("error", err))
 }
 

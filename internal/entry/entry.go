@@ -144,18 +144,27 @@ type Channel interface {
 // (execve(2)).
 const maxMessage = 8 << 20
 
-// Send sends a message.
-func Send(to Channel, m Message) error {
+// Bytes are those that Send sends.
+func (m Message) Bytes() ([]byte, error) {
 	text := strings.Join(append([]string{string(m.Kind)}, m.Words...), "\x00")
 	if len(text) > maxMessage {
-		return fmt.Errorf("send %q: %w: %d bytes are too many", m.Kind, ErrProtocol, len(text))
+		return nil, fmt.Errorf("send %q: %w: %d bytes are too many", m.Kind, ErrProtocol, len(text))
 	}
 	frame := binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(text)), uint32(len(text))) //nolint:gosec // It is bounded.
+	return append(frame, text...), nil
+}
+
+// Send sends a message.
+func Send(to Channel, m Message) error {
+	frame, err := m.Bytes()
+	if err != nil {
+		return err
+	}
 	var oob []byte
 	if m.File != nil {
 		oob = unix.UnixRights(int(m.File.Fd())) //nolint:gosec // An open descriptor.
 	}
-	if err := to.WriteWith(append(frame, text...), oob); err != nil {
+	if err := to.WriteWith(frame, oob); err != nil {
 		return fmt.Errorf("send %q: %w", m.Kind, err)
 	}
 	return nil

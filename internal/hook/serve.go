@@ -17,8 +17,10 @@ import (
 
 	"tenure"
 	"tenure/internal/accept"
+	"tenure/internal/change"
 	"tenure/internal/proc"
 	"tenure/internal/quota"
+	"tenure/internal/relay"
 )
 
 const (
@@ -45,7 +47,14 @@ type ServeConfig struct {
 	// Quiesce, if set, is closed when others are to answer there: nobody is accepted any more, and
 	// who was is answered.
 	Quiesce <-chan struct{}
+	// Kept, if set, are connections that the program before has left, and Box, if set, takes those that the next one
+	// is to go on with.
+	Kept <-chan relay.Passed
+	Box  *relay.Box
 }
+
+// Door is the name of the socket.
+const Door = "snapctl"
 
 // Call is what snapctl sends: one of it, in JSON, on a connection of its own. Who closes
 // that, or its writing end, waits for the answer no more.
@@ -66,16 +75,27 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = listener.Close() })
 	defer stop()
-	go func() {
-		select {
-		case <-cfg.Quiesce:
-			_ = listener.SetDeadline(time.Unix(1, 0)) // Who is not accepted yet stays in the queue.
-		case <-ctx.Done():
-		}
-	}()
+	go cfg.hush(ctx, listener)
 	var calls sync.WaitGroup
 	defer calls.Wait()
 	free, held := make(chan struct{}, maxCalls), quota.New[tenure.UnitID](maxCallsOf, maxCalls)
+	serve := func(conn *relay.Conn, waitsFor change.ID) {
+		calls.Go(func() {
+			defer func() { <-free }()
+			defer conn.Close() //nolint:errcheck // The answer is written, or nobody hears it.
+			if err := cfg.serve(ctx, conn, waitsFor, held); err != nil {
+				cfg.Logger.Debug("call of snapctl failed", slog.Any("error", err))
+			}
+		})
+	}
+	if cfg.Kept != nil {
+		calls.Go(func() {
+			for kept := range cfg.Kept {
+				free <- struct{}{}
+				resume(kept, serve, func() { <-free })
+			}
+		})
+	}
 	for {
 		select {
 		case free <- struct{}{}:
@@ -91,14 +111,27 @@ func Serve(ctx context.Context, cfg ServeConfig) error {
 		if err != nil {
 			return fmt.Errorf("serve snapctl: %w", err)
 		}
-		calls.Go(func() {
-			defer func() { <-free }()
-			defer conn.Close() //nolint:errcheck // The answer is written, or nobody hears it.
-			if err := cfg.serve(ctx, conn, held); err != nil {
-				cfg.Logger.Debug("call of snapctl failed", slog.Any("error", err))
-			}
-		})
+		serve(relay.New(conn, nil), 0)
 	}
+}
+
+// hush ends accepting when others are to answer. Who is not accepted yet stays in the queue.
+func (cfg *ServeConfig) hush(ctx context.Context, listener *net.UnixListener) {
+	select {
+	case <-cfg.Quiesce:
+		_ = listener.SetDeadline(time.Unix(1, 0)) // One that is closed is quiet.
+	case <-ctx.Done():
+	}
+}
+
+// resume goes on with one whom the program before has left, or gives its place to another.
+func resume(kept relay.Passed, serve func(*relay.Conn, change.ID), leave func()) {
+	conn, err := kept.Conn()
+	if err != nil {
+		leave() // There is nobody.
+		return
+	}
+	serve(conn, change.ID(kept.Change))
 }
 
 // Listen makes the socket in place of one that nobody listens at any more.
@@ -126,28 +159,65 @@ func Listen(socket string) (*net.UnixListener, error) {
 }
 
 // serve reads nothing before it is known who calls. A call of no unit is read all the
-// same: whoever closes before the other has written is not heard.
-func (cfg *ServeConfig) serve(ctx context.Context, conn *net.UnixConn, held *quota.Quota[tenure.UnitID]) error {
-	caller, refused := cfg.caller(conn)
+// same: whoever closes before the other has written is not heard. One that waits for a change has been read before.
+func (cfg *ServeConfig) serve(ctx context.Context, conn *relay.Conn, waitsFor change.ID, held *quota.Quota[tenure.UnitID]) error {
+	caller, refused := cfg.caller(conn.UnixConn)
 	if !held.Take(caller.Unit) {
 		return answer(ctx, conn, complaint("there are too many calls of snapctl at a time"))
 	}
 	defer held.Give(caller.Unit)
-	call, err := read(ctx, conn)
-	if err != nil {
-		return err
-	}
-	if refused != nil {
-		return answer(ctx, conn, complaint(refused.Error()))
+	var call Call
+	if waitsFor == 0 {
+		var err error
+		if call, err = cfg.read(ctx, conn); err != nil {
+			return err
+		}
+		if refused != nil {
+			return answer(ctx, conn, complaint(refused.Error()))
+		}
 	}
 	heard, stop := listened(ctx, conn)
 	defer stop()
-	return answer(ctx, conn, Execute(heard, cfg.Host, caller, call.Args))
+	var reply Reply
+	if waitsFor == 0 {
+		reply, waitsFor = begin(heard, cfg.Host, caller, call.Args)
+	}
+	if waitsFor != 0 {
+		err := cfg.await(heard, waitsFor)
+		if errors.Is(err, errQuiet) && cfg.Box.Asked(conn, relay.Passed{Door: Door, Change: uint64(waitsFor)}) {
+			return nil
+		}
+		reply = replyTo("", err)
+	}
+	return answer(ctx, conn, reply)
+}
+
+// errQuiet is that another program goes on with who waits.
+var errQuiet = errors.New("another tenured answers")
+
+// await waits for a change, for as long as it is here that it is waited for.
+func (cfg *ServeConfig) await(ctx context.Context, id change.ID) error {
+	ctx, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
+	go func() {
+		select {
+		case <-cfg.Quiesce:
+			if cfg.Box.Takes() {
+				leave(errQuiet)
+			}
+		case <-ctx.Done():
+		}
+	}()
+	err := cfg.Host.Await(ctx, id)
+	if err != nil && errors.Is(context.Cause(ctx), errQuiet) {
+		return errQuiet
+	}
+	return err
 }
 
 // listened is ctx for as long as the other end of conn listens, or until stop. Who has
 // died while a call was waiting does not take the place of others until that is over.
-func listened(ctx context.Context, conn *net.UnixConn) (heard context.Context, stop func()) {
+func listened(ctx context.Context, conn *relay.Conn) (heard context.Context, stop func()) {
 	heard, stop = context.WithCancel(ctx)
 	if conn.SetReadDeadline(time.Time{}) != nil {
 		stop()
@@ -161,15 +231,29 @@ func listened(ctx context.Context, conn *net.UnixConn) (heard context.Context, s
 	return heard, stop
 }
 
-func read(ctx context.Context, conn *net.UnixConn) (call Call, err error) {
+// read reads a call. Who has not said anything yet says it to the program that comes next.
+func (cfg *ServeConfig) read(ctx context.Context, conn *relay.Conn) (call Call, err error) {
 	defer within(ctx, conn.SetReadDeadline, 0)()
+	ctx, done := context.WithCancel(ctx)
+	var passing sync.WaitGroup
+	defer passing.Wait() // One that is answered is not passed.
+	defer done()
+	passing.Go(func() {
+		select {
+		case <-cfg.Quiesce:
+			if cfg.Box.Quiet(conn, Door) {
+				_ = conn.Close() // It is the other program's.
+			}
+		case <-ctx.Done():
+		}
+	})
 	if err := json.NewDecoder(io.LimitReader(conn, maxCall)).Decode(&call); err != nil {
 		return Call{}, fmt.Errorf("read: %w", err)
 	}
 	return call, nil
 }
 
-func answer(ctx context.Context, conn *net.UnixConn, reply Reply) error {
+func answer(ctx context.Context, conn *relay.Conn, reply Reply) error {
 	defer within(ctx, conn.SetWriteDeadline, lastWord)()
 	if err := json.NewEncoder(conn).Encode(reply); err != nil {
 		return fmt.Errorf("answer: %w", err)

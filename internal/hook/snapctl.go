@@ -51,9 +51,11 @@ type Host interface {
 type ServiceHost interface {
 	// Services are the caller's own, all of them if none is named.
 	Services(ctx context.Context, c Caller, named []string) ([]Service, error)
-	// Control starts, stops or restarts the caller's own services. For one who does not
-	// wait it names the change that does it.
+	// Control starts, stops or restarts the caller's own services. It names the change that does it; 0 for a hook,
+	// which does not wait for what is done after it.
 	Control(ctx context.Context, c Caller, control Control) (change.ID, error)
+	// Await waits for the end of such a change, and fails if that has failed.
+	Await(ctx context.Context, id change.ID) error
 	WorkloadHost
 }
 
@@ -111,17 +113,39 @@ func usage(want string) error { return fmt.Errorf("%w: %s", errUsage, want) }
 
 // Execute carries out one call of snapctl.
 func Execute(ctx context.Context, host Host, caller Caller, args []string) Reply {
+	reply, waitsFor := begin(ctx, host, caller, args)
+	if waitsFor != 0 {
+		reply = replyTo("", host.Await(ctx, waitsFor))
+	}
+	return reply
+}
+
+// begin carries out a call, but for what is a change that it waits for.
+func begin(ctx context.Context, host Host, caller Caller, args []string) (reply Reply, waitsFor change.ID) {
 	var stdout strings.Builder
 	err := execute(ctx, host, caller, args, &stdout)
+	if wait, is := errors.AsType[*waitError](err); is {
+		return Reply{}, wait.id
+	}
+	return replyTo(stdout.String(), err), 0
+}
+
+// replyTo is the reply to a call that has ended with err.
+func replyTo(stdout string, err error) Reply {
 	reply := Reply{}
 	if status, ok := errors.AsType[statusError](err); ok {
 		reply.Status = int(status)
 	} else if err != nil {
 		reply = complaint(err.Error())
 	}
-	reply.Stdout = stdout.String()
+	reply.Stdout = stdout
 	return reply
 }
+
+// waitError is that a call has its answer at the end of a change.
+type waitError struct{ id change.ID }
+
+func (e *waitError) Error() string { return fmt.Sprintf("change %s is in progress", e.id) }
 
 func execute(ctx context.Context, host Host, caller Caller, args []string, w io.Writer) error {
 	if len(args) == 0 {
@@ -163,11 +187,7 @@ func execute(ctx context.Context, host Host, caller Caller, args []string, w io.
 	case "unset":
 		return unset(host, caller, args)
 	}
-	id, err := control(ctx, host, caller, command, args)
-	if err == nil && id != 0 {
-		_, err = fmt.Fprintln(w, id)
-	}
-	return err
+	return control(ctx, host, caller, append([]string{command}, args...), w)
 }
 
 // commands are all of them, for people.
@@ -328,7 +348,10 @@ func services(ctx context.Context, host Host, caller Caller, args []string, w io
 	return table.Flush()
 }
 
-func control(ctx context.Context, host Host, caller Caller, action string, args []string) (change.ID, error) {
+// control begins what is to be done to services. It says which change that is, or fails with a waitError where the
+// caller waits for it.
+func control(ctx context.Context, host Host, caller Caller, call []string, w io.Writer) (err error) {
+	action, args := call[0], call[1:]
 	fs := flag.NewFlagSet(action, flag.ContinueOnError)
 	c := Control{Action: action}
 	fs.BoolVar(&c.NoWait, "no-wait", false, "")
@@ -340,15 +363,22 @@ func control(ctx context.Context, host Host, caller Caller, action string, args 
 	case "restart":
 		fs.BoolVar(&c.Reload, "reload", false, "")
 	}
-	var err error
 	args, c.Args = cutCommand(args)
 	if c.Names, err = flags(fs, args); err != nil {
-		return 0, err
+		return err
 	}
 	if len(c.Names) == 0 {
-		return 0, usage("snapctl " + action + " [--no-wait] SERVICE...")
+		return usage("snapctl " + action + " [--no-wait] SERVICE...")
 	}
-	return host.Control(ctx, caller, c)
+	id, err := host.Control(ctx, caller, c)
+	switch {
+	case err != nil || id == 0:
+		return err
+	case !c.NoWait:
+		return &waitError{id}
+	}
+	_, err = fmt.Fprintln(w, id)
+	return err
 }
 
 // healthCode is what the code of a health may be, as with snapd; it may be left out.

@@ -116,17 +116,18 @@ func (p Packages) Control(ctx context.Context, c hook.Caller, control hook.Contr
 			by = c.Unit.Snap
 		}
 	}
-	id, err := p.m.controlFor(ctx, c, Request{
+	return p.m.controlFor(ctx, c, Request{
 		By: by, Action: Action(control.Action), Names: control.Names, Args: control.Args, Permanent: control.Permanent, Reload: control.Reload,
 	})
-	if err != nil || control.NoWait {
-		return id, err
-	}
+}
+
+// Await waits for a change of services.
+func (p Packages) Await(ctx context.Context, id change.ID) error {
 	done, err := p.m.engine.WaitFor(ctx, id)
 	if err == nil && done.Err != "" {
 		err = errors.New(done.Err) //nolint:err113 // The change has said it.
 	}
-	return 0, err
+	return err
 }
 
 // controlAfter notes what a hook wants of its snap's services, to be done when it has ended

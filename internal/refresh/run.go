@@ -47,7 +47,12 @@ type RunRequest struct {
 	MakeHome func(home, snap, revision string) (*os.File, error)
 	// Say tells the one who waits why.
 	Say func(string)
+	// Quiet, if set, is closed when it is for another daemon to wait.
+	Quiet <-chan struct{}
 }
+
+// ErrElsewhere is that a request has done nothing but wait, and is for another daemon.
+var ErrElsewhere = errors.New("another daemon goes on with it")
 
 // RunReply is what the process must become. It is in its unit already.
 type RunReply struct {
@@ -82,7 +87,7 @@ func (m *Manager) Run(ctx context.Context, req RunRequest) (RunReply, error) {
 		}
 	}
 	for {
-		release, err := m.claimSettled(ctx, snap, say)
+		release, err := m.claimHere(ctx, snap, say, req.Quiet)
 		if err != nil {
 			return RunReply{}, err
 		}
@@ -102,6 +107,24 @@ func (m *Manager) Run(ctx context.Context, req RunRequest) (RunReply, error) {
 			return RunReply{}, fmt.Errorf("run %s: %w", req.Name, err)
 		}
 	}
+}
+
+// claimHere is claimSettled until it is for another daemon to wait.
+func (m *Manager) claimHere(ctx context.Context, snap tenure.Instance, say func(string), quiet <-chan struct{}) (release func(), err error) {
+	ctx, leave := context.WithCancelCause(ctx)
+	defer leave(nil)
+	go func() {
+		select {
+		case <-quiet:
+			leave(ErrElsewhere)
+		case <-ctx.Done():
+		}
+	}()
+	release, err = m.claimSettled(ctx, snap, say)
+	if err != nil && errors.Is(context.Cause(ctx), ErrElsewhere) {
+		return nil, ErrElsewhere
+	}
+	return release, err
 }
 
 // runFrom makes the unit, of a revision that stays what it is meanwhile.
