@@ -92,8 +92,11 @@ func TestLogsOfAService(t *testing.T) {
 	trace := listen(t, i)
 	i.Tenure("install", "--dangerous", probeSnap(t, i, probeYAML("1", talker)))
 	trace.expect("talker", "wrote 1-3", "up")
-	f := follow(t, i, "-n", "2", "probe")
 	line := func(n int) string { return fmt.Sprintf("line %d of a service that has something to say", n) }
+	// What is written is in the log a moment later.
+	for all := follow(t, i, "-n", "all", "probe"); all.next() != line(3); {
+	}
+	f := follow(t, i, "-n", "2", "probe")
 	for n := 2; n <= 3; n++ {
 		if got := f.next(); got != line(n) {
 			t.Fatalf("followed %q, want %q", got, line(n))
