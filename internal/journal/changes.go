@@ -2,7 +2,6 @@ package journal
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
@@ -30,7 +29,7 @@ func (c *changes) Load(ctx context.Context) (change.Saved, error) {
 		saved.LastID = change.ID(b.Sequence())
 		return b.ForEach(func(k, v []byte) error {
 			var one change.Change
-			err := json.Unmarshal(v, &one)
+			err := read(k, v, &one)
 			if own := apart.Bucket(k); err == nil && own != nil {
 				err = readParts(own, &one)
 			}
@@ -109,7 +108,7 @@ type update struct {
 func (u *update) write(b, apart *bolt.Bucket) error {
 	id := uint64(u.id)
 	if u.head != nil {
-		if err := b.Put(number(id), u.head); err != nil {
+		if err := b.Put(number(id), seal(number(id), u.head)); err != nil {
 			return err
 		}
 	}
@@ -136,7 +135,7 @@ func (u *update) write(b, apart *bolt.Bucket) error {
 		}
 	}
 	for key, value := range u.put {
-		if err := own.Put([]byte(key), value); err != nil {
+		if err := own.Put([]byte(key), seal([]byte(key), value)); err != nil {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"slices"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -21,22 +22,24 @@ func guard(f func() error) (err error) {
 	return f()
 }
 
-// walk reads every key and value that can be reached. All values are JSON, but for those of the
-// bucket with the version.
+// sealedBuckets have values that are JSON and, since version 4, sealed.
+func sealedBuckets() []string { return []string{bucketChanges, bucketParts, bucketDocuments} }
+
+// walk reads every key and value that can be reached, and sees that they are as they were written.
 func walk(tx *bolt.Tx) error {
 	// No key takes less than this; more keys than that mean that pages refer to
 	// each other in a circle.
 	const leastKey = 16
 	left := tx.Size() / leastKey
-	var visit func(b *bolt.Bucket, sound func([]byte) bool) error
-	visit = func(b *bolt.Bucket, sound func([]byte) bool) error {
+	var visit func(b *bolt.Bucket, sound func(key, value []byte) error) error
+	visit = func(b *bolt.Bucket, sound func(key, value []byte) error) error {
 		return b.ForEach(func(k, v []byte) error {
 			if left--; left < 0 {
 				return errors.New("its pages form a circle")
 			}
 			if v != nil {
-				if !sound(v) {
-					return fmt.Errorf("the value of %q is unreadable", k)
+				if err := sound(k, v); err != nil {
+					return fmt.Errorf("the value of %q: %w", k, err)
 				}
 				return nil
 			}
@@ -48,10 +51,25 @@ func walk(tx *bolt.Tx) error {
 		})
 	}
 	return tx.ForEach(func(name []byte, b *bolt.Bucket) error {
-		switch string(name) {
-		case bucketChanges, bucketParts, bucketDocuments:
-			return visit(b, json.Valid)
+		if slices.Contains(sealedBuckets(), string(name)) {
+			return visit(b, soundness(tx))
 		}
-		return visit(b, func([]byte) bool { return true })
+		return visit(b, func(_, _ []byte) error { return nil })
 	})
+}
+
+// soundness tells what was written from what was not, by the version of the file. One whose version cannot be read has none.
+func soundness(tx *bolt.Tx) func(key, value []byte) error {
+	if version, err := readVersion(tx); err == nil && version >= sealedSince {
+		return func(key, value []byte) error {
+			_, err := unseal(key, value)
+			return err
+		}
+	}
+	return func(_, value []byte) error {
+		if !json.Valid(value) {
+			return errors.New("it is unreadable")
+		}
+		return nil
+	}
 }

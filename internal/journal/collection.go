@@ -116,7 +116,7 @@ func (d Documents[T]) Put(key string, doc T) error {
 	}
 	b, err := d.tx.bolt.Bucket([]byte(bucketDocuments)).CreateBucketIfNotExists([]byte(d.name))
 	if err == nil {
-		err = b.Put([]byte(key), raw)
+		err = b.Put([]byte(key), seal([]byte(key), raw))
 	}
 	if err != nil {
 		return fmt.Errorf("put %s %q: %w", d.name, key, err)
@@ -175,7 +175,7 @@ func (d Documents[T]) bucket() *bolt.Bucket {
 }
 
 func (d Documents[T]) decode(key string, raw []byte) (doc T, err error) {
-	if err := json.Unmarshal(raw, &doc); err != nil {
+	if err := read([]byte(key), raw, &doc); err != nil {
 		return doc, fmt.Errorf("read %s %q: %w", d.name, key, err)
 	}
 	return doc, nil

@@ -3,6 +3,7 @@ package journal
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -136,6 +137,44 @@ func TestDamagedAnywhere(t *testing.T) {
 	}
 	if replaced == 0 {
 		t.Error("no damage was found")
+	}
+}
+
+// TestTurnedBits turns single bits of what is written, and of its keys: JSON that still is some, and says something else, is
+// not taken for what was written.
+func TestTurnedBits(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state.db")
+	db := openDB(t, path)
+	settle(t, db)
+	put(t, NewCollection[string](db, "test"), "the key", "the value")
+	open := changetest.Full(1)
+	open.Status, open.Details = change.Doing, json.RawMessage(`{"detail":"the detail"}`)
+	if err := db.Changes().Apply(t.Context(), change.Batch{Put: []change.Change{open}}); err != nil {
+		t.Fatal(err)
+	}
+	closeDB(t, db)
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, text := range []string{"the key", "the value", "the detail", "Refresh"} {
+		damaged, found := bytes.Clone(content), 0
+		for at := range content {
+			// Pages that are free now have it, too.
+			if bytes.HasPrefix(content[at:], []byte(text)) {
+				damaged[at] ^= 1
+				found++
+			}
+		}
+		anew(t, path, damaged)
+		db := openDB(t, path)
+		r, err := db.LastRecovery()
+		got, _, errOfDoc := NewCollection[string](db, "test").Get("the key")
+		if err := errors.Join(err, errOfDoc); err != nil || found == 0 || r == nil || r.Backup != path+".bak" || got != "the value" {
+			t.Errorf("with another %q, at %d places: %q, recovery %+v, %v", text, found, got, r, err)
+		}
+		closeDB(t, db)
 	}
 }
 

@@ -6,7 +6,8 @@
 // anything in it is modified. One that cannot be read is never modified or deleted: it is kept
 // as state.db.damaged-TIME, and the newest good backup takes its place (Recovery).
 //
-// The schema, version 3. ◀ is a bucket, numbers are 8 bytes, big-endian:
+// The schema, version 4. ◀ is a bucket, numbers are 8 bytes, big-endian, and before the JSON of each value
+// is the CRC-32C of its key and of it, in 4 bytes:
 //
 //	meta ◀
 //	    version           : number        the schema's; a file without meta is new

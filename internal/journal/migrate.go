@@ -16,7 +16,7 @@ type migration func(tx *bolt.Tx) error
 
 // migrations are all there are, from version 0, a new file, to the present.
 func migrations() []migration {
-	return append([]migration{toVersion1, toVersion2, toVersion3}, later()...)
+	return append([]migration{toVersion1, toVersion2, toVersion3, toVersion4}, later()...)
 }
 
 func toVersion1(tx *bolt.Tx) error {
@@ -40,6 +40,16 @@ func toVersion2(tx *bolt.Tx) error {
 func toVersion3(tx *bolt.Tx) error {
 	if _, err := tx.CreateBucketIfNotExists([]byte(bucketParts)); err != nil {
 		return fmt.Errorf("create bucket %s: %w", bucketParts, err)
+	}
+	return nil
+}
+
+// toVersion4 gives each value a checksum.
+func toVersion4(tx *bolt.Tx) error {
+	for _, name := range sealedBuckets() {
+		if err := sealAll(tx.Bucket([]byte(name))); err != nil {
+			return fmt.Errorf("seal %s: %w", name, err)
+		}
 	}
 	return nil
 }

@@ -160,7 +160,11 @@ func sameBytes(a, b []byte) bool {
 
 // readParts reads what is kept of c apart from its record.
 func readParts(own *bolt.Bucket, c *change.Change) error {
-	return own.ForEach(func(k, v []byte) error {
+	return own.ForEach(func(k, sealed []byte) error {
+		v, err := unseal(k, sealed)
+		if err != nil {
+			return err
+		}
 		switch string(k) {
 		case keyPlan:
 			c.Plan = bytes.Clone(v)

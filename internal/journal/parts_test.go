@@ -1,9 +1,13 @@
 package journal
 
 import (
+	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -148,7 +152,10 @@ func TestVersion2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = db.update(func(tx *bolt.Tx) error { return tx.Bucket([]byte(bucketChanges)).Put(number(7), raw) })
+	err = db.update(func(tx *bolt.Tx) error {
+		// Without what this version has written.
+		return errors.Join(tx.Bucket([]byte(bucketDocuments)).DeleteBucket([]byte(recoveries)), tx.Bucket([]byte(bucketChanges)).Put(number(7), raw))
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,4 +172,44 @@ func TestVersion2(t *testing.T) {
 		t.Errorf("as it has gone on (-want +got):\n%s", diff)
 	}
 	closeDB(t, db)
+}
+
+// TestVersion3 reads a file as the release that wrote version 3 has left it, whose values had no checksums, and goes on with it.
+func TestVersion3(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state.db")
+	packed, err := os.Open("testdata/version3.db.gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer packed.Close() //nolint:errcheck // Opened for reading.
+	content, err := gzip.NewReader(packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.Copy(file, content)
+	if err := errors.Join(err, file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	ended, open := changetest.Full(7), changetest.Full(8)
+	open.Status, open.Details = change.Doing, json.RawMessage(`{"a":1}`)
+	for range 2 {
+		db := openDB(t, path)
+		if r, err := db.LastRecovery(); r != nil || err != nil {
+			t.Fatalf("it was replaced: %+v, %v", r, err)
+		}
+		for _, want := range []change.Change{ended, open} {
+			if diff := cmp.Diff(want, loaded(t, db.Changes(), want.ID)); diff != "" {
+				t.Errorf("change %s (-want +got):\n%s", want.ID, diff)
+			}
+		}
+		if got, _, err := NewCollection[string](db, "test").Get("a"); got != "one" || err != nil {
+			t.Errorf("document %q, %v", got, err)
+		}
+		closeDB(t, db)
+	}
 }

@@ -1,0 +1,68 @@
+package journal
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"hash/crc32"
+	"slices"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// sumSize is the length of what is before each value, in bytes: the CRC-32C of its key and of itself. bbolt has
+// checksums of its two heads alone, and a disk, or memory, that turns a bit may leave JSON that says something else.
+const sumSize = 4
+
+// sealedSince is the first version of the schema with them.
+const sealedSince = 4
+
+var errSum = errors.New("it is not what was written: its checksum is another")
+
+// seal is value as it is kept under key.
+func seal(key, value []byte) []byte {
+	return slices.Concat(binary.BigEndian.AppendUint32(nil, sum(key, value)), value)
+}
+
+// unseal is the value that is kept under key as sealed. It is a part of sealed.
+func unseal(key, sealed []byte) ([]byte, error) {
+	if len(sealed) < sumSize || binary.BigEndian.Uint32(sealed) != sum(key, sealed[sumSize:]) {
+		return nil, errSum
+	}
+	return sealed[sumSize:], nil
+}
+
+func sum(key, value []byte) uint32 {
+	castagnoli := crc32.MakeTable(crc32.Castagnoli) // It is made once.
+	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value)
+}
+
+// read decodes what is kept under key.
+func read(key, sealed []byte, into any) error {
+	value, err := unseal(key, sealed)
+	if err != nil {
+		return err
+	}
+	return json.Unmarshal(value, into)
+}
+
+// sealAll seals all values in a bucket and in those below it.
+func sealAll(b *bolt.Bucket) error {
+	sealed := make(map[string][]byte)
+	err := b.ForEach(func(k, v []byte) error {
+		if v == nil {
+			return sealAll(b.Bucket(k))
+		}
+		sealed[string(k)] = seal(k, v)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for key, value := range sealed {
+		if err := b.Put([]byte(key), value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
