@@ -78,10 +78,8 @@ soak-web: examples ## Refresh web servers 50 times each under full load, and cou
 	go test ./test -tags soak -run '^TestSoak' -count=1 -timeout 15m -v
 
 .PHONY: lint
-lint: $(LINT) ## Check formatting, vet, lint and shell scripts.
+lint: $(LINT) ## Check formatting, vet (all of it is a part of the linter), lint and shell scripts.
 	@unformatted=$$(gofmt -l $$(git ls-files '*.go')); [ -z "$$unformatted" ] || { echo "gofmt: $$unformatted"; exit 1; }
-	go vet ./...
-	go vet -tags soak ./test
 	$(LINT) run ./...
 	shellcheck $$(git ls-files | xargs awk 'FNR == 1 && /^#!(\/bin\/(ba)?sh|\/usr\/bin\/env bash)/ {print FILENAME} {nextfile}')
 

@@ -44,11 +44,10 @@ func startWebLine(t *testing.T, doors ...webclient.Client) *webLine {
 				c := door
 				c.Keep = keep
 				defer c.Close()
-				// What a refresh takes is not to be what the load takes.
-				pace := time.NewTicker(5 * time.Millisecond)
-				defer pace.Stop()
+				at := time.NewTicker(2 * pace) // There are many of them.
+				defer at.Stop()
 				for ctx.Err() == nil {
-					<-pace.C
+					<-at.C
 					answer, err := c.Ask(context.WithoutCancel(ctx), "/")
 					l.note(answer, err)
 				}

@@ -24,10 +24,13 @@ const (
 	// reconnect is how long a writer that is refused waits before it asks again, as
 	// clients of databases do.
 	reconnect = 10 * time.Millisecond
+	// pace is how often each client of a load asks, where nothing is said of full speed: what
+	// a refresh needs is not to be what the load takes.
+	pace = 10 * time.Millisecond
 )
 
-// load is a number of writers, each of which commits as fast as it can and writes
-// what was acknowledged to a log of its own, outside the snap, before it goes on.
+// load is a number of writers, each of which commits at a pace and writes what was
+// acknowledged to a log of its own, outside the snap, before it goes on.
 type load struct {
 	socket  string
 	writers []*writer
@@ -124,7 +127,10 @@ func (w *writer) run(ctx context.Context) error {
 	}
 	defer log.Close()
 	var conn *pgconn.PgConn
+	at := time.NewTicker(pace)
+	defer at.Stop()
 	for n := 0; ctx.Err() == nil; n++ {
+		<-at.C
 		if conn == nil || conn.IsClosed() {
 			if conn, err = w.reconnect(ctx); err != nil {
 				return err

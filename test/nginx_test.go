@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	webclient "tenure/examples/clients/web"
 	"tenure/test/rig"
@@ -37,8 +38,8 @@ func awaitVersion(t *testing.T, socket, v string) {
 	}
 }
 
-// webLoad asks all the time, every other client on a connection that it keeps, until it
-// is stopped. Nothing is tried again.
+// webLoad asks at a pace, every other client on a connection that it keeps, until it is
+// stopped. Nothing is tried again. TestReloadAtFullSpeed has who asks without a pause.
 type webLoad struct {
 	stop     context.CancelFunc
 	wg       sync.WaitGroup
@@ -60,7 +61,10 @@ func startWebLoad(t *testing.T, socket string, clients int) *webLoad {
 			client := webclient.Client{Socket: socket, Keep: n%2 == 0}
 			defer client.Close()
 			asked := 0
+			at := time.NewTicker(pace)
+			defer at.Stop()
 			for ; ctx.Err() == nil; asked++ {
+				<-at.C
 				v, err := webVersion(context.WithoutCancel(ctx), &client)
 				l.note(v, err)
 			}

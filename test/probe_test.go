@@ -1,6 +1,7 @@
 package test
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"os"
@@ -42,25 +43,38 @@ func probeSnapAs(t *testing.T, i *rig.Instance, name, yaml string) string {
 	return file
 }
 
-// buildProbe builds the program of test snaps, and gives its path.
+// buildProbe builds the program of test snaps, once in the life of the test binary, and
+// gives its path.
 func buildProbe(t *testing.T) string {
 	t.Helper()
-	root, err := snaps.Checkout()
+	program, err := probeProgram()
 	if err != nil {
-		t.Fatal(err)
-	}
-	program := filepath.Join(root, ".cache", "test-bin-probe", "probe")
-	if err := os.MkdirAll(filepath.Dir(program), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	build := exec.CommandContext(t.Context(), "flock", program+".lock", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "./test/probe") //nolint:gosec // Only paths of the checkout.
-	build.Dir = root
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the probe: %v\n%s", err, out)
+		t.Fatalf("build the probe: %v", err)
 	}
 	return program
 }
+
+// probeProgram is where the probe has been built. Whoever asks first does not end it with their test.
+//
+//nolint:gochecknoglobals // It is never changed.
+var probeProgram = sync.OnceValues(func() (string, error) {
+	root, err := snaps.Checkout()
+	if err != nil {
+		return "", err
+	}
+	program := filepath.Join(root, ".cache", "test-bin-probe", "probe")
+	if err := os.MkdirAll(filepath.Dir(program), 0o755); err != nil {
+		return "", err
+	}
+	//nolint:gosec // Only paths of the checkout.
+	build := exec.CommandContext(context.Background(), "flock", program+".lock", "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", program, "./test/probe")
+	build.Dir = root
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("%w\n%s", err, out)
+	}
+	return program, nil
+})
 
 // putProgram puts a program that was built below the checkout where a snap is made, as
 // another name of its file where that can be.

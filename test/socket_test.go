@@ -41,7 +41,10 @@ func startAskers(t *testing.T, each int, sockets ...dial) *askers {
 	for _, connect := range sockets {
 		for range each {
 			a.asking.Go(func() {
+				at := time.NewTicker(pace)
+				defer at.Stop()
 				for ctx.Err() == nil {
+					<-at.C
 					begun := time.Now()
 					revision, err := ask(ctx, connect)
 					if ctx.Err() != nil {

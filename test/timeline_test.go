@@ -111,7 +111,10 @@ func startPatrons(t *testing.T, socket string) *patrons {
 	var asking sync.WaitGroup
 	t.Cleanup(func() { cancel(); asking.Wait() })
 	asking.Go(func() {
+		at := time.NewTicker(pace)
+		defer at.Stop()
 		for ctx.Err() == nil {
+			<-at.C
 			answer, err := askOnce(ctx, socket)
 			if ctx.Err() != nil {
 				return

@@ -265,7 +265,7 @@ func (c *conversation) gets(path string) int {
 	return resp.StatusCode
 }
 
-// upgradeLoad are clients that ask without a pause, and must all be answered.
+// upgradeLoad are clients that ask again and again, and must all be answered.
 type upgradeLoad struct {
 	t      *testing.T
 	cancel context.CancelFunc
@@ -312,7 +312,10 @@ func (u *upgraded) load() *upgradeLoad {
 		},
 	} {
 		l.done.Go(func() {
+			at := time.NewTicker(pace)
+			defer at.Stop()
 			for ctx.Err() == nil {
+				<-at.C
 				err := ask()
 				if ctx.Err() != nil {
 					return
