@@ -345,6 +345,7 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 	}
 	group.Go(func() error { return p.manager.Collect(ctx) })
 	group.Go(func() error { return p.manager.Confirm(ctx) })
+	group.Go(func() error { return p.manager.Mend(ctx) })
 	group.Go(func() error { return p.rules.Watch(ctx, func() { p.manager.RulesChanged(ctx) }) })
 	p.doors.answer(group, func() error {
 		listener, err := p.doors.open(doorSnapctl, p.cfg.Snapctl, func() (*net.UnixListener, error) { return hook.Listen(p.paths.SnapctlSocket()) })

@@ -297,14 +297,27 @@ func (p aliasParams) summary(req AliasRequest) string {
 }
 
 func (s aliasStep) Do(_ context.Context, p aliasParams) (nothing, error) {
-	return nothing{}, s.replace(p.Removed, p.Added)
+	err := s.replace(p.Removed, p.Added)
+	if err == nil {
+		return nothing{}, nil
+	}
+	return nothing{}, errors.Join(err, s.back(p))
 }
 
-func (s aliasStep) Undo(_ context.Context, p aliasParams, _ nothing) error {
-	return s.replace(p.Added, p.Removed)
+func (s aliasStep) Undo(_ context.Context, p aliasParams, _ nothing) error { return s.back(p) }
+
+// back puts things back, now or as soon as the disk lets it.
+func (s aliasStep) back(p aliasParams) error {
+	err := s.replace(p.Added, p.Removed)
+	if err != nil {
+		s.m.mend(fmt.Sprintf("the aliases of %s", p.snaps()), func(ctx context.Context) error {
+			return s.m.between(ctx, p.snaps(), func() error { return s.replace(p.Added, p.Removed) })
+		})
+	}
+	return err
 }
 
-// replace makes those of added the aliases in place of removed, all or none.
+// replace makes those of added the aliases in place of removed: all are recorded, or none, and then links are made.
 func (s aliasStep) replace(removed, added []Alias) error {
 	m := s.m
 	err := m.cfg.Journal.Update(func(tx *journal.Tx) error {

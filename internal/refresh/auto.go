@@ -334,7 +334,7 @@ func (m *Manager) beginAuto(ctx context.Context, u *Update) (change.ID, error) {
 	var made []string
 	defer func() {
 		for _, path := range made {
-			removeStaged(path)
+			m.removeStaged(path)
 		}
 	}()
 	err := m.take(ctx, &req, &made, u.Snap, u.Next.Origin)

@@ -65,7 +65,29 @@ func (m *Manager) Boot(ctx context.Context) error {
 	for i := range states {
 		workers.Go(func() error { return m.bootOne(ctx, &states[i], fresh, links) })
 	}
-	return workers.Wait()
+	err = workers.Wait()
+	if fresh {
+		m.restoreRest(ctx, states, links)
+	}
+	return err
+}
+
+// restoreRest is restore for snaps that only a change knows yet, and removes what is left of commands that nobody has any more.
+func (m *Manager) restoreRest(ctx context.Context, states []snapState, links []relinked) {
+	known := map[tenure.Instance]bool{}
+	for i := range states {
+		known[states[i].Instance] = true
+	}
+	var err error
+	for _, l := range links {
+		if snap := l.params.Snap; !known[snap] {
+			known[snap] = true
+			err = errors.Join(err, m.restore(&snapState{Instance: snap}, links))
+		}
+	}
+	if err = errors.Join(err, m.sweepCommands(states, links)); err != nil {
+		m.cfg.Logger.ErrorContext(ctx, "not all commands are as they were", slog.Any("error", err))
+	}
 }
 
 // bootWorkers is how many snaps are looked at side by side: who looks waits for the disk.
@@ -163,15 +185,7 @@ type relinked struct {
 // directories of its data, its links, its commands and their other names. Nobody has waited for those
 // to be on the disk, and a machine that lost its power may have lost them.
 func (m *Manager) restore(state *snapState, links []relinked) error {
-	p := linkParams{Snap: state.Instance}
-	if info := state.Kept[state.Line.Current].Info; info != nil && state.Line.Active {
-		p.To, p.ToApps, p.ToCompleted = state.Line.Current, commands(info), completed(info)
-	}
-	for rev := range state.Kept {
-		if info := state.Kept[rev].Info; info != nil {
-			p.FromApps = append(p.FromApps, commands(info)...)
-		}
-	}
+	p := linksOf(state)
 	for _, l := range links {
 		if l.params.Snap != state.Instance {
 			continue
@@ -190,6 +204,20 @@ func (m *Manager) restore(state *snapState, links []relinked) error {
 		dirs = append(dirs, m.cfg.Paths.Data(tenure.Ref{Snap: state.Instance, Revision: rev}))
 	}
 	return errors.Join(durable.MkdirAll(0o755, dirs...), m.link(p))
+}
+
+// linksOf are the links and commands of a snap, by its state: those of any revision that it has go, but for those of the current one.
+func linksOf(state *snapState) linkParams {
+	p := linkParams{Snap: state.Instance}
+	if info := state.Kept[state.Line.Current].Info; info != nil && state.Line.Active {
+		p.To, p.ToApps, p.ToCompleted = state.Line.Current, commands(info), completed(info)
+	}
+	for rev := range state.Kept {
+		if info := state.Kept[rev].Info; info != nil {
+			p.FromApps = append(p.FromApps, commands(info)...)
+		}
+	}
+	return p
 }
 
 // bootMarker tells a start of the daemon from a start of the machine.

@@ -191,6 +191,7 @@ func (m *mortal) boot(left int) bool {
 		<-engine.Ready()
 		group.Go(func() { _ = manager.Collect(ctx) })
 		group.Go(func() { _ = manager.Confirm(ctx) })
+		group.Go(func() { _ = manager.Mend(ctx) })
 		group.Go(func() { _ = manager.Settle(ctx) })
 		group.Wait()
 	}()

@@ -253,7 +253,7 @@ func (m *Manager) stageAll(ctx context.Context, op string, p *prepared) error {
 func (m *Manager) unstage(jobs []job) {
 	for i := range jobs {
 		if jobs[i].Staged != "" {
-			_ = os.Remove(jobs[i].Staged)
+			m.removeStaged(jobs[i].Staged)
 		}
 	}
 }

@@ -86,6 +86,8 @@ type Manager struct {
 	copies running
 	// collect wakes the collector.
 	collect chan struct{}
+	// mends is what the disk has refused.
+	mends   mends
 	endings endings
 	// broken are the revisions that could not be brought back.
 	broken broken
@@ -125,6 +127,7 @@ func New(cfg Config) *Manager {
 		warnings:   warnings{docs: journal.NewCollection[time.Time](cfg.Journal, "warnings")},
 		launch:     launcher{snapctl: cfg.Snapctl, paths: cfg.Paths, usernames: filepath.Join(cfg.Paths.Run(), "etc")},
 		collect:    make(chan struct{}, 1),
+		mends:      newMends(),
 		sources:    newSources(cfg.Journal, cfg.Sources),
 		holds:      newHolds(cfg.Journal),
 		failures:   newFailures(cfg.Journal, troubled),

@@ -236,7 +236,7 @@ func (m *Manager) resolve(ctx context.Context, req Request) (resolved Request, d
 	var made []string
 	done = func() {
 		for _, path := range made {
-			removeStaged(path)
+			m.removeStaged(path)
 		}
 	}
 	if len(req.Snaps) == 0 || req.Action != ActionInstall && req.Action != ActionRefresh {

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -210,6 +209,3 @@ func (m *Manager) refreshedSince(snap tenure.Instance, c *change.Change) error {
 	}
 	return m.refreshed(snap)
 }
-
-// removeStaged removes a file that a change may have taken.
-func removeStaged(path string) { _ = os.Remove(path) }

@@ -270,14 +270,22 @@ func (p linkParams) changes() bool {
 }
 
 func (s linkStep) Do(_ context.Context, p linkParams) (nothing, error) {
-	if err := s.m.link(p); err != nil {
-		return nothing{}, errors.Join(err, s.m.link(p.reversed()))
+	err := s.m.link(p)
+	if err == nil {
+		return nothing{}, nil
 	}
-	return nothing{}, nil
+	return nothing{}, errors.Join(err, s.back(p))
 }
 
-func (s linkStep) Undo(_ context.Context, p linkParams, _ nothing) error {
-	return s.m.link(p.reversed())
+func (s linkStep) Undo(_ context.Context, p linkParams, _ nothing) error { return s.back(p) }
+
+// back switches back, now or as soon as the disk lets it.
+func (s linkStep) back(p linkParams) error {
+	err := s.m.link(p.reversed())
+	if err != nil {
+		s.m.mendLinks(p)
+	}
+	return err
 }
 
 // Probe completes a switch that has begun.
@@ -346,10 +354,18 @@ func pointAt(link, target string) error {
 	if there, err := os.Readlink(link); err == nil && there == target {
 		return nil
 	}
-	if err := os.Symlink(target, next); err != nil {
-		return err
+	return placed(next, link, os.Symlink(target, next))
+}
+
+// placed renames what was made, if it was made whole; otherwise nothing is left of it.
+func placed(next, path string, err error) error {
+	if err == nil {
+		err = os.Rename(next, path)
 	}
-	return os.Rename(next, link)
+	if err != nil {
+		_ = os.Remove(next) // The next one does, too.
+	}
+	return err
 }
 
 // putFile makes a file, or replaces it, in one instant.
@@ -358,10 +374,7 @@ func putFile(path, text string, mode os.FileMode) error {
 	if err := removeExisting(next); err != nil {
 		return err
 	}
-	if err := os.WriteFile(next, []byte(text), mode); err != nil {
-		return err
-	}
-	return os.Rename(next, path)
+	return placed(next, path, os.WriteFile(next, []byte(text), mode))
 }
 
 func removeExisting(path string) error {

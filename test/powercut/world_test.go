@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -113,6 +114,15 @@ func (w world) files(i *rig.Instance, disk *powercut.Disk) {
 	for _, point := range rig.Mounts(i.Root) {
 		w["mount "+strings.TrimPrefix(point, i.Root+"/")] = "there"
 	}
+}
+
+// without is w without what begins with one of some words.
+func (w world) without(words []string) world {
+	rest := maps.Clone(w)
+	maps.DeleteFunc(rest, func(key, _ string) bool {
+		return slices.ContainsFunc(words, func(word string) bool { return strings.HasPrefix(key, word) })
+	})
+	return rest
 }
 
 // differences are what is not alike in two worlds, a line each.

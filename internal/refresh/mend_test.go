@@ -1,0 +1,152 @@
+package refresh
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"testing/synctest"
+
+	"tenure"
+	"tenure/internal/change"
+	"tenure/internal/snapfile"
+)
+
+// inTheWay puts something where what is to replace a file or a link of these names in snap/bin is made.
+func inTheWay(t *testing.T, h *harness, names ...string) (clear func()) {
+	t.Helper()
+	for _, name := range names {
+		if err := os.MkdirAll(filepath.Join(h.cfg.Paths.Bin(), name+nextSuffix, "full"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func() {
+		for _, name := range names {
+			if err := os.RemoveAll(filepath.Join(h.cfg.Paths.Bin(), name+nextSuffix)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+// there are the names in snap/bin.
+func there(t *testing.T, h *harness) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(h.cfg.Paths.Bin())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}
+
+// withApps is the probe, with apps that people run, as the one that is current.
+func withApps(t *testing.T, h *harness, apps string) *snapState {
+	t.Helper()
+	info, err := snapfile.Parse([]byte("name: probe\nversion: 1\nsummary: s\ndescription: d\nbase: bare\nconfinement: strict\napps:\n"+apps), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := h.state(tenure.LocalRevision(1))
+	state.Line.Active = true
+	state.Kept[state.Line.Current] = kept{Info: info}
+	p := linksOf(state)
+	if err := errors.Join(os.MkdirAll(h.cfg.Paths.SnapDir(probe), 0o700), os.MkdirAll(h.cfg.Paths.DataDir(probe), 0o700),
+		h.snaps.Put(probe, state), h.link(p)); err != nil {
+		t.Fatal(err)
+	}
+	return state
+}
+
+// A switch that fails, and cannot be taken back at once, is taken back as soon as that can be.
+func TestMendsASwitch(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t)
+		state := withApps(t, h, "  a: {command: bin/a}\n")
+		go func() { _ = h.Mend(t.Context()) }()
+		clear := inTheWay(t, h, "probe.a", "probe.b")
+		p := linkParams{Snap: probe, From: state.Line.Current, To: tenure.LocalRevision(2), FromApps: []tenure.App{"a"}, ToApps: []tenure.App{"b"}}
+		id, err := h.engine.Start(t.Context(), change.NewChange{
+			Kind: "refresh-snap", Snaps: []tenure.Instance{probe}, Tasks: []change.TaskSpec{change.NewTask(taskLink, "link", p)},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if c := h.change(id); c.Status != change.Error {
+			t.Fatalf("the change is %s", c.Status)
+		}
+		if slices.Contains(there(t, h), "probe.a") {
+			t.Fatal("it was taken back at once")
+		}
+		clear()
+		pass(2 * again)
+		if got := there(t, h); !slices.Equal(got, []string{"probe.a"}) {
+			t.Errorf("the commands are %q", got)
+		}
+		if target, err := os.Readlink(h.cfg.Paths.Current(probe)); err != nil || target != "x1" {
+			t.Errorf("current is %q, %v", target, err)
+		}
+	})
+}
+
+// An alias of which no link can be made is none.
+func TestAliasThatFailsIsNone(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t)
+		withApps(t, h, "  a: {command: bin/a}\n")
+		clear := inTheWay(t, h, "hey")
+		id, err := h.ChangeAliases(t.Context(), AliasRequest{Action: actionAlias, Snap: string(probe), App: "a", Alias: "hey"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		clear()
+		all, err := h.Aliases()
+		if c := h.change(id); c.Status != change.Error || len(all) > 0 || err != nil {
+			t.Errorf("the change is %s, the aliases are %v, %v", c.Status, all, err)
+		}
+		if got := there(t, h); !slices.Equal(got, []string{"probe.a"}) {
+			t.Errorf("the commands are %q", got)
+		}
+	})
+}
+
+// What the loss of power has left in snap/bin goes; what is somebody's, or not of Tenure, stays.
+func TestSweepsCommands(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t)
+		state := withApps(t, h, "  a: {command: bin/a}\n")
+		if err := h.aliases.docs.Put("mine", Alias{Alias: "mine", Snap: probe, App: "a"}); err != nil {
+			t.Fatal(err)
+		}
+		bin := func(name string) string { return filepath.Join(h.cfg.Paths.Bin(), name) }
+		err := errors.Join(
+			os.WriteFile(bin("gone"), []byte(h.entry("gone", "gone")), 0o600),
+			os.WriteFile(bin("gone.empty"), nil, 0o600),
+			os.WriteFile(bin("gone.zeros"), make([]byte, 10), 0o600),
+			os.WriteFile(bin("probe.a.next"), []byte("#!"), 0o600),
+			os.Symlink("gone", bin("old")), os.Symlink("gone", bin("old.next")),
+			os.Symlink("probe.a", bin("mine")),
+			os.WriteFile(bin("probe.soon"), nil, 0o600),
+			os.WriteFile(bin("foreign"), []byte("#!/bin/sh\n"), 0o600), os.Symlink("/bin/true", bin("link")), os.Mkdir(bin("dir.next"), 0o700),
+		)
+		if err != nil {
+			t.Fatal(err)
+		}
+		underWay := relinked{params: linkParams{Snap: probe, ToApps: []tenure.App{"soon"}}}
+		if err := h.sweepCommands([]snapState{*state}, []relinked{underWay}); err != nil {
+			t.Error(err)
+		}
+		if got, want := there(t, h), []string{"dir.next", "foreign", "link", "mine", "probe.a", "probe.soon"}; !slices.Equal(got, want) {
+			t.Errorf("there are %q, want %q", got, want)
+		}
+	})
+}
