@@ -2,10 +2,13 @@ package handover
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"syscall"
+	"time"
 )
 
 // Notify tells the supervisor of this process a state, such as "READY=1" or
@@ -18,6 +21,24 @@ func Notify(ctx context.Context, state string) error { return send(ctx, state, n
 // with the name. Descriptors of one file are kept once.
 func Keep(ctx context.Context, name string, file *os.File) error {
 	return send(ctx, "FDSTORE=1\nFDNAME="+name, file)
+}
+
+// Barrier returns when the supervisor has read all that it was told before, or ctx ends (sd_notify_barrier(3)): whoever
+// ends at once may not be known to it any more when it reads.
+func Barrier(ctx context.Context) error {
+	read, sent, err := os.Pipe()
+	if err != nil {
+		return fmt.Errorf("notify the supervisor: %w", err)
+	}
+	defer read.Close() //nolint:errcheck // Nothing is written to it.
+	defer context.AfterFunc(ctx, func() { _ = read.SetReadDeadline(time.Unix(1, 0)) })()
+	if err := errors.Join(send(ctx, "BARRIER=1", sent), sent.Close()); err != nil {
+		return err
+	}
+	if _, err := read.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("wait for the supervisor: %w", errors.Join(err, context.Cause(ctx)))
+	}
+	return nil
 }
 
 // send sends one datagram to $NOTIFY_SOCKET, with a descriptor if there is one.

@@ -152,19 +152,22 @@ func (m machine) expectUpgrade(before hello.Answer) {
 	if err != nil {
 		m.t.Fatal(err)
 	}
-	pid, restarts := m.property("MainPID"), m.property("NRestarts")
-	for _, dir := range []string{"root/hangs-at-rehearsal", "root/exits-at-ready", "usr/local/bin"} {
+	restarts := m.property("NRestarts")
+	for _, dir := range []string{"root/hangs-at-rehearsal", "root/exits-at-ready", "root/panics-at-start", "usr/local/bin"} {
 		if out, err := exec.CommandContext(m.t.Context(), "install", "-D", "-t", m.Path(dir), next).CombinedOutput(); err != nil {
 			m.t.Fatalf("install the next tenured: %v\n%s", err, out)
 		}
 	}
-	for dir, why := range map[string]string{"hangs-at-rehearsal": "not ready", "exits-at-ready": "fails on purpose"} {
+	for dir, why := range map[string]string{"hangs-at-rehearsal": "not ready", "exits-at-ready": "fails on purpose", "panics-at-start": "before it was ready"} {
 		got := m.Run(m.t.Context(), "tenure", "daemon", "upgrade", "--patience=2s", "/root/"+dir+"/tenured")
 		if got.Status != 1 || !strings.Contains(got.Stderr, why) {
 			m.t.Errorf("an upgrade to a tenured that %s: %+v", dir, got)
 		}
 		m.expect("after an upgrade that was taken back", "ActiveState", "active")
 	}
+	// It may be the one that has waited beside a start.
+	pid := m.property("MainPID")
+	m.expect("after upgrades that were taken back", "NRestarts", restarts)
 	m.run("systemctl", "reload", "tenured.service")
 	if status := m.run("tenure", "daemon", "status"); !regexp.MustCompile(`version +next\nprocess +` + pid).MatchString(status) {
 		m.t.Errorf("after the upgrade of process %s the daemon is\n%s", pid, status)

@@ -24,6 +24,7 @@ import (
 
 	"tenure/client"
 	"tenure/examples/clients/unixdial"
+	"tenure/internal/proc"
 	"tenure/test/rig"
 )
 
@@ -538,6 +539,53 @@ func TestUpgradeGoesBack(t *testing.T) {
 		t.Errorf("upgrades leave %v, %v", left, err)
 	}
 	u.Tenure("refresh", "--dangerous", snap(t, "hello", "2"))
+}
+
+// A new daemon that crashes in its own start, where its rehearsal did not, is replaced by the old one, which has waited beside it: who is
+// connected is answered, and what runs goes on.
+func TestUpgradeCrashes(t *testing.T) {
+	t.Parallel()
+	u := newUpgraded(t)
+	u.Tenure("install", "--dangerous", snap(t, "hello", "1"))
+	before, version, holder, known := u.processes(), u.version(), u.Holder(), u.PID()
+	for _, dir := range []string{"panics-at-start", "next-panics-at-ready"} {
+		next, idle := u.next(dir), conversed(t, u.Path("run/tenure/tenured.sock"))
+		r := u.Try("daemon", "upgrade", next)
+		if r.Status != 1 || !strings.Contains(r.Stderr, "it ended before it was ready") || !strings.Contains(r.Stderr, version+" serves again") {
+			t.Errorf("%s: %+v", dir, r)
+		}
+		daemon, err := u.Client().Daemon(t.Context())
+		if err != nil || daemon.Version != version || daemon.PID == known {
+			t.Fatalf("%s: %+v, %v answers after process %d", dir, daemon, err, known)
+		}
+		known = daemon.PID
+		if got := idle.gets("/v2/system-info"); got != http.StatusOK {
+			t.Errorf("%s: on a connection that is kept the answer is %d", dir, got)
+		}
+		if diff := cmp.Diff(before, u.processes()); diff != "" || u.Holder() != holder {
+			t.Errorf("%s: the holder is process %d, want %d; processes (-before +after):\n%s", dir, u.Holder(), holder, diff)
+		}
+		if r := exec.CommandContext(t.Context(), filepath.Join(u.Bin, "tenured"), "--root", u.Root).Run(); r == nil { //nolint:gosec // A program of the test.
+			t.Errorf("%s: there are two daemons", dir)
+		}
+	}
+	if left, err := filepath.Glob(u.Path("var/lib/tenure/*upgrade*")); err != nil || len(left) > 0 {
+		t.Errorf("upgrades leave %v, %v", left, err)
+	}
+	u.Tenure("refresh", "--dangerous", snap(t, "hello", "2"))
+	daemon, err := proc.OpenPID(known)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer daemon.Close()
+	if err := daemon.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if exit, err := daemon.Wait(t.Context()); err != nil || exit.Known && !exit.Success() {
+		t.Errorf("it ends with %v, %v", exit, err)
+	}
+	u.Start()
+	u.Tenure("daemon", "upgrade", u.next("plain"))
 }
 
 // What is not fit to be the daemon is refused, and the daemon goes on as if nobody had asked.

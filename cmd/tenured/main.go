@@ -153,11 +153,9 @@ func dispatch(command string, cfg daemon.Config, verbose bool, state string) err
 		cfg.Ready = func() { cfg.Logger.Info("ready", slog.String("root", cfg.Root)) }
 		return daemon.Run(ctx, cfg)
 	case "preflight":
-		fit, err := daemon.Preflight(ctx, cfg, state)
-		if err != nil {
-			return err
-		}
-		return json.NewEncoder(os.Stdout).Encode(fit)
+		return preflight(ctx, cfg, state)
+	case "guard":
+		return guard(ctx, cfg)
 	case "rehearse":
 		return daemon.Rehearse(ctx, cfg)
 	case "boot":
@@ -170,6 +168,28 @@ func dispatch(command string, cfg daemon.Config, verbose bool, state string) err
 	default:
 		return fmt.Errorf("there is no command %q; see tenured --help", command)
 	}
+}
+
+func preflight(ctx context.Context, cfg daemon.Config, state string) error {
+	fit, err := daemon.Preflight(ctx, cfg, state)
+	if err != nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(fit)
+}
+
+// guard waits beside a program that takes the place of the daemon. The signs of life that were wanted of that process are its own.
+func guard(ctx context.Context, cfg daemon.Config) error {
+	const whose = "WATCHDOG_PID"
+	if os.Getenv(whose) != "" {
+		if err := os.Setenv(whose, strconv.Itoa(os.Getpid())); err != nil {
+			return err
+		}
+	}
+	if err := inherit(&cfg); err != nil {
+		return err
+	}
+	return daemon.Guard(ctx, cfg)
 }
 
 // unit is what systemd runs for the unit of a service.
@@ -224,7 +244,7 @@ func inherit(cfg *daemon.Config) error {
 		cfg.Logger.Warn("passed a socket that is not known", slog.String("name", name))
 	}
 	if os.Getenv("NOTIFY_SOCKET") != "" {
-		cfg.Manager = daemon.Manager{Notify: handover.Notify, Watchdog: watchdog(os.Getenv, os.Getpid())}
+		cfg.Manager = daemon.Manager{Notify: handover.Notify, Barrier: handover.Barrier, Watchdog: watchdog(os.Getenv, os.Getpid())}
 	}
 	return passed.Close()
 }

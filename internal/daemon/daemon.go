@@ -126,6 +126,9 @@ func Run(ctx context.Context, cfg Config) error {
 	if err != nil && ctx.Err() == nil {
 		p.succession.fail(err)
 	}
+	if ctx.Err() != nil {
+		p.cfg.Handed.dismiss() // It is to end.
+	}
 	p.doors.drop()
 	p.unlock()
 	return err
@@ -207,7 +210,8 @@ func (p *parts) open(ctx context.Context) (err error) {
 			p.lock, err = takeRoot(ctx, p.paths)
 		}
 	case p.cfg.Handed.lock != nil:
-		p.lock = p.cfg.Handed.lock // It is locked since before this program was there.
+		// It is held since before this program was there, by this process or by one that it has guarded.
+		p.lock, err = p.cfg.Handed.lock, inheritRoot(ctx, p.cfg.Handed.lock)
 	default:
 		p.lock, err = takeRoot(ctx, p.paths)
 	}

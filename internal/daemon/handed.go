@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"tenure"
 	"tenure/internal/relay"
 )
 
@@ -34,6 +35,11 @@ type estate struct {
 	PreviousPath string        `json:"previous-path,omitempty"`
 	Patience     time.Duration `json:"patience,omitempty"`
 	Schema       uint64        `json:"schema,omitempty"`
+	// Guard is the descriptor of a line to the guard of this program, which is the child GuardPID; in the guard
+	// itself it leads to the process Guarded.
+	Guard    int            `json:"guard,omitempty"`
+	GuardPID int            `json:"guard-pid,omitempty"`
+	Guarded  tenure.Process `json:"guarded,omitzero"`
 	// Failure is why this one comes back.
 	Failure string `json:"failure,omitempty"`
 }
@@ -50,6 +56,7 @@ type Handed struct {
 	kept     []relay.Passed
 	previous *program
 	lock     *os.File
+	guard    *guard
 }
 
 // keptConn is a connection in the list of those that are passed.
@@ -97,6 +104,9 @@ func Inherit(getenv func(string) string) (Handed, error) {
 	}
 	if h.Previous > 0 {
 		h.previous = &program{file: adopted(h.Previous, h.PreviousPath), path: h.PreviousPath}
+	}
+	if h.Guard > 0 {
+		h.guard = &guard{line: adopted(h.Guard, "guard"), pid: h.GuardPID}
 	}
 	// The name of a process that was executed by a descriptor is a number.
 	_ = os.WriteFile("/proc/self/comm", []byte("tenured"), 0) // It is only for people.
@@ -177,15 +187,15 @@ func (h *Handed) forget() {
 type belongings struct {
 	sockets map[string]*os.File
 	kept    []relay.Passed
-	// lock and previous may be nil.
+	// lock, previous and guard may be nil.
 	lock     *os.File
 	previous *program
+	guard    *guard
 }
 
 // become executes a program in place of this one, in the same process. It returns only if
 // that cannot be done.
 func become(next *program, args []string, e estate, of belongings) error {
-	e.Sockets = map[string]int{}
 	var passed []int
 	defer func() {
 		for _, fd := range passed {
@@ -200,6 +210,26 @@ func become(next *program, args []string, e estate, of belongings) error {
 		passed = append(passed, fd)
 		return fd, err
 	}
+	entered, err := e.enter(of, pass)
+	defer entered()
+	if of.lock != nil {
+		// It is lost where any descriptor of it is closed.
+		e.Lock = descriptorOf(of.lock)
+		err = errors.Join(err, closeOnExec(e.Lock, false))
+		defer closeOnExec(e.Lock, true) //nolint:errcheck // It was possible before.
+	}
+	env, environErr := e.environ()
+	if err := errors.Join(err, environErr); err != nil {
+		return fmt.Errorf("become %s: %w", next.path, err)
+	}
+	err = syscall.Exec(next.executable(), append([]string{next.path}, args...), env) //nolint:gosec // It was checked.
+	return fmt.Errorf("become %s: %w", next.path, err)
+}
+
+// enter notes the numbers that what is left, but for the lock, has in the next program, which are those that pass says. What is
+// returned is to be called when all was passed.
+func (e *estate) enter(of belongings, pass func(*os.File) (int, error)) (done func(), err error) {
+	e.Sockets, done = map[string]int{}, func() {}
 	var errs []error
 	for name, file := range of.sockets {
 		fd, err := pass(file)
@@ -208,29 +238,27 @@ func become(next *program, args []string, e estate, of belongings) error {
 	if len(of.kept) > 0 {
 		// Where there is no room for them they end; the daemon does not.
 		if list, err := writeKept(of.kept, pass); err == nil {
-			defer list.Close() //nolint:errcheck // It is gone, or of no use.
+			done = func() { _ = list.Close() } // It is gone, or of no use.
 			if e.Kept, err = pass(list); err != nil {
 				e.Kept = 0
 			}
 		}
 	}
-	if of.lock != nil {
-		// It is lost where any descriptor of it is closed.
-		e.Lock = descriptorOf(of.lock)
-		errs = append(errs, closeOnExec(e.Lock, false))
-		defer closeOnExec(e.Lock, true) //nolint:errcheck // It was possible before.
-	}
 	if of.previous != nil {
 		fd, err := pass(of.previous.file)
 		errs, e.Previous, e.PreviousPath = append(errs, err), fd, of.previous.path
 	}
-	text, err := json.Marshal(e)
-	if err := errors.Join(append(errs, err)...); err != nil {
-		return fmt.Errorf("become %s: %w", next.path, err)
+	if of.guard != nil {
+		fd, err := pass(of.guard.line)
+		errs, e.Guard, e.GuardPID = append(errs, err), fd, of.guard.pid
 	}
-	env := append(without(os.Environ(), handedEnv), handedEnv+"="+string(text))
-	err = syscall.Exec(next.executable(), append([]string{next.path}, args...), env) //nolint:gosec // It was checked.
-	return fmt.Errorf("become %s: %w", next.path, err)
+	return done, errors.Join(errs...)
+}
+
+// environ is the environment of the next program.
+func (e *estate) environ() ([]string, error) {
+	text, err := json.Marshal(e)
+	return append(without(os.Environ(), handedEnv), handedEnv+"="+string(text)), err
 }
 
 // closeOnExec says whether a descriptor is closed when this process becomes another program.

@@ -113,12 +113,38 @@ func lockRoot(paths refresh.Paths, mark string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("%w (process %d)", ErrRunning, owner(lock))
 	}
-	// It is written over what is there, which takes no room on a disk that is full.
-	if _, err := fmt.Fprintf(lock, "%-*s\n", lockWidth, fmt.Sprint(os.Getpid(), " ", mark)); err != nil {
-		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), lock.Close())
+	if err := sign(lock, mark); err != nil {
+		return nil, errors.Join(err, lock.Close())
 	}
 	release(lock)
 	return lock, nil
+}
+
+// sign says in the file of a lock who has it. It is written over what is there, which takes no room on a disk that is full.
+func sign(lock *os.File, mark string) error {
+	text := fmt.Sprintf("%-*s\n", lockWidth, fmt.Sprint(os.Getpid(), " ", mark))
+	if _, err := lock.WriteAt([]byte(text), 0); err != nil {
+		return fmt.Errorf("lock %s: %w", lock.Name(), err)
+	}
+	return nil
+}
+
+// inheritRoot makes this process the daemon of a root that is held for it. Others may try to have the root, each for a moment.
+func inheritRoot(ctx context.Context, lock *os.File) error {
+	for {
+		err := syscall.FcntlFlock(lock.Fd(), syscall.F_SETLK, whole())
+		switch {
+		case err == nil:
+			return sign(lock, "")
+		case !errors.Is(err, syscall.EAGAIN) && !errors.Is(err, syscall.EACCES):
+			return fmt.Errorf("lock %s: %w", lock.Name(), err)
+		}
+		select {
+		case <-time.After(askAgain):
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
 }
 
 // hold keeps everybody else from a root whose lock this process has until release, also when the process ends: for as long as

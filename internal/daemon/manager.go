@@ -16,6 +16,8 @@ import (
 type Manager struct {
 	// Notify tells it a state, such as "READY=1".
 	Notify func(ctx context.Context, state string) error
+	// Barrier returns when it has read what it was told.
+	Barrier func(ctx context.Context) error
 	// Watchdog is how long it waits for a sign of life before it ends the daemon; 0 is
 	// for ever.
 	Watchdog time.Duration
@@ -56,6 +58,16 @@ func (p *parts) notify(ctx context.Context, state string) {
 	if err := p.cfg.Manager.Notify(ctx, state); err != nil {
 		p.cfg.Logger.Warn("cannot tell the manager of this process", slog.String("state", state), slog.Any("error", err))
 	}
+}
+
+// heard waits until the manager, if there is one, has read what it was told: it does not believe who has ended meanwhile.
+func (m Manager) heard(ctx context.Context) {
+	if m.Barrier == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, leaving/2)
+	defer cancel()
+	_ = m.Barrier(ctx) // One that does not read does not know better.
 }
 
 // supervisorAnswers returns when the supervisor does.

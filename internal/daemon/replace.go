@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -40,11 +41,25 @@ func (p *parts) replace(ctx context.Context) error {
 	}
 	p.notify(ctx, "WATCHDOG=1")
 	if cause == nil {
-		with := leaves
-		with.previous = own
-		cause = become(next.program, p.cfg.Args, estate{Patience: next.patience, Schema: journal.Schema()}, with)
+		cause = p.become(ctx, next, own, leaves)
 	}
 	return become(own, p.cfg.Args, estate{Failure: cause.Error()}, leaves)
+}
+
+// become has a program take the place of this one, which stays beside it until it is ready. It returns only if that cannot be done.
+func (p *parts) become(ctx context.Context, next *replacement, own *program, leaves belongings) error {
+	with := leaves
+	with.previous = own
+	if next.guarded {
+		var err error
+		if with.guard, err = p.post(own, next.patience, leaves); err != nil {
+			return err
+		}
+		p.notify(ctx, "MAINPID="+strconv.Itoa(with.guard.pid))
+	}
+	err := become(next.program, p.cfg.Args, estate{Patience: next.patience, Schema: journal.Schema()}, with)
+	with.guard.dismiss()
+	return err
 }
 
 // abandoned is the end of the daemon where its place was to be taken: the next start is of a program that nobody knows, so
@@ -178,6 +193,7 @@ func (s *succession) ready() {
 	}
 	s.settled = true
 	s.stop()
+	s.p.cfg.Handed.dismiss()
 	failure := s.p.cfg.Handed.Failure
 	if !s.p.cfg.Handed.is {
 		failure = s.p.restarted()
@@ -210,10 +226,12 @@ func (s *succession) fail(cause error) {
 	case s.settled || handed.previous == nil:
 		return
 	case handed.Schema != journal.Schema() && !journal.Kept(s.p.journalPath()):
+		handed.dismiss()
 		cfg.Logger.Error("no way leads back to the program before: the state is newer", slog.Any("reason", cause))
 		return
 	}
 	cfg.Logger.Error("go back to the program before", slog.Any("reason", cause))
+	handed.dismiss()
 	s.p.notify(context.Background(), "WATCHDOG=1")
 	err := become(handed.previous, cfg.Args, estate{Failure: cause.Error()}, belongings{sockets: handed.sockets, kept: handed.kept, lock: handed.lock})
 	cfg.Logger.Error("cannot go back to the program before", slog.Any("error", err))

@@ -42,6 +42,8 @@ type Fitness struct {
 	Schema uint64 `json:"schema"`
 	// Connections is that it goes on with connections that are passed to it.
 	Connections bool `json:"connections"`
+	// Guarded is that it dismisses the guard of its start.
+	Guarded bool `json:"guarded"`
 }
 
 // replacement is a program that is about to take the place of this one.
@@ -49,8 +51,8 @@ type replacement struct {
 	program  *program
 	record   client.Upgrade
 	patience time.Duration
-	// connections is that it goes on with those that are open.
-	connections bool
+	// connections is that it goes on with those that are open, guarded that its start is.
+	connections, guarded bool
 }
 
 // errReplaced ends a daemon that another program takes the place of.
@@ -88,7 +90,7 @@ func (p *parts) Upgrade(ctx context.Context, path string, patience time.Duration
 		next.close()
 		return refused(refresh.KindRefused, err)
 	}
-	r := replacement{program: next, patience: cmp.Or(patience, client.UpgradePatience), connections: fit.Connections, record: client.Upgrade{
+	r := replacement{program: next, patience: cmp.Or(patience, client.UpgradePatience), connections: fit.Connections, guarded: fit.Guarded, record: client.Upgrade{
 		ID: rand.Text(), Program: next.path, From: Version, To: fit.Version, Status: client.UpgradeDoing, Began: time.Now(),
 	}}
 	if err := writeUpgrade(p.paths, r.record); err != nil {
@@ -237,7 +239,7 @@ func Preflight(ctx context.Context, cfg Config, state string) (Fitness, error) {
 	if missing := registry.Missing(saved.Changes); len(missing) > 0 {
 		return Fitness{}, fmt.Errorf("it does not know how to go on with a change that is in progress (%s)", strings.Join(missing, ", "))
 	}
-	return Fitness{Version: Version, Schema: journal.Schema(), Connections: true}, fdstore.Understood(HolderSocket(paths))
+	return Fitness{Version: Version, Schema: journal.Schema(), Connections: true, Guarded: true}, fdstore.Understood(HolderSocket(paths))
 }
 
 func upgradePath(paths refresh.Paths) string { return filepath.Join(paths.Run(), "upgrade.json") }

@@ -14,6 +14,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -363,19 +364,28 @@ func startDaemon(argv, env []string) (*server, error) {
 	}
 	d.cmd.Env = append(os.Environ(), env...)
 	d.output = &output{wanted: []byte("msg=ready"), found: d.ready}
-	d.cmd.Stderr, d.cmd.Stdout = d.output, d.output
-	// What the daemon starts must not keep Wait waiting.
-	d.cmd.WaitDelay = time.Second
+	said, says, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	defer says.Close() //nolint:errcheck // The daemon's.
+	d.cmd.Stderr, d.cmd.Stdout = says, says
+	copied := make(chan struct{})
+	go func() {
+		defer close(copied)
+		defer said.Close()             //nolint:errcheck // Read to its end.
+		_, _ = io.Copy(d.output, said) // It writes to memory.
+	}()
 	// It ends with the test, even with one that is killed.
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	started := make(chan error)
-	go d.live(started)
+	go d.live(started, copied)
 	return d, <-started
 }
 
 // live starts the daemon, says so, and waits for its end, on a thread of its own:
 // the daemon is killed with the thread that started it.
-func (d *server) live(started chan<- error) {
+func (d *server) live(started chan<- error, copied <-chan struct{}) {
 	runtime.LockOSThread()
 	err := d.cmd.Start()
 	started <- err
@@ -383,6 +393,10 @@ func (d *server) live(started chan<- error) {
 		return
 	}
 	d.err = d.cmd.Wait()
+	select {
+	case <-copied:
+	case <-time.After(time.Second): // What the daemon has started may go on, and say something.
+	}
 	close(d.ended)
 }
 
