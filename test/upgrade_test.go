@@ -588,6 +588,40 @@ func TestUpgradeCrashes(t *testing.T) {
 	u.Tenure("daemon", "upgrade", u.next("plain"))
 }
 
+// The daemon may come out of a snap: the revision that it runs from stays until it runs from another one.
+func TestUpgradeToASnap(t *testing.T) {
+	t.Parallel()
+	u := newUpgraded(t)
+	dir := filepath.Dir(u.put("own/bin", filepath.Join(u.Bin, "tenured")))
+	writeFile(t, filepath.Join(dir, "meta/snap.yaml"), "name: own\nversion: '1'\nbase: bare\napps:\n  tenure: {command: bin/tenure}\n")
+	file := dir + ".snap"
+	u.Tenure("pack", "--compression", "lz4", dir, file)
+	u.Tenure("install", "--dangerous", file)
+	runsFrom := func(revision string) {
+		t.Helper()
+		u.Tenure("daemon", "upgrade", u.Path("snap/own/current/bin/tenured"))
+		daemon, err := u.Client().Daemon(t.Context())
+		if want := u.Path("snap/own", revision, "bin/tenured"); err != nil || daemon.Program != want {
+			t.Errorf("the daemon runs from %s, %v, want %s", daemon.Program, err, want)
+		}
+	}
+	runsFrom("x1")
+	for range 3 {
+		u.Tenure("refresh", "--dangerous", file)
+	}
+	if _, err := os.Stat(u.Path("snap/own/x1/bin/tenured")); err != nil {
+		t.Errorf("the revision that the daemon runs from: %v", err)
+	}
+	if _, err := os.Stat(u.Path("snap/own/x2/bin/tenured")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the one that nobody runs from: %v", err)
+	}
+	runsFrom("x4")
+	u.Tenure("refresh", "--dangerous", file)
+	if _, err := os.Stat(u.Path("snap/own/x1/bin/tenured")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the one that it no longer runs from: %v", err)
+	}
+}
+
 // What is not fit to be the daemon is refused, and the daemon goes on as if nobody had asked.
 func TestUpgradeIsRefused(t *testing.T) {
 	t.Parallel()
