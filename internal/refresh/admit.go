@@ -69,7 +69,17 @@ func (m *Manager) inspect(ctx context.Context, file File) (candidate, error) {
 	bad := func(err error) (candidate, error) {
 		return candidate{}, &Error{Kind: kindOfPackage(err), Op: "read snap file", Object: file.Label, Err: supervise.Short(err)}
 	}
-	// Side by side, for each is a process of its own.
+	c := candidate{File: file, Name: file.Name}
+	// Side by side, for each is a process or a thread of its own.
+	hashing, stop := context.WithCancel(ctx)
+	var sum errgroup.Group
+	defer func() { stop(); _ = sum.Wait() }() // It is in the way of nobody when this returns.
+	sum.Go(func() error {
+		return change.Guarded(func() (err error) {
+			c.Digest, c.Size, err = digest(hashing, file.Path)
+			return err
+		})
+	})
 	var entries []squash.Entry
 	var listing errgroup.Group
 	listing.Go(func() error {
@@ -89,15 +99,13 @@ func (m *Manager) inspect(ctx context.Context, file File) (candidate, error) {
 	if err := squash.CheckSnap(info, entries); err != nil {
 		return bad(err)
 	}
-	c := candidate{File: file, Info: info, Name: file.Name}
-	if c.Name == "" {
+	if c.Info = info; c.Name == "" {
 		c.Name = tenure.Instance(info.Name)
 	}
 	if c.Name.Snap() != info.Name {
 		return bad(fmt.Errorf("the snap in it is named %q, so it cannot be installed as %q", info.Name, c.Name))
 	}
-	c.Digest, c.Size, err = digest(ctx, file.Path)
-	if err != nil {
+	if err := sum.Wait(); err != nil {
 		return bad(err)
 	}
 	if file.Origin != nil && file.Origin.Release.Digest != c.Digest {

@@ -84,6 +84,8 @@ type Manager struct {
 	warnings   warnings
 	// copies are the data copies of changes that run, between their passes.
 	copies running
+	// aheads are the programs of revisions that are about to start.
+	aheads aheads
 	// collect wakes the collector.
 	collect chan struct{}
 	// mends is what the disk has refused.
@@ -149,14 +151,14 @@ func (m *Manager) Engine() *change.Engine { return m.engine }
 // Register adds the steps of m to reg.
 func (m *Manager) Register(reg *change.Registry) {
 	change.Register(reg, taskPrepare, prepareStep{m})
-	change.Register(reg, taskMount, mountStep{m})
+	change.Register(reg, taskMount, mountStep{m: m})
 	change.Register(reg, taskAside, asideStep{m})
 	change.Register(reg, taskSwitch, switchStep{m})
 	change.Register(reg, taskHold, holdStep{m})
 	change.Register(reg, taskGate, gateStep{m})
 	change.Register(reg, taskCopy, copyStep{m})
 	change.Register(reg, taskPrepareAll, togetherStep[prepareParams]{prepareStep{m}})
-	change.Register(reg, taskMountAll, togetherStep[mountParams]{mountStep{m}})
+	change.Register(reg, taskMountAll, togetherStep[mountParams]{mountStep{m: m, waits: true}})
 	change.Register(reg, taskCopyAll, togetherStep[copyParams]{copyStep{m}})
 	change.Register(reg, taskDecide, decideStep{m})
 	change.Register(reg, taskStop, stopStep{m})

@@ -9,7 +9,10 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+
+	"golang.org/x/sync/errgroup"
 
 	"tenure"
 	"tenure/internal/change"
@@ -86,15 +89,26 @@ func (s prepareStep) Undo(ctx context.Context, p prepareParams, _ nothing) error
 
 // mountStep mounts a revision below the snap's directory, which is a shared
 // mount, so that units that hold it as a slave see later revisions.
-type mountStep struct{ m *Manager }
+type mountStep struct {
+	m *Manager
+	// waits is that what is read ahead is waited for: the gap of another snap may follow, which is not
+	// to have a processor less.
+	waits bool
+}
 
 type mountParams struct {
 	Ref tenure.Ref `json:"ref"`
+	// Ahead are programs in it that are to be brought into memory.
+	Ahead []string `json:"ahead,omitempty"`
 }
 
 func (s mountStep) Do(ctx context.Context, p mountParams) (nothing, error) {
 	if err := s.m.mountRevision(ctx, p.Ref); err != nil {
 		return nothing{}, errors.Join(err, s.Undo(context.WithoutCancel(ctx), p, nothing{}))
+	}
+	s.m.aheads.begin(p.Ref, s.m.cfg.Mounts.Dir(p.Ref.Snap, p.Ref.Revision), p.Ahead)
+	if s.waits {
+		s.m.aheads.wait(ctx, p.Ref)
 	}
 	return nothing{}, nil
 }
@@ -127,6 +141,7 @@ func (m *Manager) mountRevision(ctx context.Context, ref tenure.Ref) error {
 
 func (m *Manager) unmountRevision(ctx context.Context, ref tenure.Ref) error {
 	point := m.cfg.Mounts.Dir(ref.Snap, ref.Revision)
+	m.aheads.end(ref)
 	if err := mount.Unmount(ctx, point); err != nil {
 		return fmt.Errorf("unmount %s: %w", ref, err)
 	}
@@ -312,6 +327,10 @@ func (s decideStep) Do(ctx context.Context, p decideParams) (decided, error) {
 		return decided{}, err
 	}
 	j := &p.Jobs[0]
+	if !j.to().IsZero() {
+		// What is to start has been prepared when this returns, or does not start now.
+		defer s.m.aheads.end(j.target())
+	}
 	plan, err := s.m.decide(ctx, j, before)
 	if err != nil {
 		return decided{}, err
@@ -405,17 +424,23 @@ func (s decideStep) Undo(ctx context.Context, p decideParams, _ decided) error {
 }
 
 // prepareStarts does what can be done of the starts of a switch before anything
-// is stopped. What fails will fail again in the start, and is said there.
+// is stopped, on all processors. What fails will fail again in the start, and is said there.
 func (m *Manager) prepareStarts(ctx context.Context, sw switching) {
 	preparer, ok := m.cfg.Supervisor.(supervise.Preparer)
 	if !ok {
 		return
 	}
+	var preparing errgroup.Group
+	preparing.SetLimit(runtime.NumCPU())
 	for i := range sw.Start {
-		if err := preparer.Prepare(ctx, sw.Start[i]); err != nil {
-			m.cfg.Logger.Debug("start is not prepared", slog.Any("error", err))
-		}
+		preparing.Go(func() error {
+			if err := change.Guarded(func() error { return preparer.Prepare(ctx, sw.Start[i]) }); err != nil {
+				m.cfg.Logger.Debug("start is not prepared", slog.Any("error", err))
+			}
+			return nil
+		})
 	}
+	_ = preparing.Wait() // What has failed is said.
 }
 
 // dropStarts drops what was prepared for a switch that does not come.

@@ -93,7 +93,7 @@ func (m *Manager) preparations(jobs []job) (tasks []change.TaskSpec) {
 		ref := j.target()
 		if j.Staged != "" {
 			keep = append(keep, prepareParams{Ref: ref, Staged: j.Staged, Digest: j.After.Kept[ref.Revision].Digest})
-			mounts = append(mounts, mountParams{Ref: ref})
+			mounts = append(mounts, mountParams{Ref: ref, Ahead: starting(j.After.Kept[ref.Revision].Info)})
 		}
 		if j.Present {
 			aside = append(aside, change.NewTask(taskAside, fmt.Sprintf("Put aside old data of %s", ref), asideParams{Ref: ref}))
