@@ -61,6 +61,18 @@ func snap(b *testing.B, version int) string {
 	return file
 }
 
+// runRoom is the size of run/ of an instance, in bytes.
+const runRoom = 64 * mib
+
+// newInstance is an instance as machines have it: on the disk, but for run/, which is in memory.
+func newInstance(b *testing.B) *rig.Instance {
+	b.Helper()
+	if bySystemd() {
+		return rig.New(b, rig.Config{Disk: true})
+	}
+	return rig.New(b, rig.Config{Disk: true, RunSize: runRoom})
+}
+
 // timed runs the command line, and returns how long that took.
 func timed(i *rig.Instance, args ...string) time.Duration {
 	start := time.Now()
@@ -71,7 +83,7 @@ func timed(i *rig.Instance, args ...string) time.Duration {
 // benchInstall is a first install of hello as a whole, from the command to its
 // end; it is removed in between.
 func benchInstall(b *testing.B, t *table, n int) {
-	i := rig.New(b, rig.Config{Disk: true})
+	i := newInstance(b)
 	file := snap(b, 1)
 	var installs, removes series
 	for range n {

@@ -4,8 +4,6 @@ import (
 	"fmt"
 	"testing"
 	"time"
-
-	"tenure/test/rig"
 )
 
 // A command that refreshes commandSnaps snaps may take commandAll: 50 ms for each.
@@ -28,7 +26,7 @@ func benchCommand(b *testing.B, t *table, n int) {
 // refreshAll is how long one command takes for so many snaps.
 func refreshAll(b *testing.B, snaps int) time.Duration {
 	b.Helper()
-	i := rig.New(b, rig.Config{Disk: true})
+	i := newInstance(b)
 	files := packMany(b, i, b.TempDir(), snaps, 1)
 	i.Tenure(append([]string{"install", "--dangerous"}, files...)...)
 	return timed(i, append([]string{"refresh", "--dangerous"}, files...)...)

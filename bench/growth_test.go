@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"tenure/internal/rules"
-	"tenure/test/rig"
 )
 
 // growthTurns is of how many samples the medians of a curve are.
@@ -108,7 +107,7 @@ func growCopy(b *testing.B, n int) []float64 {
 }
 
 func growServices(b *testing.B, n int) []float64 {
-	i := rig.New(b, rig.Config{Disk: true})
+	i := newInstance(b)
 	files := packMany(b, i, b.TempDir(), n/manyServices, manyServices)
 	for _, file := range files {
 		i.Tenure("install", "--dangerous", file)

@@ -39,7 +39,7 @@ const (
 // holder need for that, and how long what people do all day takes.
 func benchMany(b *testing.B, t *table, n, count int) {
 	services := fmt.Sprintf("%d services", count*manyServices)
-	i := rig.New(b, rig.Config{Disk: true})
+	i := newInstance(b)
 	time.Sleep(rest)
 	nothing := residents(b, i.PID())
 	t.size("tenured, nothing installed", nothing)

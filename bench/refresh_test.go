@@ -54,10 +54,10 @@ func benchRefresh(b *testing.B, t *table, n int) {
 	t.aimTime("gap of a refresh, median, against 1.1 x floor + 2 ms", gaps.median(), time.Duration(1.1*float64(floors.median()))+2*time.Millisecond)
 }
 
-// newHello is an instance on the disk with hello in it.
+// newHello is an instance with hello in it.
 func newHello(b *testing.B, file string) *rig.Instance {
 	b.Helper()
-	i := rig.New(b, rig.Config{Disk: true})
+	i := newInstance(b)
 	i.Tenure("install", "--dangerous", file)
 	return i
 }

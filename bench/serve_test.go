@@ -10,7 +10,6 @@ import (
 
 	"tenure/examples/clients/snaps"
 	webclient "tenure/examples/clients/web"
-	"tenure/test/rig"
 )
 
 // The pace of the client of benchServe, and what the requests during switches may take of
@@ -25,7 +24,7 @@ const (
 // benchServe is what clients of a web server notice of refreshes that hand over: no request
 // fails, and this is how long the slow ones take, during the commands and between them.
 func benchServe(b *testing.B, t *table, n int) {
-	i := rig.New(b, rig.Config{Disk: true})
+	i := newInstance(b)
 	files := []string{webSnap(b, 1), webSnap(b, 2)}
 	i.Tenure("install", "--dangerous", files[0])
 	c := newClients(b, webclient.Client{Socket: filepath.Join(i.Path("var/snap/web/common"), webclient.Socket)})

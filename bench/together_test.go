@@ -20,7 +20,7 @@ const (
 // benchTogether is the gap of a refresh of a snap with many services against one with a single
 // service, in turns.
 func benchTogether(b *testing.B, t *table, n int) {
-	i := rig.New(b, rig.Config{Disk: true})
+	i := newInstance(b)
 	one, many := newTogether(b, i, "one", 1), newTogether(b, i, "many", togetherServices)
 	hands := newHands(b, snap(b, 1), togetherServices)
 	var ones, manies, floors series
