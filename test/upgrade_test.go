@@ -37,6 +37,10 @@ type upgraded struct {
 // newUpgraded is an instance whose programs are in a directory that nobody but root can change.
 func newUpgraded(t *testing.T) *upgraded {
 	t.Helper()
+	// Before anything runs that is to run while the daemon is replaced, and no longer.
+	if _, err := rig.BuildNext(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	i := rig.New(t, rig.Config{})
 	u := &upgraded{Instance: i, t: t}
 	i.Stop()
