@@ -217,7 +217,9 @@ func (h *History) segments() ([]int, error) {
 	var numbers []int
 	for _, entry := range entries {
 		name, ok := strings.CutSuffix(entry.Name(), segmentSuffix)
-		if number, err := strconv.Atoi(name); ok && err == nil && number > 0 {
+		number, err := strconv.Atoi(name)
+		// Another way to write a number names no segment.
+		if ok && err == nil && number > 0 && entry.Name() == filepath.Base(h.path(number)) {
 			numbers = append(numbers, number)
 		}
 	}
