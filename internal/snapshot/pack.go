@@ -438,8 +438,14 @@ func sparsely(file *os.File, from io.Reader, at, size int64) error {
 	return nil
 }
 
+// parent opens the directory that a file is in. What is no directory is not opened: a pipe would not
+// let go before somebody writes to it, and a device may do something.
+func (u *unpacker) parent(h *tar.Header) (*os.File, error) {
+	return u.root.OpenFile(filepath.Dir(h.Name), os.O_RDONLY|unix.O_DIRECTORY, 0)
+}
+
 func (u *unpacker) node(h *tar.Header, kind uint32, dev int) error {
-	parent, err := u.root.Open(filepath.Dir(h.Name))
+	parent, err := u.parent(h)
 	if err != nil {
 		return err
 	}
@@ -463,7 +469,7 @@ func (u *unpacker) finish() error {
 // finishOne gives a file its owner, its mode, its attributes and its time, in this order: a new
 // owner takes capabilities away.
 func (u *unpacker) finishOne(h *tar.Header) error {
-	parent, err := u.root.Open(filepath.Dir(h.Name))
+	parent, err := u.parent(h)
 	if err != nil {
 		return err
 	}
