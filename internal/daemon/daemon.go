@@ -271,13 +271,8 @@ func (p *parts) openHolder(ctx context.Context) (err error) {
 	if p.holderGroup, err = proc.OpenHierarchy(HierarchyName(p.cfg.Root) + "-holder"); err != nil {
 		return err
 	}
-	dir, err := os.Open(p.holderGroup.Path())
-	if err != nil {
-		return fmt.Errorf("open group of the holder: %w", err)
-	}
-	defer dir.Close() //nolint:errcheck // Opened to be passed on.
 	spawner := fdstore.Spawner{
-		Path: p.cfg.Self, Args: []string{"holder", "--root", p.cfg.Root}, Env: []string{}, Group: dir,
+		Path: p.cfg.Self, Args: []string{"holder", "--root", p.cfg.Root}, Env: []string{}, Group: p.holderGroup.Path(),
 	}
 	p.holder, err = fdstore.New(ctx, fdstore.Config{Socket: HolderSocket(p.paths), Spawn: spawner.Spawn, Log: p.cfg.Logger})
 	return err

@@ -19,9 +19,9 @@ type Spawner struct {
 	Args []string
 	// Env is the environment; nil is that of this process.
 	Env []string
-	// Group is the directory of the control group that the holder is born in; nil is
-	// that of this process.
-	Group *os.File
+	// Group is the directory of the control group that the holder is born in; empty is
+	// that of this process. It is opened for each, however late that is.
+	Group string
 }
 
 // Spawn starts a holder in a session of its own and returns when it listens. It is meant for
@@ -30,8 +30,13 @@ func (s Spawner) Spawn(ctx context.Context) error {
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), s.Path, s.Args...)
 	cmd.Env, cmd.Dir = s.Env, "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if s.Group != nil {
-		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(s.Group.Fd())
+	if s.Group != "" {
+		group, err := os.Open(s.Group)
+		if err != nil {
+			return fmt.Errorf("start holder: %w", err)
+		}
+		defer group.Close() //nolint:errcheck // Opened to be passed on.
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(group.Fd())
 	}
 	answer, stdout, err := os.Pipe()
 	if err != nil {
