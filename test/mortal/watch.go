@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -33,8 +35,7 @@ const (
 // newWatch attaches to all threads of a process, and returns when each stops at its next call.
 func newWatch(pid int, wanted func(call) bool) (*watch, error) {
 	w := &watch{pid: pid, threads: map[int]bool{}, sleeps: map[int]int{}, wanted: wanted}
-	var err error
-	if w.memory, err = os.Open(fmt.Sprintf("/proc/%d/mem", pid)); err != nil {
+	if err := w.remember(); err != nil {
 		return nil, err
 	}
 	for {
@@ -46,6 +47,17 @@ func newWatch(pid int, wanted func(call) bool) (*watch, error) {
 			return w, nil
 		}
 	}
+}
+
+// remember opens the memory of the process: what is open is that of the program that it executes now, and of no later one.
+func (w *watch) remember() error {
+	memory, err := os.Open(fmt.Sprintf("/proc/%d/mem", w.pid))
+	if err != nil {
+		return err
+	}
+	_ = w.memory.Close() // Also of none.
+	w.memory = memory
+	return nil
 }
 
 // seize attaches to the threads that are there, and tells whether there was a new one.
@@ -122,13 +134,18 @@ func (w *watch) handle(tid int, status unix.WaitStatus) error {
 	switch event := int(status) >> 16; {
 	case event == unix.PTRACE_EVENT_STOP && status.StopSignal() != unix.SIGTRAP:
 		return alive(ptrace(unix.PTRACE_LISTEN, tid, 0, 0))
+	case event == unix.PTRACE_EVENT_EXEC:
+		clear(w.sleeps)
+		if err := w.remember(); err != nil {
+			return fmt.Errorf("see what %d has become: %w", w.pid, err)
+		}
 	case event != 0:
 	case status.StopSignal() == syscallStop:
 		c, entry := w.call(tid)
 		if entry && w.each != nil && c.known && w.wanted(c) {
 			w.each(c)
 		}
-		if entry && w.sleeper(tid, c.number) {
+		if entry && w.sleeper(tid, &c) {
 			return alive(ptrace(unix.PTRACE_CONT, tid, 0, 0))
 		}
 	default:
@@ -139,15 +156,29 @@ func (w *watch) handle(tid int, status unix.WaitStatus) error {
 
 // sleeper reports whether a thread is the one by which the runtime looks after all others (sysmon), which does
 // nothing but to sleep for moments: ever shorter ones where calls take long, as they do when somebody
-// looks at them, and then neither gets to anything else.
-func (w *watch) sleeper(tid int, number uint64) bool {
+// looks at them, and then neither gets to anything else. Others sleep for shorter moments still, when they look for
+// work, and go on to do it: a thread that was taken for it would do so unseen.
+func (w *watch) sleeper(tid int, c *call) bool {
 	const surely = 8
-	if number != unix.SYS_NANOSLEEP {
+	if c.number != unix.SYS_NANOSLEEP || w.duration(c.args[0]) < shortestRest {
 		w.sleeps[tid] = 0
 		return false
 	}
 	w.sleeps[tid]++
 	return w.sleeps[tid] >= surely
+}
+
+// shortestRest is for how long that thread sleeps at least (sysmon in runtime/proc.go); all others sleep for 3 microseconds (runqgrab).
+const shortestRest = 20 * time.Microsecond
+
+// duration is a time in the memory of the process, of a thread that has stopped.
+func (w *watch) duration(at uint64) time.Duration {
+	var buf [16]byte
+	if _, err := w.memory.ReadAt(buf[:], int64(at)); err != nil { //nolint:gosec // An address.
+		return 0
+	}
+	seconds, nanoseconds := binary.NativeEndian.Uint64(buf[:8]), binary.NativeEndian.Uint64(buf[8:])
+	return time.Duration(seconds)*time.Second + time.Duration(nanoseconds) //nolint:gosec // Of the runtime.
 }
 
 // alive is err, unless it is that a thread has been killed meanwhile.
