@@ -269,6 +269,8 @@ func (m *matrix) leave(ctx context.Context) {
 	if conf[retention] != "no" {
 		steps(setting(retention, "no"))(ctx, m)
 	}
+	// Somebody on this machine may just have a copy of all mounts, as who makes a namespace does, and keeps a revision.
+	m.await(ctx, &operation{name: "remove all"}, "afterwards", outlook{})
 }
 
 // living are the processes that are to live on.

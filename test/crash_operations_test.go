@@ -386,8 +386,15 @@ func stagings() []operation {
 		{name: "apply by restart", verdict: "restart", prepare: staged, ask: action(onService("restart")), before: waits(), after: applied},
 		{
 			name: "apply at the end of the service", verdict: "restart", prepare: staged, before: waits(), after: applied, certain: true,
-			ask: func(_ context.Context, m *matrix) error {
-				return syscall.Kill(m.Main("probe.svc").PID, syscall.SIGKILL)
+			ask: func(ctx context.Context, m *matrix) error {
+				units, err := m.Client().Units(ctx) // It may die before it answers.
+				for i := range units {
+					at := slices.IndexFunc(units[i].Processes, func(p client.Process) bool { return p.Main })
+					if units[i].ID == "probe.svc" && at >= 0 {
+						return syscall.Kill(units[i].Processes[at].PID, syscall.SIGKILL)
+					}
+				}
+				return err
 			},
 		},
 		{
@@ -410,13 +417,14 @@ func stagings() []operation {
 		},
 		{
 			name: "collect", prepare: steps(file("install", "endure"), file("refresh", "endure"), restartService, file("refresh", "endure")), certain: true,
-			ask: func(_ context.Context, m *matrix) error {
-				for id := range m.Units() {
-					if found := trailingPID.FindString(id); found != "" && m.Units()[id].Revision == "x1" {
-						return syscall.Kill(m.Units()[id].Processes[0].PID, syscall.SIGKILL)
+			ask: func(ctx context.Context, m *matrix) error {
+				units, err := m.Client().Units(ctx) // It may die before it answers.
+				for i := range units {
+					if u := &units[i]; trailingPID.MatchString(u.ID) && u.Revision == "x1" {
+						return syscall.Kill(u.Processes[0].PID, syscall.SIGKILL)
 					}
 				}
-				return nil
+				return err
 			},
 			before: serving(3, 1, 2, 3).with(units("svc x2", "vms x3", "vms/vm.# x1", "vms/vm.# x2")),
 			after:  serving(3, 2, 3).with(units("svc x2", "vms x3", "vms/vm.# x2")),
