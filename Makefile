@@ -55,7 +55,7 @@ test: examples ## Run all tests, end-to-end ones natively and under systemd (SUP
 
 .PHONY: crash
 crash: examples ## Kill the daemon at everything that it does in every operation, go on over what fails, and print a table.
-	go test ./internal/refresh -run '^TestCrash' -count=1 -v
+	TENURE_CRASH=all go test ./internal/refresh -run '^TestCrash' -count=1 -v
 	TENURE_CRASH=all go test ./test -run '^TestCrash' -count=1 -parallel 4 -timeout 120m -v
 
 SOAK_TIME ?= 2h

@@ -19,7 +19,6 @@ import (
 	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/durable"
-	"tenure/internal/mount"
 	"tenure/internal/proc"
 	"tenure/internal/supervise"
 )
@@ -429,8 +428,8 @@ func (m *Manager) Shutdown(ctx context.Context) error {
 		failures = append(failures,
 			m.endStrays(ctx, snap, false),
 			m.forgetUnits(ctx, snap),
-			mount.UnmountTree(ctx, m.cfg.Mounts.SnapDir(snap)),
-			mount.UnmountTree(ctx, m.cfg.Paths.DataDir(snap)))
+			m.cfg.Table.UnmountTree(ctx, m.cfg.Mounts.SnapDir(snap)),
+			m.cfg.Table.UnmountTree(ctx, m.cfg.Paths.DataDir(snap)))
 	}
 	return errors.Join(failures...)
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"tenure"
-	"tenure/internal/mount"
 	"tenure/internal/supervise"
 )
 
@@ -78,7 +77,7 @@ func (m *Manager) bringBack(ctx context.Context, ref tenure.Ref, known kept) err
 
 // intact compares the file of a revision, which may not be mounted, with what is known of it.
 func (m *Manager) intact(ref tenure.Ref, known kept) error {
-	if _, mounted, err := mount.Mounted(m.cfg.Mounts.Dir(ref.Snap, ref.Revision)); err != nil || mounted {
+	if _, mounted, err := m.cfg.Table.Mounted(m.cfg.Mounts.Dir(ref.Snap, ref.Revision)); err != nil || mounted {
 		return err
 	}
 	path := m.cfg.Mounts.File(ref.Snap, ref.Revision)

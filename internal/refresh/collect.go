@@ -111,7 +111,7 @@ func (m *Manager) users(ctx context.Context, refs []tenure.Ref) (map[tenure.Ref]
 	byDev := map[mount.Dev]tenure.Ref{}
 	var infos []mount.Info
 	for _, ref := range refs {
-		info, mounted, err := mount.Mounted(m.cfg.Mounts.Dir(ref.Snap, ref.Revision))
+		info, mounted, err := m.cfg.Table.Mounted(m.cfg.Mounts.Dir(ref.Snap, ref.Revision))
 		if err != nil {
 			return nil, fmt.Errorf("see who uses %s: %w", ref, err)
 		}
@@ -123,7 +123,7 @@ func (m *Manager) users(ctx context.Context, refs []tenure.Ref) (map[tenure.Ref]
 	if len(infos) == 0 {
 		return nil, nil //nolint:nilnil // Nobody uses what is not mounted.
 	}
-	found, err := mount.UsersOf(ctx, infos...)
+	found, err := m.cfg.Table.UsersOf(ctx, infos...)
 	if err != nil {
 		return nil, fmt.Errorf("see who uses revisions of %s: %w", refs[0].Snap, err)
 	}
@@ -141,7 +141,7 @@ func (m *Manager) mounted(snap tenure.Instance, revs []tenure.Revision) (map[mou
 	byDev := map[mount.Dev]tenure.Revision{}
 	var infos []mount.Info
 	for _, rev := range revs {
-		info, mounted, err := mount.Mounted(m.cfg.Mounts.Dir(snap, rev))
+		info, mounted, err := m.cfg.Table.Mounted(m.cfg.Mounts.Dir(snap, rev))
 		if err != nil {
 			return nil, nil, fmt.Errorf("see who uses %s: %w", tenure.Ref{Snap: snap, Revision: rev}, err)
 		}

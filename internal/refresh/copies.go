@@ -136,7 +136,7 @@ func (m *Manager) firstCopy(ctx context.Context, p copyParams) error {
 	}
 	made := copies{release: release}
 	for _, place := range places {
-		pass, err := firstPass(ctx, place, p)
+		pass, err := m.firstPass(ctx, place, p)
 		if m.spoilt(ctx, place, p.To, err) {
 			_ = snapdata.Remove(ctx, place.of(p.To.Revision)) // What there is of a copy is none.
 			continue
@@ -158,7 +158,7 @@ func (m *Manager) firstCopy(ctx context.Context, p copyParams) error {
 }
 
 // firstPass is nil where there is nothing to copy.
-func firstPass(ctx context.Context, at place, p copyParams) (*snapdata.Pass, error) {
+func (m *Manager) firstPass(ctx context.Context, at place, p copyParams) (*snapdata.Pass, error) {
 	from, to := at.of(p.From.Revision), at.of(p.To.Revision)
 	if _, err := os.Lstat(from); errors.Is(err, os.ErrNotExist) {
 		return nil, nil //nolint:nilnil // Nothing to copy is no error.
@@ -167,7 +167,7 @@ func firstPass(ctx context.Context, at place, p copyParams) (*snapdata.Pass, err
 	if err := snapdata.Remove(ctx, to); err != nil {
 		return nil, err
 	}
-	pass, err := snapdata.First(ctx, from, to, snapdata.Options{})
+	pass, err := snapdata.First(ctx, from, to, m.cfg.Copying)
 	if err != nil {
 		return nil, err
 	}
@@ -200,7 +200,7 @@ func (m *Manager) secondCopy(ctx context.Context, p copyParams) error {
 	}
 	defer made.release()
 	for _, c := range made.passes {
-		_, err := c.pass.Second(ctx, snapdata.Options{})
+		_, err := c.pass.Second(ctx, m.cfg.Copying)
 		if err != nil && !m.spoilt(ctx, c.at, p.To, err) {
 			return fmt.Errorf("bring data of %s up to date: %w", p.To, err)
 		}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"maps"
 	"path/filepath"
@@ -18,7 +19,9 @@ import (
 	"tenure/internal/journal"
 	"tenure/internal/mount"
 	"tenure/internal/notice"
+	"tenure/internal/proc"
 	"tenure/internal/rules/rulefile"
+	"tenure/internal/snapdata"
 	"tenure/internal/squash"
 	"tenure/internal/supervise"
 )
@@ -31,7 +34,14 @@ type Config struct {
 	History    *journal.History
 	Supervisor supervise.Supervisor
 	Mounts     *mount.Store
-	Reader     *squash.Reader
+	// Table is what is mounted; by default what the kernel says.
+	Table mount.Table
+	// Copying is how data is copied.
+	Copying snapdata.Options
+	// Births tell of processes that become other programs; by default those of the kernel.
+	Births func(ctx context.Context, kinds ...proc.BirthKind) (iter.Seq[proc.Birth], error)
+	// Reader reads snap files that nobody trusts yet.
+	Reader Reader
 	// Tenure is the path of the command line program, for the entries in snap/bin.
 	Tenure string
 	// Snapctl is the path of the program that packages call, which units with a root
@@ -47,6 +57,12 @@ type Config struct {
 	// or longer if it is set; by default package clock does.
 	Now  func() time.Time
 	Wait func(ctx context.Context, until time.Time) error
+}
+
+// Reader reads snap files, as squash.Reader does.
+type Reader interface {
+	List(ctx context.Context, path string) ([]squash.Entry, error)
+	ReadFile(ctx context.Context, path, inner string, limit int64) ([]byte, error)
 }
 
 // Manager carries out requests. Make one with New, give its steps to an engine
@@ -112,6 +128,12 @@ func New(cfg Config) *Manager {
 	}
 	if cfg.Wait == nil {
 		cfg.Wait = clock.Wait
+	}
+	if cfg.Table == nil {
+		cfg.Table = mount.Kernel{}
+	}
+	if cfg.Births == nil {
+		cfg.Births = proc.Births
 	}
 	troubled := make(signal, 1)
 	return &Manager{

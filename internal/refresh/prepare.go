@@ -17,7 +17,6 @@ import (
 	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/durable"
-	"tenure/internal/mount"
 	"tenure/internal/policy"
 	"tenure/internal/snapdata"
 	"tenure/internal/supervise"
@@ -125,14 +124,14 @@ func (m *Manager) mountRevision(ctx context.Context, ref tenure.Ref) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("mount %s: %w", ref, err)
 	}
-	if err := mount.Share(dir); err != nil {
+	if err := m.cfg.Table.Share(dir); err != nil {
 		return fmt.Errorf("mount %s: %w", ref, err)
 	}
 	point := m.cfg.Mounts.Dir(ref.Snap, ref.Revision)
 	if err := os.MkdirAll(point, 0o755); err != nil {
 		return fmt.Errorf("mount %s: %w", ref, err)
 	}
-	if _, err := mount.Mount(ctx, m.cfg.Mounts.File(ref.Snap, ref.Revision), point); err != nil {
+	if _, err := m.cfg.Table.Mount(ctx, m.cfg.Mounts.File(ref.Snap, ref.Revision), point); err != nil {
 		return fmt.Errorf("mount %s: %w", ref, err)
 	}
 	m.broken.note(ref, nil)
@@ -142,7 +141,7 @@ func (m *Manager) mountRevision(ctx context.Context, ref tenure.Ref) error {
 func (m *Manager) unmountRevision(ctx context.Context, ref tenure.Ref) error {
 	point := m.cfg.Mounts.Dir(ref.Snap, ref.Revision)
 	m.aheads.end(ref)
-	if err := mount.Unmount(ctx, point); err != nil {
+	if err := m.cfg.Table.Unmount(ctx, point); err != nil {
 		return fmt.Errorf("unmount %s: %w", ref, err)
 	}
 	if err := os.Remove(point); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -162,7 +161,7 @@ func (m *Manager) dropSnapDir(ctx context.Context, snap tenure.Instance) error {
 	if err != nil {
 		return fmt.Errorf("remove directory of %s: %w", snap, err)
 	}
-	if err := mount.DetachTree(ctx, dir); err != nil {
+	if err := m.cfg.Table.DetachTree(ctx, dir); err != nil {
 		return fmt.Errorf("remove directory of %s: %w", snap, err)
 	}
 	return os.Remove(dir)
@@ -217,7 +216,7 @@ func (m *Manager) unmake(ctx context.Context, snap tenure.Instance) error {
 	}
 	return errors.Join(
 		m.forgetUnits(ctx, snap), m.dropLogs(ctx, snap), m.confs.drop(snap), m.instances.drop(snap), m.forgetUpdates(snap),
-		mount.UnmountTree(ctx, m.cfg.Paths.DataDir(snap)),
+		m.cfg.Table.UnmountTree(ctx, m.cfg.Paths.DataDir(snap)),
 		os.RemoveAll(m.cfg.Paths.Tmp(snap)),
 	)
 }
@@ -238,7 +237,7 @@ func (m *Manager) makeDataDirs(snap tenure.Instance) error {
 	if err := m.makeTmpDirs(snap); err != nil {
 		return err
 	}
-	return mount.Share(common)
+	return m.cfg.Table.Share(common)
 }
 
 // makeTmpDirs makes the private /tmp of a snap and its like. Units write to what is
@@ -283,7 +282,7 @@ func (m *Manager) makeUserDirs(ref tenure.Ref) error {
 // stands in a directory does not keep the rest.
 func (m *Manager) dropDataDir(ctx context.Context, snap tenure.Instance) error {
 	dir := m.cfg.Paths.DataDir(snap)
-	if err := mount.DetachTree(ctx, dir); err != nil {
+	if err := m.cfg.Table.DetachTree(ctx, dir); err != nil {
 		return fmt.Errorf("remove data of %s: %w", snap, err)
 	}
 	return snapdata.Remove(ctx, dir)

@@ -16,7 +16,6 @@ import (
 	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/journal"
-	"tenure/internal/mount"
 	"tenure/internal/snapfile"
 )
 
@@ -236,7 +235,7 @@ func (m *Manager) describeAll(ctx context.Context, snap tenure.Instance, before 
 	}
 	for _, rev := range before.Line.Kept() {
 		// What is mounted is there for as long as it is, whatever became of its file.
-		if _, mounted, err := mount.Mounted(m.cfg.Mounts.Dir(snap, rev)); err == nil && mounted {
+		if _, mounted, err := m.cfg.Table.Mounted(m.cfg.Mounts.Dir(snap, rev)); err == nil && mounted {
 			described[rev] = before.Kept[rev]
 		}
 	}

@@ -231,7 +231,7 @@ func (m *Manager) awaitFollowed(ctx context.Context, from tenure.Revision, spec 
 // watchExecs wakes whoever waits when any process becomes another program.
 // Where the kernel does not tell, only the supervisor's events do.
 func (m *Manager) watchExecs(ctx context.Context, wake func()) {
-	births, err := proc.Births(ctx, proc.Executed)
+	births, err := m.cfg.Births(ctx, proc.Executed)
 	if err != nil {
 		change.ReporterFrom(ctx).Logf("%v: a service that replaces itself is seen only when it says so", err)
 		return
@@ -265,13 +265,13 @@ func (m *Manager) followed(ctx context.Context, from tenure.Revision, spec super
 func (m *Manager) runsFrom(process tenure.Process, from, to tenure.Ref) (bool, error) {
 	var infos [2]mount.Info
 	for i, ref := range []tenure.Ref{from, to} {
-		info, mounted, err := mount.Mounted(m.cfg.Mounts.Dir(ref.Snap, ref.Revision))
+		info, mounted, err := m.cfg.Table.Mounted(m.cfg.Mounts.Dir(ref.Snap, ref.Revision))
 		if err != nil || !mounted {
 			return false, fmt.Errorf("see which revision process %d runs from: %w", process.PID, errors.Join(err, errNotMounted))
 		}
 		infos[i] = info
 	}
-	used, err := mount.UsedBy(process, infos[:]...)
+	used, err := m.cfg.Table.UsedBy(process, infos[:]...)
 	if err != nil {
 		return false, err
 	}

@@ -14,7 +14,6 @@ import (
 	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/hook"
-	"tenure/internal/mount"
 	"tenure/internal/snapdata"
 	"tenure/internal/snapshot"
 )
@@ -167,7 +166,7 @@ func (s saveStep) gather(ctx context.Context, p saveParams, d *snapshot.Descript
 				break
 			}
 			var n int
-			n, err = gatherOne(ctx, filepath.Join(o.path, name), filepath.Join(tree, name))
+			n, err = s.m.gatherOne(ctx, filepath.Join(o.path, name), filepath.Join(tree, name))
 			if s.m.spoilt(ctx, o.place, tenure.Ref{Snap: p.Snap, Revision: d.Revision}, err) {
 				n, err = 0, snapdata.Remove(ctx, filepath.Join(tree, name))
 			}
@@ -185,14 +184,14 @@ func (s saveStep) gather(ctx context.Context, p saveParams, d *snapshot.Descript
 }
 
 // gatherOne copies one directory, if it is there.
-func gatherOne(ctx context.Context, from, to string) (files int, err error) {
+func (m *Manager) gatherOne(ctx context.Context, from, to string) (files int, err error) {
 	if isMissing(from) {
 		return 0, nil
 	}
-	pass, err := snapdata.First(ctx, from, to, snapdata.Options{})
+	pass, err := snapdata.First(ctx, from, to, m.cfg.Copying)
 	if err == nil {
 		// What has been written to meanwhile is looked at once more.
-		_, err = pass.Second(ctx, snapdata.Options{})
+		_, err = pass.Second(ctx, m.cfg.Copying)
 	}
 	if err != nil {
 		return 0, err
@@ -364,6 +363,8 @@ type placing struct {
 	owner  owner
 	target target
 	from   string
+	// copying is how it is copied.
+	copying snapdata.Options
 }
 
 func (p placing) dir() string { return filepath.Join(p.owner.path, p.target.Name) }
@@ -374,7 +375,9 @@ func (p plan) placings(ctx context.Context, owners []owner) ([]placing, error) {
 	var found []placing
 	for _, o := range owners {
 		for saved, name := range map[string]string{p.of.Revision.String(): p.now.String(), common: common} {
-			at := placing{o, target{User: o.user, Name: name}, filepath.Join(p.tree(o.archive()), saved)}
+			at := placing{
+				owner: o, target: target{User: o.user, Name: name}, from: filepath.Join(p.tree(o.archive()), saved), copying: p.m.cfg.Copying,
+			}
 			if isMissing(at.from) {
 				continue
 			}
@@ -410,7 +413,7 @@ func (p placing) place(ctx context.Context) (made snapdata.Inode, err error) {
 	if err := snapdata.Remove(ctx, beside); err != nil {
 		return made, err
 	}
-	pass, err := snapdata.First(ctx, p.from, beside, snapdata.Options{})
+	pass, err := snapdata.First(ctx, p.from, beside, p.copying)
 	if err != nil {
 		return made, err
 	}
@@ -517,10 +520,10 @@ func (s restoreStep) exchange(ctx context.Context, p restoreParams, doc *restori
 	defer release()
 	shared := s.m.cfg.Paths.Common(p.Snap)
 	// It is a mount for itself, so that mounts below it reach all units; and there are none.
-	if below, err := mount.Below(shared); err != nil || len(below) > 1 {
+	if below, err := s.m.cfg.Table.Below(shared); err != nil || len(below) > 1 {
 		return errors.Join(err, fmt.Errorf("restore %s: %w: %s", p.Snap, snapdata.ErrMounted, shared))
 	}
-	if err := mount.Unmount(ctx, shared); err != nil {
+	if err := s.m.cfg.Table.Unmount(ctx, shared); err != nil {
 		return fmt.Errorf("restore %s: %w", p.Snap, err)
 	}
 	defer func() { err = errors.Join(err, s.m.makeDataDirs(p.Snap)) }()

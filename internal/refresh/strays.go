@@ -35,7 +35,7 @@ func (m *Manager) strays(ctx context.Context, state *snapState) ([]policy.Stray,
 	if err != nil || len(infos) == 0 {
 		return nil, err
 	}
-	users, err := mount.RunnersOf(ctx, infos...)
+	users, err := m.cfg.Table.RunnersOf(ctx, infos...)
 	if err != nil {
 		return nil, fmt.Errorf("look for strays of %s: %w", state.Instance, err)
 	}
@@ -50,7 +50,7 @@ func (m *Manager) strays(ctx context.Context, state *snapState) ([]policy.Stray,
 			if tracked[use.Process] {
 				continue
 			}
-			info, found, err := stillRuns(use.Process, dev, infos)
+			info, found, err := m.stillRuns(use.Process, dev, infos)
 			if err != nil {
 				return nil, fmt.Errorf("look for strays of %s: %w", state.Instance, err)
 			}
@@ -64,12 +64,12 @@ func (m *Manager) strays(ctx context.Context, state *snapState) ([]policy.Stray,
 
 // stillRuns looks again whether a process runs a program of the mount dev, now that
 // its start time is known: it could have got its pid while that was looked at.
-func stillRuns(process tenure.Process, dev mount.Dev, mounts []mount.Info) (info proc.Info, found bool, err error) {
+func (m *Manager) stillRuns(process tenure.Process, dev mount.Dev, mounts []mount.Info) (info proc.Info, found bool, err error) {
 	info, err = proc.Read(process.PID)
 	if err != nil || info.Process != process {
 		return info, false, nil //nolint:nilerr // It has ended.
 	}
-	used, err := mount.UsedBy(process, mounts...)
+	used, err := m.cfg.Table.UsedBy(process, mounts...)
 	return info, slices.Contains(used[dev], mount.Exe), err
 }
 

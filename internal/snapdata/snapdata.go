@@ -55,6 +55,9 @@ type Stats struct {
 type Options struct {
 	// Progress, if set, is called now and then by the goroutine that copies.
 	Progress func(Stats)
+	// Hot finds the files on a device that may change without a sign of it; by default those that any process of this
+	// machine has open for writing or mapped.
+	Hot func(ctx context.Context, dev uint64) ([]Inode, error)
 }
 
 // Pass is what the first pass has to tell the second. It can be stored as
@@ -144,11 +147,15 @@ func (p *Pass) first(ctx context.Context, opts Options) error {
 	if err != nil {
 		return err
 	}
+	find := findHot
+	if opts.Hot != nil {
+		find = opts.Hot
+	}
 	var hot []Inode
 	r := newRun(opts, dst.fd)
 	r.dirs = map[uint64]bool{}
 	r.beforeData = func() (err error) {
-		hot, err = findHot(ctx, src.st.Dev)
+		hot, err = find(ctx, src.st.Dev)
 		return err
 	}
 	if err := r.tree(ctx, src, dst); err != nil {
