@@ -48,7 +48,7 @@ func startCrowd(t *testing.T, tcp string, doors ...webclient.Client) *crowd {
 	}
 	for _, header := range []string{"Connection: keep-alive", "Connection: close"} {
 		out := &bytes.Buffer{}
-		cmd := exec.CommandContext(context.WithoutCancel(ctx), "wrk", "-t1", "-c4", "-d1h", "--timeout", "30s", "-H", header, "http://"+tcp+"/version")
+		cmd := exec.CommandContext(context.WithoutCancel(ctx), "wrk", "-t1", "-c4", "-d20m", "--timeout", "30s", "-H", header, "http://"+tcp+"/version")
 		cmd.Stdout, cmd.Stderr = out, out
 		if err := cmd.Start(); err != nil {
 			t.Fatalf("wrk is needed (make deps): %v", err)
