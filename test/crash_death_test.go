@@ -270,7 +270,7 @@ func sights(s *scene) []*sight {
 		{name: "the mount point", dir: "snap/" + s.snap, base: next, op: fsnotify.Create, nth: 1},
 		{name: "the first copy begun", dir: "var/snap/" + s.snap, base: next, op: fsnotify.Create, nth: 1},
 		{name: "the old process gone", ended: true},
-		{name: "the next link", dir: "snap/" + s.snap, base: named("current.next"), op: fsnotify.Create, nth: 1},
+		{name: "the next link", dir: "snap/" + s.snap, base: named(".current.next"), op: fsnotify.Create, nth: 1},
 		{name: "the link switched", dir: "snap/" + s.snap, base: named("current"), op: fsnotify.Create, nth: 1},
 		{name: "the data link switched", dir: "var/snap/" + s.snap, base: named("current"), op: fsnotify.Create, nth: 1},
 	}

@@ -376,9 +376,6 @@ func (m *Manager) makeAlias(alias Alias, apps, completed []tenure.App) error {
 	}
 	m.complete(alias.Alias, alias.Snap, alias.App, completed)
 	path := filepath.Join(m.cfg.Paths.Bin(), alias.Alias)
-	if target, err := os.Readlink(path); err == nil && target == alias.Command() {
-		return nil
-	}
 	if err := pointAt(path, alias.Command()); err != nil {
 		return fmt.Errorf("make alias: %w", err)
 	}
@@ -389,6 +386,9 @@ func (m *Manager) makeAlias(alias Alias, apps, completed []tenure.App) error {
 func (m *Manager) dropAlias(name string) error {
 	m.complete(name, "", "", nil)
 	path := filepath.Join(m.cfg.Paths.Bin(), name)
+	if err := removeExisting(nextOf(path)); err != nil {
+		return fmt.Errorf("remove alias: %w", err)
+	}
 	if info, err := os.Lstat(path); err != nil || info.Mode().Type() != os.ModeSymlink {
 		return nil //nolint:nilerr // There is no link.
 	}

@@ -243,25 +243,28 @@ func (m *Manager) dropUserDirs(ctx context.Context, snap tenure.Instance) error 
 			continue // There is none, or it is not ours to remove.
 		}
 		at := place{path: fmt.Sprintf("/proc/self/fd/%d", held.Fd()), held: held}
-		for _, name := range []string{"common", current} {
+		for _, name := range []string{"common", current, nextOf(current)} {
 			err := snapdata.Remove(ctx, filepath.Join(at.path, name))
 			if !m.spoilt(ctx, at, tenure.Ref{Snap: snap}, err) {
 				failures = append(failures, err)
 			}
 		}
 		_ = held.Close() // Opened for reading.
-		removeEmpty(home, snap)
+		failures = append(failures, removeEmpty(home, snap))
 	}
 	return errors.Join(failures...)
 }
 
 // removeEmpty removes the directory of snap in a home, if there is nothing of its
 // owner's in it.
-func removeEmpty(home string, snap tenure.Instance) {
+func removeEmpty(home string, snap tenure.Instance) error {
 	root, err := os.OpenRoot(home)
 	if err != nil {
-		return
+		return nil //nolint:nilerr // It is theirs.
 	}
 	defer root.Close() //nolint:errcheck // Opened for reading.
-	_ = root.Remove(filepath.Join("snap", string(snap)))
+	if err := root.Remove(filepath.Join("snap", string(snap))); err != nil && !theirs(err) && !errors.Is(err, syscall.ENOTEMPTY) {
+		return fmt.Errorf("remove directory of %s: %w", snap, err)
+	}
+	return nil
 }

@@ -18,13 +18,13 @@ import (
 func inTheWay(t *testing.T, h *harness, names ...string) (clear func()) {
 	t.Helper()
 	for _, name := range names {
-		if err := os.MkdirAll(filepath.Join(h.cfg.Paths.Bin(), name+nextSuffix, "full"), 0o700); err != nil {
+		if err := os.MkdirAll(filepath.Join(nextOf(filepath.Join(h.cfg.Paths.Bin(), name)), "full"), 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
 	return func() {
 		for _, name := range names {
-			if err := os.RemoveAll(filepath.Join(h.cfg.Paths.Bin(), name+nextSuffix)); err != nil {
+			if err := os.RemoveAll(nextOf(filepath.Join(h.cfg.Paths.Bin(), name))); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -132,11 +132,11 @@ func TestSweepsCommands(t *testing.T) {
 			os.WriteFile(bin("gone"), []byte(h.entry("gone", "gone")), 0o600),
 			os.WriteFile(bin("gone.empty"), nil, 0o600),
 			os.WriteFile(bin("gone.zeros"), make([]byte, 10), 0o600),
-			os.WriteFile(bin("probe.a.next"), []byte("#!"), 0o600),
-			os.Symlink("gone", bin("old")), os.Symlink("gone", bin("old.next")),
+			os.WriteFile(nextOf(bin("probe.a")), []byte("#!"), 0o600),
+			os.Symlink("gone", bin("old")), os.Symlink("gone", nextOf(bin("old"))),
 			os.Symlink("probe.a", bin("mine")),
 			os.WriteFile(bin("probe.soon"), nil, 0o600),
-			os.WriteFile(bin("foreign"), []byte("#!/bin/sh\n"), 0o600), os.Symlink("/bin/true", bin("link")), os.Mkdir(bin("dir.next"), 0o700),
+			os.WriteFile(bin("foreign"), []byte("#!/bin/sh\n"), 0o600), os.Symlink("/bin/true", bin("link")), os.Mkdir(nextOf(bin("dir")), 0o700),
 		)
 		if err != nil {
 			t.Fatal(err)
@@ -145,7 +145,7 @@ func TestSweepsCommands(t *testing.T) {
 		if err := h.sweepCommands([]snapState{*state}, []relinked{underWay}); err != nil {
 			t.Error(err)
 		}
-		if got, want := there(t, h), []string{"dir.next", "foreign", "link", "mine", "probe.a", "probe.soon"}; !slices.Equal(got, want) {
+		if got, want := there(t, h), []string{".dir.next", "foreign", "link", "mine", "probe.a", "probe.soon"}; !slices.Equal(got, want) {
 			t.Errorf("there are %q, want %q", got, want)
 		}
 	})

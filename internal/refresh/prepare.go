@@ -154,6 +154,9 @@ func (m *Manager) unmountRevision(ctx context.Context, ref tenure.Ref) error {
 // dropSnapDir removes the directory of a snap that has no revision any more.
 func (m *Manager) dropSnapDir(ctx context.Context, snap tenure.Instance) error {
 	dir := m.cfg.Mounts.SnapDir(snap)
+	if err := removeExisting(nextOf(filepath.Join(dir, current))); err != nil {
+		return fmt.Errorf("remove directory of %s: %w", snap, err)
+	}
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) || len(entries) > 0 {
 		return nil

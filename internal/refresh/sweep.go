@@ -58,7 +58,7 @@ func (m *Manager) commandNames(states []snapState, links []relinked) (map[string
 // not have come to the disk, the link of an alias, or what was to take the place of either.
 func (m *Manager) leftCommand(name string, kind os.FileMode) bool {
 	path := filepath.Join(m.cfg.Paths.Bin(), name)
-	name, replacing := strings.CutSuffix(name, nextSuffix)
+	replacing := strings.HasPrefix(name, ".") && strings.HasSuffix(name, nextSuffix)
 	switch {
 	case kind == os.ModeSymlink:
 		target, err := os.Readlink(path)

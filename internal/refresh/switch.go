@@ -306,8 +306,19 @@ func (s linkStep) Probe(_ context.Context, p linkParams) (nothing, bool, error) 
 	return nothing{}, true, s.m.link(p)
 }
 
-// nextSuffix is on the name of what is to replace a link or a file.
+// nextSuffix is on the name of what is to replace a link or a file, behind a dot and the name of that: nothing that is
+// replaced has such a name.
 const nextSuffix = ".next"
+
+func nextOf(path string) string {
+	dir, name := filepath.Split(path)
+	return dir + "." + name + nextSuffix
+}
+
+// removePlaced removes a link or a file, and what is left of what was to replace it.
+func removePlaced(path string) error {
+	return errors.Join(removeExisting(nextOf(path)), removeExisting(path))
+}
 
 func (m *Manager) link(p linkParams) error {
 	paths := m.cfg.Paths
@@ -322,7 +333,7 @@ func (m *Manager) link(p linkParams) error {
 	}
 	for _, app := range p.FromApps {
 		if !slices.Contains(p.ToApps, app) {
-			if err := removeExisting(m.command(p.Snap, app)); err != nil {
+			if err := removePlaced(m.command(p.Snap, app)); err != nil {
 				return fmt.Errorf("remove command: %w", err)
 			}
 			m.complete(commandName(p.Snap, app), p.Snap, app, nil)
@@ -340,14 +351,14 @@ func (m *Manager) link(p linkParams) error {
 // pointLink makes link point to rev, in one instant; no revision removes it.
 func pointLink(link string, rev tenure.Revision) error {
 	if rev.IsZero() {
-		return removeExisting(link)
+		return removePlaced(link)
 	}
 	return pointAt(link, rev.String())
 }
 
 // pointAt makes link point at target, in one instant.
 func pointAt(link, target string) error {
-	next := link + nextSuffix
+	next := nextOf(link)
 	if err := removeExisting(next); err != nil {
 		return err
 	}
@@ -370,7 +381,7 @@ func placed(next, path string, err error) error {
 
 // putFile makes a file, or replaces it, in one instant.
 func putFile(path, text string, mode os.FileMode) error {
-	next := path + nextSuffix
+	next := nextOf(path)
 	if err := removeExisting(next); err != nil {
 		return err
 	}
@@ -417,6 +428,9 @@ func (m *Manager) entry(snap tenure.Instance, app tenure.App) string {
 func (m *Manager) makeCommand(snap tenure.Instance, app tenure.App) error {
 	path := m.command(snap, app)
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return err
+	}
+	if err := removeExisting(nextOf(path)); err != nil {
 		return err
 	}
 	script := m.entry(snap, app)
