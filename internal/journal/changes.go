@@ -25,7 +25,7 @@ type changes struct {
 func (c *changes) Load(ctx context.Context) (change.Saved, error) {
 	var saved change.Saved
 	err := c.db.view(func(tx *bolt.Tx) error {
-		b, apart := tx.Bucket([]byte(bucketChanges)), tx.Bucket([]byte(bucketParts))
+		b, apart := sealed(tx, bucketChanges), sealed(tx, bucketParts)
 		saved.LastID = change.ID(b.Sequence())
 		return b.ForEach(func(k, v []byte) error {
 			var one change.Change
@@ -74,7 +74,7 @@ func (c *changes) Apply(_ context.Context, batch change.Batch) error {
 }
 
 func apply(tx *bolt.Tx, plans []update, gone []change.ID) error {
-	b, apart := tx.Bucket([]byte(bucketChanges)), tx.Bucket([]byte(bucketParts))
+	b, apart := sealed(tx, bucketChanges), sealed(tx, bucketParts)
 	for i := range plans {
 		if err := plans[i].write(b, apart); err != nil {
 			return err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"slices"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -21,9 +20,6 @@ func guard(f func() error) (err error) {
 	}()
 	return f()
 }
-
-// sealedBuckets have values that are JSON and, since version 4, sealed.
-func sealedBuckets() []string { return []string{bucketChanges, bucketParts, bucketDocuments} }
 
 // walk reads every key and value that can be reached, and sees that they are as they were written.
 func walk(tx *bolt.Tx) error {
@@ -50,26 +46,25 @@ func walk(tx *bolt.Tx) error {
 			return visit(below, sound)
 		})
 	}
-	return tx.ForEach(func(name []byte, b *bolt.Bucket) error {
-		if slices.Contains(sealedBuckets(), string(name)) {
-			return visit(b, soundness(tx))
-		}
-		return visit(b, func(_, _ []byte) error { return nil })
-	})
+	return tx.ForEach(func(name []byte, b *bolt.Bucket) error { return visit(b, soundness(string(name))) })
 }
 
-// soundness tells what was written from what was not, by the version of the file. One whose version cannot be read has none.
-func soundness(tx *bolt.Tx) func(key, value []byte) error {
-	if version, err := readVersion(tx); err == nil && version >= sealedSince {
+// soundness tells what was written from what was not, in a bucket: what version 4 has sealed, what versions before it had
+// elsewhere, and anything else, of which nothing is known.
+func soundness(bucket string) func(key, value []byte) error {
+	switch bucket {
+	case bucketSealed:
 		return func(key, value []byte) error {
 			_, err := unseal(key, value)
 			return err
 		}
-	}
-	return func(_, value []byte) error {
-		if !json.Valid(value) {
-			return errors.New("it is unreadable")
+	case bucketChanges, bucketParts, bucketDocuments:
+		return func(_, value []byte) error {
+			if !json.Valid(value) {
+				return errors.New("it is unreadable")
+			}
+			return nil
 		}
-		return nil
 	}
+	return func(_, _ []byte) error { return nil }
 }

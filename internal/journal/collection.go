@@ -114,7 +114,7 @@ func (d Documents[T]) Put(key string, doc T) error {
 	if err != nil {
 		return fmt.Errorf("put %s %q: %w", d.name, key, err)
 	}
-	b, err := d.tx.bolt.Bucket([]byte(bucketDocuments)).CreateBucketIfNotExists([]byte(d.name))
+	b, err := sealed(d.tx.bolt, bucketDocuments).CreateBucketIfNotExists([]byte(d.name))
 	if err == nil {
 		err = b.Put([]byte(key), seal([]byte(key), raw))
 	}
@@ -171,7 +171,7 @@ func (d Documents[T]) Keys() (keys []string, err error) {
 }
 
 func (d Documents[T]) bucket() *bolt.Bucket {
-	return d.tx.bolt.Bucket([]byte(bucketDocuments)).Bucket([]byte(d.name))
+	return sealed(d.tx.bolt, bucketDocuments).Bucket([]byte(d.name))
 }
 
 func (d Documents[T]) decode(key string, raw []byte) (doc T, err error) {

@@ -87,6 +87,7 @@ type DB struct {
 // The top-level buckets.
 const (
 	bucketMeta      = "meta"
+	bucketSealed    = "sealed"
 	bucketChanges   = "changes"
 	bucketParts     = "parts"
 	bucketDocuments = "documents"

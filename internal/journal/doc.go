@@ -11,15 +11,16 @@
 //
 //	meta ◀
 //	    version           : number        the schema's; a file without meta is new
-//	changes ◀                             its sequence is the highest ID ever put
-//	    ID number         : JSON          change.Change; while it has not ended, without these:
-//	parts ◀                               apart, for a change of many snaps is long
-//	    ID number ◀                       those of a change that has not ended
-//	        plan, details : JSON
-//	        task number   : JSON          change.Task, in the order of the numbers
-//	documents ◀
-//	    COLLECTION ◀                      "snaps", "settings", ...: see NewCollection
-//	        key text      : JSON          what the collection's owner keeps
+//	sealed ◀
+//	    changes ◀                         its sequence is the highest ID ever put
+//	        ID number         : JSON      change.Change; while it has not ended, without these:
+//	    parts ◀                           apart, for a change of many snaps is long
+//	        ID number ◀                   those of a change that has not ended
+//	            plan, details : JSON
+//	            task number   : JSON      change.Task, in the order of the numbers
+//	    documents ◀
+//	        COLLECTION ◀                  "snaps", "settings", ...: see NewCollection
+//	            key text      : JSON      what the collection's owner keeps
 //	reserve ◀                             there for a moment only: see refill
 //
 // A file of an older version is migrated when it is opened, in one transaction, and backed up before.

@@ -44,10 +44,20 @@ func toVersion3(tx *bolt.Tx) error {
 	return nil
 }
 
-// toVersion4 gives each value a checksum.
+// toVersion4 gives each value a checksum, below a bucket of its own: older releases look at what is in the others before
+// they look at the version, and would take it for damaged.
 func toVersion4(tx *bolt.Tx) error {
+	b, err := tx.CreateBucketIfNotExists([]byte(bucketSealed))
+	if err != nil {
+		return fmt.Errorf("create bucket %s: %w", bucketSealed, err)
+	}
 	for _, name := range sealedBuckets() {
-		if err := sealAll(tx.Bucket([]byte(name))); err != nil {
+		// What was written before in the same transaction would not move with it.
+		err := tx.MoveBucket([]byte(name), nil, b)
+		if err == nil {
+			err = sealAll(b.Bucket([]byte(name)))
+		}
+		if err != nil {
 			return fmt.Errorf("seal %s: %w", name, err)
 		}
 	}

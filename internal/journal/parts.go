@@ -160,8 +160,8 @@ func sameBytes(a, b []byte) bool {
 
 // readParts reads what is kept of c apart from its record.
 func readParts(own *bolt.Bucket, c *change.Change) error {
-	return own.ForEach(func(k, sealed []byte) error {
-		v, err := unseal(k, sealed)
+	return own.ForEach(func(k, kept []byte) error {
+		v, err := unseal(k, kept)
 		if err != nil {
 			return err
 		}

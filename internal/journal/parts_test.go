@@ -148,19 +148,18 @@ func TestVersion2(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := open(Config{Path: path}, migrations()[:2])
+	file, err := bolt.Open(path, fileMode, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = db.update(func(tx *bolt.Tx) error {
-		// Without what this version has written.
-		return errors.Join(tx.Bucket([]byte(bucketDocuments)).DeleteBucket([]byte(recoveries)), tx.Bucket([]byte(bucketChanges)).Put(number(7), raw))
+	err = file.Update(func(tx *bolt.Tx) error {
+		meta, err := tx.CreateBucket([]byte(bucketMeta))
+		return errors.Join(err, toVersion1(tx), toVersion2(tx), meta.Put([]byte(keyVersion), number(2)), tx.Bucket([]byte(bucketChanges)).Put(number(7), raw))
 	})
-	if err != nil {
+	if err := errors.Join(err, file.Close()); err != nil {
 		t.Fatal(err)
 	}
-	closeDB(t, db)
-	db = openDB(t, path)
+	db := openDB(t, path)
 	if diff := cmp.Diff(c, loaded(t, db.Changes(), 7)); diff != "" {
 		t.Errorf("as it was (-want +got):\n%s", diff)
 	}

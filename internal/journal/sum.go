@@ -14,22 +14,27 @@ import (
 // checksums of its two heads alone, and a disk, or memory, that turns a bit may leave JSON that says something else.
 const sumSize = 4
 
-// sealedSince is the first version of the schema with them.
-const sealedSince = 4
-
 var errSum = errors.New("it is not what was written: its checksum is another")
+
+// sealedBuckets are those below bucketSealed.
+func sealedBuckets() []string { return []string{bucketChanges, bucketParts, bucketDocuments} }
+
+// sealed is one of them.
+func sealed(tx *bolt.Tx, name string) *bolt.Bucket {
+	return tx.Bucket([]byte(bucketSealed)).Bucket([]byte(name))
+}
 
 // seal is value as it is kept under key.
 func seal(key, value []byte) []byte {
 	return slices.Concat(binary.BigEndian.AppendUint32(nil, sum(key, value)), value)
 }
 
-// unseal is the value that is kept under key as sealed. It is a part of sealed.
-func unseal(key, sealed []byte) ([]byte, error) {
-	if len(sealed) < sumSize || binary.BigEndian.Uint32(sealed) != sum(key, sealed[sumSize:]) {
+// unseal is the value of what is kept under key, and a part of that.
+func unseal(key, kept []byte) ([]byte, error) {
+	if len(kept) < sumSize || binary.BigEndian.Uint32(kept) != sum(key, kept[sumSize:]) {
 		return nil, errSum
 	}
-	return sealed[sumSize:], nil
+	return kept[sumSize:], nil
 }
 
 func sum(key, value []byte) uint32 {
@@ -38,8 +43,8 @@ func sum(key, value []byte) uint32 {
 }
 
 // read decodes what is kept under key.
-func read(key, sealed []byte, into any) error {
-	value, err := unseal(key, sealed)
+func read(key, kept []byte, into any) error {
+	value, err := unseal(key, kept)
 	if err != nil {
 		return err
 	}
@@ -48,18 +53,18 @@ func read(key, sealed []byte, into any) error {
 
 // sealAll seals all values in a bucket and in those below it.
 func sealAll(b *bolt.Bucket) error {
-	sealed := make(map[string][]byte)
+	all := make(map[string][]byte)
 	err := b.ForEach(func(k, v []byte) error {
 		if v == nil {
 			return sealAll(b.Bucket(k))
 		}
-		sealed[string(k)] = seal(k, v)
+		all[string(k)] = seal(k, v)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	for key, value := range sealed {
+	for key, value := range all {
 		if err := b.Put([]byte(key), value); err != nil {
 			return err
 		}
