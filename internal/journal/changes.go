@@ -29,9 +29,9 @@ func (c *changes) Load(ctx context.Context) (change.Saved, error) {
 		saved.LastID = change.ID(b.Sequence())
 		return b.ForEach(func(k, v []byte) error {
 			var one change.Change
-			err := read(k, v, &one)
+			err := placeOf(bucketChanges).read(k, v, &one)
 			if own := apart.Bucket(k); err == nil && own != nil {
-				err = readParts(own, &one)
+				err = readParts(own, placeOf(bucketParts, string(k)), &one)
 			}
 			if err != nil {
 				return fmt.Errorf("read change %x: %w", k, err)
@@ -108,7 +108,7 @@ type update struct {
 func (u *update) write(b, apart *bolt.Bucket) error {
 	id := uint64(u.id)
 	if u.head != nil {
-		if err := b.Put(number(id), seal(number(id), u.head)); err != nil {
+		if err := b.Put(number(id), placeOf(bucketChanges).seal(number(id), u.head)); err != nil {
 			return err
 		}
 	}
@@ -134,8 +134,9 @@ func (u *update) write(b, apart *bolt.Bucket) error {
 			return err
 		}
 	}
+	place := placeOf(bucketParts, string(number(id)))
 	for key, value := range u.put {
-		if err := own.Put([]byte(key), seal([]byte(key), value)); err != nil {
+		if err := own.Put([]byte(key), place.seal([]byte(key), value)); err != nil {
 			return err
 		}
 	}

@@ -21,20 +21,28 @@ func guard(f func() error) (err error) {
 	return f()
 }
 
-// walk reads every key and value that can be reached, and sees that they are as they were written.
+// walk reads every key and value that can be reached, and sees that they are as they were written; of a file of a
+// newer version nothing is known.
 func walk(tx *bolt.Tx) error {
 	// No key takes less than this; more keys than that mean that pages refer to
 	// each other in a circle.
 	const leastKey = 16
 	left := tx.Size() / leastKey
-	var visit func(b *bolt.Bucket, sound func(key, value []byte) error) error
-	visit = func(b *bolt.Bucket, sound func(key, value []byte) error) error {
+	version, err := readVersion(tx)
+	newer := err == nil && version > Schema()
+	if err == nil && version >= sealedSince && !newer {
+		if err := complete(tx); err != nil {
+			return err
+		}
+	}
+	var visit func(b *bolt.Bucket, at place, sound soundness) error
+	visit = func(b *bolt.Bucket, at place, sound soundness) error {
 		return b.ForEach(func(k, v []byte) error {
 			if left--; left < 0 {
 				return errors.New("its pages form a circle")
 			}
 			if v != nil {
-				if err := sound(k, v); err != nil {
+				if err := sound(at, k, v); err != nil {
 					return fmt.Errorf("the value of %q: %w", k, err)
 				}
 				return nil
@@ -43,28 +51,52 @@ func walk(tx *bolt.Tx) error {
 			if below == nil {
 				return fmt.Errorf("bucket %q is unreadable", k)
 			}
-			return visit(below, sound)
+			return visit(below, at.below(string(k)), sound)
 		})
 	}
-	return tx.ForEach(func(name []byte, b *bolt.Bucket) error { return visit(b, soundness(string(name))) })
+	return tx.ForEach(func(name []byte, b *bolt.Bucket) error {
+		if newer {
+			return visit(b, placeOf(), unknown)
+		}
+		return visit(b, placeOf(), soundnessOf(string(name)))
+	})
 }
 
-// soundness tells what was written from what was not, in a bucket: what version 4 has sealed, what versions before it had
-// elsewhere, and anything else, of which nothing is known.
-func soundness(bucket string) func(key, value []byte) error {
+// complete is nil if all is there that is in every file.
+func complete(tx *bolt.Tx) error {
+	b := tx.Bucket([]byte(bucketSealed))
+	if b == nil {
+		return fmt.Errorf("it has no bucket %q", bucketSealed)
+	}
+	for _, name := range sealedBuckets() {
+		if b.Bucket([]byte(name)) == nil {
+			return fmt.Errorf("it has no bucket %q", name)
+		}
+	}
+	return nil
+}
+
+// soundness tells what was written from what was not.
+type soundness func(at place, key, value []byte) error
+
+func unknown(place, []byte, []byte) error { return nil }
+
+// soundnessOf is that of what is in a bucket: what version 4 has sealed, what versions before it had elsewhere, and anything
+// else, of which nothing is known.
+func soundnessOf(bucket string) soundness {
 	switch bucket {
 	case bucketSealed:
-		return func(key, value []byte) error {
-			_, err := unseal(key, value)
+		return func(at place, key, value []byte) error {
+			_, err := at.unseal(key, value)
 			return err
 		}
 	case bucketChanges, bucketParts, bucketDocuments:
-		return func(_, value []byte) error {
+		return func(_ place, _, value []byte) error {
 			if !json.Valid(value) {
 				return errors.New("it is unreadable")
 			}
 			return nil
 		}
 	}
-	return func(_, _ []byte) error { return nil }
+	return unknown
 }

@@ -116,7 +116,7 @@ func (d Documents[T]) Put(key string, doc T) error {
 	}
 	b, err := sealed(d.tx.bolt, bucketDocuments).CreateBucketIfNotExists([]byte(d.name))
 	if err == nil {
-		err = b.Put([]byte(key), seal([]byte(key), raw))
+		err = b.Put([]byte(key), d.place().seal([]byte(key), raw))
 	}
 	if err != nil {
 		return fmt.Errorf("put %s %q: %w", d.name, key, err)
@@ -170,12 +170,14 @@ func (d Documents[T]) Keys() (keys []string, err error) {
 	return keys, err
 }
 
+func (d Documents[T]) place() place { return placeOf(bucketDocuments, d.name) }
+
 func (d Documents[T]) bucket() *bolt.Bucket {
 	return sealed(d.tx.bolt, bucketDocuments).Bucket([]byte(d.name))
 }
 
 func (d Documents[T]) decode(key string, raw []byte) (doc T, err error) {
-	if err := read([]byte(key), raw, &doc); err != nil {
+	if err := d.place().read([]byte(key), raw, &doc); err != nil {
 		return doc, fmt.Errorf("read %s %q: %w", d.name, key, err)
 	}
 	return doc, nil

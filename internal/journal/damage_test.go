@@ -147,7 +147,7 @@ func TestTurnedBits(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	db := openDB(t, path)
 	settle(t, db)
-	put(t, NewCollection[string](db, "test"), "the key", "the value")
+	put(t, NewCollection[string](db, "a collection"), "the key", "the value")
 	open := changetest.Full(1)
 	open.Status, open.Details = change.Doing, json.RawMessage(`{"detail":"the detail"}`)
 	if err := db.Changes().Apply(t.Context(), change.Batch{Put: []change.Change{open}}); err != nil {
@@ -158,7 +158,7 @@ func TestTurnedBits(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, text := range []string{"the key", "the value", "the detail", "Refresh"} {
+	for _, text := range []string{"the key", "the value", "the detail", "Refresh", "a collection", "documents", "changes", "parts", "sealed"} {
 		damaged, found := bytes.Clone(content), 0
 		for at := range content {
 			// Pages that are free now have it, too.
@@ -170,7 +170,7 @@ func TestTurnedBits(t *testing.T) {
 		anew(t, path, damaged)
 		db := openDB(t, path)
 		r, err := db.LastRecovery()
-		got, _, errOfDoc := NewCollection[string](db, "test").Get("the key")
+		got, _, errOfDoc := NewCollection[string](db, "a collection").Get("the key")
 		if err := errors.Join(err, errOfDoc); err != nil || found == 0 || r == nil || r.Backup != path+".bak" || got != "the value" {
 			t.Errorf("with another %q, at %d places: %q, recovery %+v, %v", text, found, got, r, err)
 		}

@@ -7,7 +7,7 @@
 // as state.db.damaged-TIME, and the newest good backup takes its place (Recovery).
 //
 // The schema, version 4. ◀ is a bucket, numbers are 8 bytes, big-endian, and before the JSON of each value
-// is the CRC-32C of its key and of it, in 4 bytes:
+// is the CRC-32C of its place, its key and it, in 4 bytes:
 //
 //	meta ◀
 //	    version           : number        the schema's; a file without meta is new

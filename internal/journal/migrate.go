@@ -55,7 +55,7 @@ func toVersion4(tx *bolt.Tx) error {
 		// What was written before in the same transaction would not move with it.
 		err := tx.MoveBucket([]byte(name), nil, b)
 		if err == nil {
-			err = sealAll(b.Bucket([]byte(name)))
+			err = placeOf(name).sealAll(b.Bucket([]byte(name)))
 		}
 		if err != nil {
 			return fmt.Errorf("seal %s: %w", name, err)

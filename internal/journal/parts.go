@@ -159,9 +159,9 @@ func sameBytes(a, b []byte) bool {
 }
 
 // readParts reads what is kept of c apart from its record.
-func readParts(own *bolt.Bucket, c *change.Change) error {
+func readParts(own *bolt.Bucket, at place, c *change.Change) error {
 	return own.ForEach(func(k, kept []byte) error {
-		v, err := unseal(k, kept)
+		v, err := at.unseal(k, kept)
 		if err != nil {
 			return err
 		}

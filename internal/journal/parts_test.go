@@ -201,6 +201,9 @@ func TestVersion3(t *testing.T) {
 		if r, err := db.LastRecovery(); r != nil || err != nil {
 			t.Fatalf("it was replaced: %+v, %v", r, err)
 		}
+		if saved, err := db.Changes().Load(t.Context()); err != nil || saved.LastID != 8 {
+			t.Errorf("the last change is %s, %v", saved.LastID, err)
+		}
 		for _, want := range []change.Change{ended, open} {
 			if diff := cmp.Diff(want, loaded(t, db.Changes(), want.ID)); diff != "" {
 				t.Errorf("change %s (-want +got):\n%s", want.ID, diff)
@@ -210,5 +213,24 @@ func TestVersion3(t *testing.T) {
 			t.Errorf("document %q, %v", got, err)
 		}
 		closeDB(t, db)
+	}
+}
+
+// TestOlderReleasesFindNothingDamaged: those before version 4 take what is in these buckets for damaged if it is not JSON, before
+// they look at the version and refuse the file.
+func TestOlderReleasesFindNothingDamaged(t *testing.T) {
+	t.Parallel()
+	db := newDB(t)
+	put(t, NewCollection[string](db, "test"), "a", "one")
+	err := db.view(func(tx *bolt.Tx) error {
+		for _, name := range sealedBuckets() {
+			if tx.Bucket([]byte(name)) != nil {
+				t.Errorf("bucket %s is where they look", name)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Error(err)
 	}
 }

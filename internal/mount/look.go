@@ -61,7 +61,9 @@ func (l *look) process(pid int) error {
 	defer dir.close()
 	seen := found{}
 	err = l.thread(dir, seen.add, shares{})
-	for _, tid := range l.others(dir, pid) {
+	others, failed := l.others(dir, pid)
+	err = errors.Join(err, failed)
+	for _, tid := range others {
 		err = errors.Join(err, ignoreGone(l.other(dir, pid, tid, seen.add)))
 	}
 	if err != nil || len(seen) == 0 {
@@ -86,19 +88,18 @@ func (l *look) program(pid int) error {
 
 // others are the threads of a process but for the first. The directory of them has as many links
 // as it has directories.
-func (l *look) others(dir task, pid int) (tids []int) {
+func (l *look) others(dir task, pid int) (tids []int, err error) {
 	var st unix.Statx_t
-	err := unix.Statx(dir.fd, "task", unix.AT_STATX_DONT_SYNC, unix.STATX_NLINK, &st)
-	if err == nil && st.Nlink == 3 {
-		return nil
+	if err := unix.Statx(dir.fd, "task", unix.AT_STATX_DONT_SYNC, unix.STATX_NLINK, &st); err == nil && st.Nlink == 3 {
+		return nil, nil
 	}
-	_ = l.entries(dir, "task", func(_ task, name string) error { // It has ended.
+	err = l.entries(dir, "task", func(_ task, name string) error {
 		if tid, err := strconv.Atoi(name); err == nil && tid != pid {
 			tids = append(tids, tid)
 		}
 		return nil
 	})
-	return tids
+	return tids, ignoreGone(err)
 }
 
 // other looks at another thread of a process.
@@ -381,11 +382,11 @@ func (t task) read(name string) ([]byte, error) {
 }
 
 // program reports whether the task has a program that we may see. Who has none is of the kernel, or has ended: it
-// has no memory and no files either.
+// has no memory and no files either. Where that cannot be told it has.
 func (t task) program() bool {
 	var target [1]byte
 	_, err := unix.Readlinkat(t.fd, "exe", target[:])
-	return err == nil
+	return !gone(err)
 }
 
 // view is what the mountinfo of the task depends on.

@@ -14,6 +14,7 @@ import (
 
 	"tenure"
 	"tenure/internal/change"
+	"tenure/internal/durable"
 	"tenure/internal/journal"
 	"tenure/internal/snapfile"
 )
@@ -124,6 +125,11 @@ func (m *Manager) beginAliases(ctx context.Context, req AliasRequest) (change.ID
 	if err != nil {
 		return 0, err
 	}
+	release, err := m.claims.take(ctx, snaps...)
+	if err != nil {
+		return 0, err
+	}
+	defer release()
 	id, err := m.engine.Start(ctx, change.NewChange{
 		Kind: req.Action, Summary: p.summary(req), Snaps: snaps, Details: details,
 		Tasks: []change.TaskSpec{change.NewTask(taskAlias, p.summary(req), p)},
@@ -308,13 +314,86 @@ func (s aliasStep) Undo(_ context.Context, p aliasParams, _ nothing) error { ret
 
 // back puts things back, now or as soon as the disk lets it.
 func (s aliasStep) back(p aliasParams) error {
-	err := s.replace(p.Added, p.Removed)
+	err := s.putBack(p)
 	if err != nil {
-		s.m.mend(fmt.Sprintf("the aliases of %s", p.snaps()), func(ctx context.Context) error {
-			return s.m.between(ctx, p.snaps(), func() error { return s.replace(p.Added, p.Removed) })
+		s.m.mend(fmt.Sprintf("the aliases of %s (%v, %v)", p.snaps(), p.Added, p.Removed), func(ctx context.Context) error {
+			return s.m.between(ctx, p.snaps(), func() error { return s.putBack(p) })
 		})
 	}
 	return err
+}
+
+// putBack makes those aliases again that were there before, as far as nobody has changed them since, and links of all by what
+// is recorded then.
+func (s aliasStep) putBack(p aliasParams) error {
+	m := s.m
+	left, was := byName(p.Added), byName(p.Removed)
+	names := slices.Compact(slices.Sorted(maps.Keys(left)))
+	for name, alias := range was {
+		if state, err := m.snaps.Get(alias.Snap); err != nil {
+			return err
+		} else if state == nil {
+			delete(was, name) // It went with its snap.
+		}
+		if _, both := left[name]; !both {
+			names = append(names, name)
+		}
+	}
+	err := m.cfg.Journal.Update(func(tx *journal.Tx) error {
+		docs := m.aliases.docs.In(tx)
+		for _, name := range names {
+			now, found, err := docs.Get(name)
+			done, added := left[name]
+			switch old, had := was[name]; {
+			case err != nil:
+				return err
+			case found != added || now != done:
+				continue
+			case had:
+				err = docs.Put(name, old)
+			case found:
+				err = docs.Delete(name)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("record aliases: %w", err)
+	}
+	for _, name := range names {
+		if err := m.linkAlias(name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func byName(all []Alias) map[string]Alias {
+	named := make(map[string]Alias, len(all))
+	for _, alias := range all {
+		named[alias.Alias] = alias
+	}
+	return named
+}
+
+// linkAlias makes the link of an alias that is recorded, if its snap can have it, or removes it.
+func (m *Manager) linkAlias(name string) error {
+	alias, found, err := m.aliases.docs.Get(name)
+	if err != nil {
+		return err
+	}
+	if !found {
+		return m.dropAlias(name)
+	}
+	state, err := m.snaps.Get(alias.Snap)
+	if err != nil || state == nil || !state.Line.Active {
+		return err
+	}
+	info := state.Kept[state.Line.Current].Info
+	return m.makeAlias(alias, commands(info), completed(info))
 }
 
 // replace makes those of added the aliases in place of removed: all are recorded, or none, and then links are made.
@@ -343,14 +422,13 @@ func (s aliasStep) replace(removed, added []Alias) error {
 		}
 	}
 	for _, alias := range added {
-		state, err := m.snaps.Get(alias.Snap)
-		if err != nil || state == nil || !state.Line.Active {
+		if err := m.linkAlias(alias.Alias); err != nil {
 			return err
 		}
-		info := state.Kept[state.Line.Current].Info
-		if err := m.makeAlias(alias, commands(info), completed(info)); err != nil {
-			return err
-		}
+	}
+	// What goes does not come back with the next loss of power.
+	if len(removed) > 0 {
+		return durable.Sync(m.cfg.Paths.Bin())
 	}
 	return nil
 }

@@ -61,11 +61,13 @@ func (m *Manager) Boot(ctx context.Context) error {
 	if !fresh {
 		workers.SetLimit(bootWorkers)
 	}
+	// The last daemon may not have lived to put back what the disk refused it.
+	broken := fresh || m.unmended()
 	for i := range states {
-		workers.Go(func() error { return m.bootOne(ctx, &states[i], fresh, links) })
+		workers.Go(func() error { return m.bootOne(ctx, &states[i], fresh, broken, links) })
 	}
 	err = workers.Wait()
-	if fresh {
+	if broken {
 		m.restoreRest(ctx, states, links)
 	}
 	return err
@@ -93,9 +95,9 @@ func (m *Manager) restoreRest(ctx context.Context, states []snapState, links []r
 const bootWorkers = 4
 
 // bootOne is Boot for one snap.
-func (m *Manager) bootOne(ctx context.Context, state *snapState, fresh bool, links []relinked) error {
+func (m *Manager) bootOne(ctx context.Context, state *snapState, fresh, broken bool, links []relinked) error {
 	err := m.bootSnap(ctx, state)
-	if fresh {
+	if broken {
 		err = errors.Join(err, m.restore(state, links))
 	}
 	if err != nil {
@@ -295,7 +297,7 @@ func (m *Manager) BringUp(ctx context.Context) error {
 	if err := m.Settle(ctx); err != nil {
 		return err
 	}
-	m.resumeWaits(ctx)
+	m.resumeWaits(ctx, m.resting())
 	for _, c := range m.engine.List(change.Filter{Select: change.All}) {
 		ended := c.Status.Ready()
 		if _, err := m.settled(ctx, c.ID); err != nil && ctx.Err() != nil {

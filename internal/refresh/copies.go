@@ -255,15 +255,21 @@ func (m *Manager) dropUserDirs(ctx context.Context, snap tenure.Instance) error 
 	return errors.Join(failures...)
 }
 
+// inUse reports whether an error is of a directory that is not to go: something is in it, or mounted on it, or its owner has it on
+// a file system that nobody may write to.
+func inUse(err error) bool {
+	return errors.Is(err, syscall.ENOTEMPTY) || errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EROFS)
+}
+
 // removeEmpty removes the directory of snap in a home, if there is nothing of its
 // owner's in it.
 func removeEmpty(home string, snap tenure.Instance) error {
 	root, err := os.OpenRoot(home)
 	if err != nil {
-		return nil //nolint:nilerr // It is theirs.
+		return nil // It is theirs.
 	}
 	defer root.Close() //nolint:errcheck // Opened for reading.
-	if err := root.Remove(filepath.Join("snap", string(snap))); err != nil && !theirs(err) && !errors.Is(err, syscall.ENOTEMPTY) {
+	if err := root.Remove(filepath.Join("snap", string(snap))); err != nil && !theirs(err) && !inUse(err) {
 		return fmt.Errorf("remove directory of %s: %w", snap, err)
 	}
 	return nil

@@ -3,8 +3,11 @@ package refresh
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -13,21 +16,37 @@ import (
 )
 
 // mends is what a disk has refused and has to be done all the same, by its names: what a failed change has left
-// behind, or could not put back.
+// behind, or could not put back. A daemon that does not live to do it leaves a mark, and the next one goes over all snaps; what
+// of aliases could not be put back it does not know.
 type mends struct {
 	mu   sync.Mutex
-	todo map[string]func(context.Context) error
+	todo map[string]*mending
 	news signal
 }
 
-func newMends() mends {
-	return mends{todo: map[string]func(context.Context) error{}, news: make(signal, 1)}
+type mending struct {
+	do func(context.Context) error
+	// said is why it could not be done the last time.
+	said string
+}
+
+func newMends() mends { return mends{todo: map[string]*mending{}, news: make(signal, 1)} }
+
+// mendMark is there as long as anything is to be mended.
+func (m *Manager) mendMark() string { return filepath.Join(m.cfg.Paths.Run(), "unmended") }
+
+// unmended reports whether the last daemon has left something to be mended.
+func (m *Manager) unmended() bool {
+	found := !isMissing(m.mendMark())
+	_ = removeExisting(m.mendMark())
+	return found
 }
 
 // mend has f tried until it succeeds, in place of what has that name already.
 func (m *Manager) mend(name string, f func(context.Context) error) {
 	m.mends.mu.Lock()
-	m.mends.todo[name] = f
+	m.mends.todo[name] = &mending{do: f}
+	_ = os.WriteFile(m.mendMark(), nil, 0o600) // It is in memory; and this daemon knows.
 	m.mends.mu.Unlock()
 	m.mends.news.raise()
 }
@@ -54,31 +73,44 @@ func (m *Manager) Mend(ctx context.Context) error {
 func (m *Manager) tryMends(ctx context.Context) int {
 	m.mends.mu.Lock()
 	todo := maps.Clone(m.mends.todo)
-	clear(m.mends.todo)
 	m.mends.mu.Unlock()
-	left := 0
-	for name, f := range todo {
-		if err := f(ctx); err == nil {
+	for name, one := range todo {
+		err := one.do(ctx)
+		switch {
+		case err == nil:
 			m.cfg.Logger.InfoContext(ctx, "done after all", slog.String("what", name))
-			continue
+			m.mended(name, one)
+		case err.Error() != one.said && ctx.Err() == nil:
+			one.said = err.Error()
+			m.cfg.Logger.WarnContext(ctx, "tried again until it can be done", slog.String("what", name), slog.Any("error", err))
 		}
-		left++
-		m.mends.mu.Lock()
-		if _, newer := m.mends.todo[name]; !newer {
-			m.mends.todo[name] = f
-		}
-		m.mends.mu.Unlock()
 	}
-	return left
+	m.mends.mu.Lock()
+	defer m.mends.mu.Unlock()
+	return len(m.mends.todo)
+}
+
+// mended forgets what is done, if nothing else has its name by now.
+func (m *Manager) mended(name string, one *mending) {
+	m.mends.mu.Lock()
+	defer m.mends.mu.Unlock()
+	if m.mends.todo[name] == one {
+		delete(m.mends.todo, name)
+	}
+	if len(m.mends.todo) == 0 {
+		_ = removeExisting(m.mendMark())
+	}
 }
 
 var errWorkedOn = errors.New("a change works on it")
 
 // between runs f while no change works on snaps, and none can begin.
 func (m *Manager) between(ctx context.Context, snaps []tenure.Instance, f func() error) error {
-	release, err := m.claims.take(ctx, snaps...)
+	waiting, cancel := context.WithTimeout(ctx, again)
+	defer cancel()
+	release, err := m.claims.take(waiting, snaps...)
 	if err != nil {
-		return err
+		return errors.Join(errWorkedOn, err)
 	}
 	defer release()
 	for _, snap := range snaps {
@@ -93,7 +125,8 @@ func (m *Manager) between(ctx context.Context, snaps []tenure.Instance, f func()
 
 // mendLinks makes the links and commands of a snap those that its state says, after a switch that has stopped half-way.
 func (m *Manager) mendLinks(tried linkParams) {
-	m.mend("the links of "+string(tried.Snap), func(ctx context.Context) error {
+	// Each change has its own: the commands of each may be left.
+	m.mend(fmt.Sprintf("the links of %s (%s to %s)", tried.Snap, tried.From, tried.To), func(ctx context.Context) error {
 		return m.between(ctx, []tenure.Instance{tried.Snap}, func() error {
 			state, err := m.snaps.Get(tried.Snap)
 			if err != nil {

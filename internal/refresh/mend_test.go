@@ -134,7 +134,7 @@ func TestSweepsCommands(t *testing.T) {
 			os.WriteFile(bin("gone.zeros"), make([]byte, 10), 0o600),
 			os.WriteFile(nextOf(bin("probe.a")), []byte("#!"), 0o600),
 			os.Symlink("gone", bin("old")), os.Symlink("gone", nextOf(bin("old"))),
-			os.Symlink("probe.a", bin("mine")),
+			os.Symlink("probe.a", bin("mine")), os.Symlink("probe.a", bin("theirs")),
 			os.WriteFile(bin("probe.soon"), nil, 0o600),
 			os.WriteFile(bin("foreign"), []byte("#!/bin/sh\n"), 0o600), os.Symlink("/bin/true", bin("link")), os.Mkdir(nextOf(bin("dir")), 0o700),
 		)
@@ -145,8 +145,41 @@ func TestSweepsCommands(t *testing.T) {
 		if err := h.sweepCommands([]snapState{*state}, []relinked{underWay}); err != nil {
 			t.Error(err)
 		}
-		if got, want := there(t, h), []string{".dir.next", "foreign", "link", "mine", "probe.a", "probe.soon"}; !slices.Equal(got, want) {
+		if got, want := there(t, h), []string{".dir.next", "foreign", "link", "mine", "probe.a", "probe.soon", "theirs"}; !slices.Equal(got, want) {
 			t.Errorf("there are %q, want %q", got, want)
+		}
+	})
+}
+
+// What could not be put back of aliases is not put back over what was asked for since.
+func TestMendsNoAliasThatHasGoneSince(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		h := newHarness(t)
+		withApps(t, h, "  a: {command: bin/a}\n  b: {command: bin/b}\n")
+		go func() { _ = h.Mend(t.Context()) }()
+		old, next := Alias{Alias: "hey", Snap: probe, App: "a"}, Alias{Alias: "hey", Snap: probe, App: "b"}
+		if err := h.aliases.docs.Put("hey", old); err != nil {
+			t.Fatal(err)
+		}
+		clear := inTheWay(t, h, "hey")
+		step := aliasStep{h.Manager}
+		if _, err := step.Do(t.Context(), aliasParams{Added: []Alias{next}, Removed: []Alias{old}}); err == nil {
+			t.Fatal("it could be done")
+		}
+		if all, err := h.Aliases(); err != nil || !slices.Equal(all, []Alias{old}) {
+			t.Errorf("the aliases are %v, %v", all, err)
+		}
+		if err := h.aliases.docs.Delete("hey"); err != nil {
+			t.Fatal(err)
+		}
+		clear()
+		pass(2 * again)
+		if all, err := h.Aliases(); err != nil || len(all) > 0 || h.unmended() {
+			t.Errorf("the aliases are %v, %v", all, err)
+		}
+		if got := there(t, h); !slices.Equal(got, []string{"probe.a", "probe.b"}) {
+			t.Errorf("the commands are %q", got)
 		}
 	})
 }

@@ -2,9 +2,11 @@ package refresh
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"tenure"
@@ -22,6 +24,8 @@ func (m *Manager) sweepCommands(states []snapState, links []relinked) error {
 	if err != nil {
 		return err
 	}
+	// Links after what they are of.
+	slices.SortStableFunc(entries, func(a, b os.DirEntry) int { return cmp.Compare(a.Type(), b.Type()) })
 	for _, entry := range entries {
 		if name := entry.Name(); !known[name] && m.leftCommand(name, entry.Type()) {
 			m.complete(name, "", "", nil)
@@ -55,18 +59,18 @@ func (m *Manager) commandNames(states []snapState, links []relinked) (map[string
 }
 
 // leftCommand reports whether something in snap/bin is one of ours, or what is left of one: the entry of an app, whose contents may
-// not have come to the disk, the link of an alias, or what was to take the place of either.
+// not have come to the disk, the link of an alias of one that is gone, or what was to take the place of either.
 func (m *Manager) leftCommand(name string, kind os.FileMode) bool {
 	path := filepath.Join(m.cfg.Paths.Bin(), name)
 	replacing := strings.HasPrefix(name, ".") && strings.HasSuffix(name, nextSuffix)
 	switch {
+	case replacing:
+		return kind.IsRegular() || kind == os.ModeSymlink
 	case kind == os.ModeSymlink:
 		target, err := os.Readlink(path)
-		return err == nil && !strings.Contains(target, "/")
+		return err == nil && !strings.Contains(target, "/") && isMissing(filepath.Join(m.cfg.Paths.Bin(), target))
 	case !kind.IsRegular():
 		return false
-	case replacing:
-		return true
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {

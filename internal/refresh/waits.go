@@ -153,8 +153,9 @@ func (m *Manager) Attend(ctx context.Context) error {
 		default:
 		}
 	}}
+	waited := m.resting()
 	a.listen(ctx)
-	go m.resumeWaits(ctx)
+	go m.resumeWaits(ctx, waited)
 	for {
 		next, err := a.look(ctx)
 		if err != nil && ctx.Err() == nil {
@@ -192,16 +193,23 @@ func (m *Manager) lookAgain(ctx context.Context, look <-chan struct{}, next time
 	return true
 }
 
+// resting are the changes that wait, and those that have waited and ended since Settle looked: they, too, have kept services
+// from being started.
+func (m *Manager) resting() (waited []change.Change) {
+	for _, c := range m.engine.List(change.Filter{Select: change.All}) {
+		if _, found, err := m.waits.Get(c.ID.String()); err == nil && found {
+			waited = append(waited, c)
+		}
+	}
+	return waited
+}
+
 // resumeWaits lets every change that waits look again, and starts services of its
 // snap that should run and do not, if it still waits then or was undone. It returns when all of them have.
-func (m *Manager) resumeWaits(ctx context.Context) {
+func (m *Manager) resumeWaits(ctx context.Context, waited []change.Change) {
 	var group sync.WaitGroup
 	defer group.Wait()
-	// Those that have ended since Settle looked are not left out: they, too, keep services from being started.
-	for _, c := range m.engine.List(change.Filter{Select: change.All}) {
-		if _, found, err := m.waits.Get(c.ID.String()); err != nil || !found {
-			continue
-		}
+	for _, c := range waited {
 		if c.Status == change.Wait {
 			_ = m.engine.Wake(ctx, c.ID) // Or it has ended.
 		}
