@@ -85,6 +85,13 @@ type server struct {
 	quiet <-chan struct{}
 }
 
+const (
+	// headPatience bounds how long a request may take to be read, but for its body, and idlePatience how long nothing may be
+	// asked on a connection.
+	headPatience = 10 * time.Second
+	idlePatience = time.Minute
+)
+
 // Serve answers requests until ctx ends; then it ends those that wait and
 // returns when the others are answered.
 func Serve(ctx context.Context, cfg Config) error {
@@ -98,8 +105,8 @@ func Serve(ctx context.Context, cfg Config) error {
 	defer cancel()
 	httpServer := &http.Server{
 		Handler:           cfg.asked(s.handler()),
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       time.Minute,
+		ReadHeaderTimeout: headPatience,
+		IdleTimeout:       idlePatience,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(cfg.Logger.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return requests },

@@ -146,10 +146,6 @@ func (e *entries) answer(ctx context.Context, to channel, known tenure.Process) 
 	if err != nil {
 		return errors.Join(err, m.File.Close())
 	}
-	said, err := m.Bytes()
-	if err != nil {
-		return err
-	}
 	reply, err := e.cfg.Manager.Run(ctx, refresh.RunRequest{
 		Name: q.Name, Shell: q.Mode == entry.Shell, Complete: q.Mode == entry.Complete, Hook: q.Hook, Process: process,
 		UID: peer.UID, GID: peer.GID, Home: homeOf(peer.UID), Args: q.Args, Env: env,
@@ -157,8 +153,8 @@ func (e *entries) answer(ctx context.Context, to channel, known tenure.Process) 
 		Say:      func(text string) { _ = entry.Send(to, entry.Message{Kind: entry.Say, Words: []string{text}}) },
 		Quiet:    e.quiet(ctx),
 	})
-	if errors.Is(err, refresh.ErrElsewhere) && e.cfg.Box.Asked(to.Conn, relay.Passed{Door: DoorEntry, Said: said, Known: process}) {
-		return err
+	if errors.Is(err, refresh.ErrElsewhere) {
+		return e.pass(to, m, process, err)
 	}
 	if err != nil {
 		return err
@@ -178,6 +174,16 @@ func (e *entries) answer(ctx context.Context, to channel, known tenure.Process) 
 		e.running.Go(func() { outlive(e.life, peer.Handle, reply.Namespace) })
 	}
 	return nil
+}
+
+// pass leaves one who waits, with what it has asked, to the program that comes next. What is returned is elsewhere, or why it cannot be.
+func (e *entries) pass(to channel, question entry.Message, process tenure.Process, elsewhere error) error {
+	said, err := question.Bytes()
+	if err == nil {
+		// Where there is no room for it the connection ends.
+		e.cfg.Box.Asked(to.Conn, relay.Passed{Door: DoorEntry, Said: said, Known: process})
+	}
+	return errors.Join(err, elsewhere)
 }
 
 // environ is the environment of the helper; there is none of anybody else.

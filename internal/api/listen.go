@@ -127,13 +127,14 @@ func newInherited(kept []relay.Passed, doors []*fair) *inherited {
 func (i *inherited) Accept() (net.Conn, error) {
 	for len(i.kept) > 0 {
 		next := i.kept[0]
-		i.kept = i.kept[1:]
+		i.kept[0], i.kept = relay.Passed{}, i.kept[1:]
 		conn, err := next.Conn()
 		if err != nil {
 			continue // There is nobody.
 		}
 		if door := i.doors[next.Door]; door != nil {
 			if fairly := door.count(conn); fairly != nil {
+				fairly.grace = idlePatience - headPatience
 				return fairly, nil
 			}
 			continue
@@ -166,6 +167,17 @@ type counted struct {
 	// door is the name of the socket that it came in at.
 	door string
 	end  func()
+	// grace is what is added to the first time that the server waits for.
+	grace time.Duration
+}
+
+// SetReadDeadline implements net.Conn, for the one goroutine of the server. A connection that was passed on is idle, and new to the server.
+func (c *counted) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() {
+		t = t.Add(c.grace)
+	}
+	c.grace = 0
+	return c.Conn.SetReadDeadline(t)
 }
 
 func (c *counted) Close() error {

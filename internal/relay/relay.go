@@ -64,7 +64,9 @@ func (c *Conn) readNow(fd int, b []byte) (n int, err error) {
 		return 0, io.EOF
 	case len(c.said) > 0:
 		n = copy(b, c.said)
-		c.said = c.said[n:]
+		if c.said = c.said[n:]; len(c.said) == 0 {
+			c.said = nil
+		}
 	default:
 		for err = syscall.EINTR; errors.Is(err, syscall.EINTR); {
 			n, err = syscall.Read(fd, b)
@@ -124,7 +126,12 @@ type Box struct {
 	mu   sync.Mutex
 	open bool
 	kept []Passed
+	// said is the sum of what was read from them.
+	said int
 }
+
+// maxSaid bounds, in bytes, what is kept of all questions together: anybody may ask.
+const maxSaid = 4 << 20
 
 // Open has the box take connections.
 func (b *Box) Open() {
@@ -148,7 +155,7 @@ func (b *Box) Quiet(c *Conn, door string) bool {
 	return b.put(c, Passed{Door: door}, func() bool { return !c.asked && len(c.said) == 0 })
 }
 
-// Asked takes a connection whatever is asked, with what is in p but for the file. Nobody may read it any more.
+// Asked takes a connection whatever is asked, with what is in p but for the file, if there is room for that. Nobody may read it any more.
 func (b *Box) Asked(c *Conn, p Passed) bool { return b.put(c, p, func() bool { return true }) }
 
 func (b *Box) put(c *Conn, p Passed, may func() bool) bool {
@@ -160,15 +167,19 @@ func (b *Box) put(c *Conn, p Passed, may func() bool) bool {
 	if c.passed || !may() {
 		return false
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	said := b.said + len(p.Said) + len(c.said)
+	if said > maxSaid {
+		return false
+	}
 	var err error
 	if p.File, err = c.File(); err != nil {
 		return false
 	}
 	c.passed = true
 	p.Said = append(p.Said, c.said...)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.kept = append(b.kept, p)
+	b.kept, b.said = append(b.kept, p), said
 	return true
 }
 

@@ -173,3 +173,26 @@ func TestRead(t *testing.T) {
 		t.Errorf("when closed: %v", err)
 	}
 }
+
+// What was read from many connections takes no more room than there is; who finds none is not passed.
+func TestThereIsABoundOnWhatWasSaid(t *testing.T) {
+	t.Parallel()
+	var box relay.Box
+	box.Open()
+	half := make([]byte, 2<<20)
+	for i, want := range []bool{true, true, false} {
+		here, _ := pair(t)
+		if got := box.Asked(here, relay.Passed{Said: half}); got != want {
+			t.Errorf("connection %d is taken: %v, want %v", i, got, want)
+		}
+	}
+	here, _ := pair(t)
+	if !box.Quiet(here, "door") {
+		t.Error("one on which nothing was said is not taken")
+	}
+	for _, p := range box.Kept() {
+		if err := p.File.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
