@@ -472,12 +472,16 @@ func TestUpgradeWhileOthersWait(t *testing.T) {
 		return err
 	})
 	<-followed
+	next := u.next("plain")
 	silent, idle := conversed(t, u.Path("run/tenure/tenured.sock")), conversed(t, u.Path("run/tenure/tenured.sock"))
+	if got := silent.gets("/v2/system-info"); got != http.StatusOK {
+		t.Errorf("on a connection that is to be silent the answer is %d", got)
+	}
 	for range 2 {
 		if got := idle.gets("/v2/system-info"); got != http.StatusOK {
 			t.Errorf("on a connection that is kept the answer is %d", got)
 		}
-		u.Tenure("daemon", "upgrade", u.next("plain"))
+		u.Tenure("daemon", "upgrade", next)
 	}
 	for _, kept := range []*conversation{idle, silent} {
 		if got := kept.gets("/v2/system-info"); got != http.StatusOK {
@@ -554,6 +558,9 @@ func TestUpgradeCrashes(t *testing.T) {
 	before, version, holder, known := u.processes(), u.version(), u.Holder(), u.PID()
 	for _, dir := range []string{"panics-at-start", "next-panics-at-ready"} {
 		next, idle := u.next(dir), conversed(t, u.Path("run/tenure/tenured.sock"))
+		if got := idle.gets("/v2/system-info"); got != http.StatusOK {
+			t.Errorf("%s: before it the answer is %d", dir, got)
+		}
 		r := u.Try("daemon", "upgrade", next)
 		if r.Status != 1 || !strings.Contains(r.Stderr, "it ended before it was ready") || !strings.Contains(r.Stderr, version+" serves again") {
 			t.Errorf("%s: %+v", dir, r)

@@ -147,7 +147,7 @@ func dispatch(command string, cfg daemon.Config, verbose bool, state string) err
 			err = alone(ctx, cfg)
 		}
 		if err != nil {
-			daemon.GoBack(cfg, err)
+			daemon.GoBack(ctx, cfg, err)
 			return err
 		}
 		cfg.Ready = func() { cfg.Logger.Info("ready", slog.String("root", cfg.Root)) }

@@ -113,7 +113,7 @@ type parts struct {
 func Run(ctx context.Context, cfg Config) error {
 	proc.KeepThreads(spareThreads)
 	p := parted(cfg)
-	p.succession = p.succeed()
+	p.succession = p.succeed(ctx)
 	p.sparing.start(true)
 	err := p.open(ctx)
 	if err == nil {
@@ -123,26 +123,24 @@ func Run(ctx context.Context, cfg Config) error {
 		return p.replace(ctx)
 	}
 	p.closeAll()
-	if err != nil && ctx.Err() == nil {
+	if err != nil || ctx.Err() != nil {
 		p.succession.fail(err)
-	}
-	if ctx.Err() != nil {
-		p.cfg.Handed.dismiss() // It is to end.
 	}
 	p.doors.drop()
 	p.unlock()
 	return err
 }
 
-// kept are the connections that the program before has left of a door: as soon as that does not come back.
+// kept are the connections that the program before has left of a door: as soon as that does not come back. It is
+// called before this one is ready.
 func (p *parts) kept(ctx context.Context, door string) <-chan relay.Passed {
-	kept := make(chan relay.Passed)
+	kept, left := make(chan relay.Passed), p.cfg.Handed.left(door)
 	go func() {
 		defer close(kept)
 		if p.succession == nil || !await(ctx, p.succession.serving) {
 			return
 		}
-		for _, conn := range p.cfg.Handed.left(door) {
+		for _, conn := range left {
 			kept <- conn // Whoever serves takes all.
 		}
 	}()
@@ -346,6 +344,7 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 	group.Go(func() error { return p.manager.Confirm(ctx) })
 	group.Go(func() error { return p.manager.Mend(ctx) })
 	group.Go(func() error { return p.rules.Watch(ctx, func() { p.manager.RulesChanged(ctx) }) })
+	kept := p.kept(ctx, doorSnapctl)
 	p.doors.answer(group, func() error {
 		listener, err := p.doors.open(doorSnapctl, p.cfg.Snapctl, func() (*net.UnixListener, error) { return hook.Listen(p.paths.SnapctlSocket()) })
 		if err != nil {
@@ -353,7 +352,7 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 		}
 		return hook.Serve(ctx, hook.ServeConfig{
 			Listener: listener, Host: p.manager.Packages(Version), Logger: p.cfg.Logger, Quiesce: p.doors.quiet,
-			Kept: p.kept(ctx, doorSnapctl), Box: &p.doors.box,
+			Kept: kept, Box: &p.doors.box,
 		})
 	})
 	group.Go(func() error {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strconv"
@@ -43,19 +42,15 @@ func (p *parts) post(own *program, patience time.Duration, leaves belongings) (*
 	}
 	here, there := os.NewFile(uintptr(ends[0]), "guard"), os.NewFile(uintptr(ends[1]), "guarded") //nolint:gosec // Descriptors.
 	defer there.Close()                                                                           //nolint:errcheck // The guard's.
-	files := []uintptr{0, 1, 2}
-	pass := func(file *os.File) (int, error) {
-		files = append(files, uintptr(descriptorOf(file))) //nolint:gosec // A descriptor.
-		return len(files) - 1, nil
-	}
+	files := inFork{0, 1, 2}
 	e := estate{Patience: patience, Guarded: self.Process}
 	leaves.guard = &guard{line: there}
-	entered, err := e.enter(leaves, pass)
+	entered, err := e.enter(leaves, &files)
 	defer entered()
 	if err != nil {
 		return fail(errors.Join(err, here.Close()))
 	}
-	e.Lock, _ = pass(leaves.lock) // It cannot fail.
+	e.Lock, _ = files.pass(leaves.lock) // It cannot fail.
 	env, err := e.environ()
 	if err != nil {
 		return fail(errors.Join(err, here.Close()))
@@ -75,6 +70,18 @@ func (p *parts) post(own *program, patience time.Duration, leaves belongings) (*
 	return g, nil
 }
 
+// inFork are the descriptors that become those of a child, in their order.
+type inFork []uintptr
+
+func (f *inFork) pass(file *os.File) (int, error) {
+	*f = append(*f, uintptr(descriptorOf(file))) //nolint:gosec // A descriptor.
+	return len(*f) - 1, nil
+}
+
+func (f *inFork) passed() int { return len(*f) }
+
+func (f *inFork) keep(n int) { *f = (*f)[:n] }
+
 // end ends a guard that nobody is known as yet.
 func (g *guard) end() error {
 	err := syscall.Kill(g.pid, syscall.SIGKILL)
@@ -82,28 +89,33 @@ func (g *guard) end() error {
 	return errors.Join(err, waitErr, g.line.Close())
 }
 
-// dismiss sends the guard away, if there is one. When it is gone this process is known as the daemon.
-func (g *guard) dismiss() {
+// dismiss sends the guard away. It is gone then: one that does not go in time is ended, or it would end a daemon that serves.
+func (g *guard) dismiss(patience time.Duration) {
+	defer g.line.Close()                  //nolint:errcheck // Nobody is at the other end.
+	process, err := os.FindProcess(g.pid) // A child that was not waited for.
+	if err != nil {
+		return
+	}
+	late := time.AfterFunc(patience, func() { _ = process.Kill() }) // It is gone.
+	defer late.Stop()
+	if g.line.SetDeadline(time.Now().Add(patience)) == nil {
+		_, _ = g.line.Write([]byte{0}) // It has ended otherwise.
+	}
+	_, _ = process.Wait() // Nobody asks how it has ended.
+}
+
+// dismiss sends away the guard of a start, if there is one. When it is gone this process is known as the daemon: it has said so, unless
+// it was ended itself, and only one that others than the main process may speak for hears of it now.
+func (p *parts) dismiss(g *guard) {
 	if g == nil {
 		return
 	}
-	defer g.line.Close() //nolint:errcheck // Nobody is at the other end.
-	if g.line.SetDeadline(time.Now().Add(leaving)) != nil {
-		return
-	}
-	if _, err := g.line.Write([]byte{0}); err != nil {
-		return
-	}
-	if _, err := io.Copy(io.Discard, g.line); err == nil {
-		_, _ = syscall.Wait4(g.pid, nil, 0, nil) // Nobody asks how it has ended.
-	}
+	g.dismiss(leaving)
+	p.notify(context.Background(), knownAs(os.Getpid())+"\nNOTIFYACCESS=main")
 }
 
-// dismiss sends away the guard of this program, once.
-func (h *Handed) dismiss() {
-	h.guard.dismiss()
-	h.guard = nil
-}
+// knownAs tells who the daemon is.
+func knownAs(pid int) string { return "MAINPID=" + strconv.Itoa(pid) }
 
 var errNotGuarding = errors.New("there is nothing to guard: only a daemon that is being replaced starts this")
 
@@ -129,8 +141,11 @@ func Guard(ctx context.Context, cfg Config) error {
 	why := h.watch(ctx, guarded)
 	switch {
 	case why == nil:
-		p.notify(alive, "MAINPID="+strconv.Itoa(guarded.Process().PID))
+		p.notify(alive, knownAs(guarded.Process().PID))
 		p.cfg.Manager.heard(alive)
+		if ctx.Err() != nil {
+			_ = guarded.Signal(syscall.SIGTERM) // It was meant. One that is gone has ended.
+		}
 		return nil
 	case ctx.Err() != nil:
 		return end(guarded)
@@ -139,11 +154,15 @@ func Guard(ctx context.Context, cfg Config) error {
 	if err := end(guarded); err != nil {
 		return err
 	}
+	p.notify(alive, "NOTIFYACCESS=main")
 	own, err := ownProgram(p.cfg.Self)
-	if err != nil {
-		return err
+	if err == nil {
+		err = become(ctx, own, p.cfg.Args, estate{Failure: why.Error()}, belongings{sockets: h.sockets, kept: h.kept, lock: h.lock})
 	}
-	return become(own, p.cfg.Args, estate{Failure: why.Error()}, belongings{sockets: h.sockets, kept: h.kept, lock: h.lock})
+	if ctx.Err() != nil {
+		return nil // It was told to end.
+	}
+	return err
 }
 
 var errEndedEarly = errors.New("it ended before it was ready; its last words are in the log")
@@ -151,28 +170,34 @@ var errEndedEarly = errors.New("it ended before it was ready; its last words are
 // watch returns nil when this guard is dismissed, and otherwise why the other one cannot be the daemon. Whoever is known as the daemon is told to
 // end it: that is for the other one.
 func (h *Handed) watch(ctx context.Context, guarded *proc.Handle) error {
-	word := make(chan error, 1)
-	go func() {
-		_, err := h.guard.line.Read(make([]byte, 1))
-		if err != nil {
-			err = errEndedEarly
-		}
-		word <- err
-	}()
-	tooLate := time.NewTimer(h.Patience + overdue)
-	defer tooLate.Stop()
-	for told := ctx.Done(); ; {
-		select {
-		case err := <-word:
-			return err
-		case <-tooLate.C:
-			return late(h.Patience)
-		case <-told:
-			told = nil
-			_ = guarded.Signal(syscall.SIGTERM) // One that is gone has ended.
-			tooLate.Reset(overdue)
-		}
+	line := h.guard.line
+	if err := line.SetReadDeadline(time.Now().Add(h.Patience + overdue)); err != nil {
+		return err
 	}
+	told := context.AfterFunc(ctx, func() {
+		_ = guarded.Signal(syscall.SIGTERM) // One that is gone has ended.
+		_ = line.SetReadDeadline(time.Now().Add(overdue))
+	})
+	defer told()
+	_, err := line.Read(make([]byte, 1))
+	switch {
+	case err == nil, errors.Is(err, os.ErrDeadlineExceeded) && unread(line):
+		return nil
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return late(h.Patience)
+	}
+	return errEndedEarly
+}
+
+// unread reports whether there is something on a line, and takes it: who was stopped for a while finds that and the end of its patience at once.
+func unread(line *os.File) bool {
+	raw, err := line.SyscallConn()
+	if err != nil {
+		return false
+	}
+	n := 0
+	err = raw.Control(func(fd uintptr) { n, _ = syscall.Read(int(fd), make([]byte, 1)) }) //nolint:gosec // A descriptor.
+	return err == nil && n > 0
 }
 
 // end ends a process, and waits for that.

@@ -1,6 +1,7 @@
 package daemon
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"tenure"
+	"tenure/internal/proc"
 	"tenure/internal/relay"
 )
 
@@ -130,24 +132,61 @@ func readKept(list *os.File) (kept []relay.Passed, err error) {
 	return kept, nil
 }
 
-// writeKept writes the list of connections that are passed, of which pass gives the descriptors, into a file that has no name.
-func writeKept(kept []relay.Passed, pass func(*os.File) (int, error)) (*os.File, error) {
-	conns := make([]keptConn, len(kept))
-	for i := range kept {
-		fd, err := pass(kept[i].File)
-		if err != nil {
-			return nil, err
-		}
-		conns[i] = keptConn{kept[i], fd}
+// passage is the way of open files into the next program.
+type passage interface {
+	// pass says which number a file has there.
+	pass(file *os.File) (int, error)
+	// passed is how many there are, and keep gives up all but the first n.
+	passed() int
+	keep(n int)
+}
+
+// duplicates are descriptors that are open in the next program in the same process.
+type duplicates []int
+
+func (d *duplicates) pass(file *os.File) (int, error) {
+	fd, err := syscall.Dup(descriptorOf(file))
+	if err == nil {
+		*d = append(*d, fd)
 	}
-	list, err := os.CreateTemp("", "tenured-*")
+	return fd, err
+}
+
+func (d *duplicates) passed() int { return len(*d) }
+
+func (d *duplicates) keep(n int) {
+	for _, fd := range (*d)[n:] {
+		_ = syscall.Close(fd) // It is not passed.
+	}
+	*d = (*d)[:n]
+}
+
+// writeKept passes connections, and the list of them, which is in memory: nobody else can take the room for it. It passes all of them, and
+// says the number of the list, or none. What is returned besides is to be called when all was passed.
+func writeKept(kept []relay.Passed, way passage) (number int, done func(), err error) {
+	before := way.passed()
+	list, err := proc.Memory("connections")
 	if err != nil {
-		return nil, err
+		return 0, func() {}, err
 	}
-	if err := errors.Join(os.Remove(list.Name()), json.NewEncoder(list).Encode(conns)); err != nil {
-		return nil, errors.Join(err, list.Close())
+	done = func() { _ = list.Close() } // Memory.
+	conns := make([]keptConn, len(kept))
+	for i := 0; i < len(kept) && err == nil; i++ {
+		conns[i].Passed = kept[i]
+		conns[i].FD, err = way.pass(kept[i].File)
 	}
-	return list, nil
+	if err == nil {
+		err = json.NewEncoder(list).Encode(conns)
+	}
+	if err == nil {
+		number, err = way.pass(list)
+	}
+	if err != nil {
+		// One that nobody knows of would stay open for good, and who is at its other end would wait.
+		way.keep(before)
+		return 0, done, err
+	}
+	return number, done, nil
 }
 
 // left are the connections that the program before has left of some doors.
@@ -166,7 +205,7 @@ func adopted(fd int, name string) *os.File {
 	return os.NewFile(uintptr(fd), name) //nolint:gosec // A descriptor.
 }
 
-// forget gives up what is only for the way back.
+// forget gives up what is only for the way back. Whoever serves has taken the connections.
 func (h *Handed) forget() {
 	for _, file := range h.sockets {
 		_ = file.Close() // There is nothing in it.
@@ -177,6 +216,8 @@ func (h *Handed) forget() {
 			_ = conn.File.Close() // Nobody here answers there.
 		}
 	}
+	clear(h.kept) // There are copies of the list, but not of what is in it.
+	h.kept = nil
 	if h.previous != nil {
 		h.previous.close()
 		h.previous = nil
@@ -194,23 +235,14 @@ type belongings struct {
 }
 
 // become executes a program in place of this one, in the same process. It returns only if
-// that cannot be done.
-func become(next *program, args []string, e estate, of belongings) error {
-	var passed []int
-	defer func() {
-		for _, fd := range passed {
-			_ = syscall.Close(fd) // It was not passed.
-		}
-	}()
+// that cannot be done, or ctx has ended: who is told to end is to end, and the next program would not know.
+func become(ctx context.Context, next *program, args []string, e estate, of belongings) error {
+	var way duplicates
+	defer way.keep(0)
 	// Nothing is started from here on: it would inherit what is passed.
 	syscall.ForkLock.Lock()
 	defer syscall.ForkLock.Unlock()
-	pass := func(file *os.File) (int, error) {
-		fd, err := syscall.Dup(descriptorOf(file))
-		passed = append(passed, fd)
-		return fd, err
-	}
-	entered, err := e.enter(of, pass)
+	entered, err := e.enter(of, &way)
 	defer entered()
 	if of.lock != nil {
 		// It is lost where any descriptor of it is closed.
@@ -219,37 +251,32 @@ func become(next *program, args []string, e estate, of belongings) error {
 		defer closeOnExec(e.Lock, true) //nolint:errcheck // It was possible before.
 	}
 	env, environErr := e.environ()
-	if err := errors.Join(err, environErr); err != nil {
+	if err := errors.Join(err, environErr, ctx.Err()); err != nil {
 		return fmt.Errorf("become %s: %w", next.path, err)
 	}
 	err = syscall.Exec(next.executable(), append([]string{next.path}, args...), env) //nolint:gosec // It was checked.
 	return fmt.Errorf("become %s: %w", next.path, err)
 }
 
-// enter notes the numbers that what is left, but for the lock, has in the next program, which are those that pass says. What is
+// enter notes the numbers that what is left, but for the lock, has in the next program, which are those that way says. What is
 // returned is to be called when all was passed.
-func (e *estate) enter(of belongings, pass func(*os.File) (int, error)) (done func(), err error) {
+func (e *estate) enter(of belongings, way passage) (done func(), err error) {
 	e.Sockets, done = map[string]int{}, func() {}
 	var errs []error
 	for name, file := range of.sockets {
-		fd, err := pass(file)
+		fd, err := way.pass(file)
 		errs, e.Sockets[name] = append(errs, err), fd
 	}
 	if len(of.kept) > 0 {
 		// Where there is no room for them they end; the daemon does not.
-		if list, err := writeKept(of.kept, pass); err == nil {
-			done = func() { _ = list.Close() } // It is gone, or of no use.
-			if e.Kept, err = pass(list); err != nil {
-				e.Kept = 0
-			}
-		}
+		e.Kept, done, _ = writeKept(of.kept, way)
 	}
 	if of.previous != nil {
-		fd, err := pass(of.previous.file)
+		fd, err := way.pass(of.previous.file)
 		errs, e.Previous, e.PreviousPath = append(errs, err), fd, of.previous.path
 	}
 	if of.guard != nil {
-		fd, err := pass(of.guard.line)
+		fd, err := way.pass(of.guard.line)
 		errs, e.Guard, e.GuardPID = append(errs, err), fd, of.guard.pid
 	}
 	return done, errors.Join(errs...)

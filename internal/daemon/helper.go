@@ -14,12 +14,12 @@ import (
 
 // serveEntry lets people run apps. All else works without.
 func (p *parts) serveEntry(ctx context.Context, group *errgroup.Group) {
-	helper := p.paths.Helper()
+	helper, kept := p.paths.Helper(), p.kept(ctx, doorEntry)
 	warning, err := installHelper(companion(p.cfg.Self, companionRun), helper)
 	if err != nil {
 		p.cfg.Logger.Error("apps cannot be run", slog.Any("error", err))
 		p.doors.answer(group, func() error {
-			for left := range p.kept(ctx, doorEntry) {
+			for left := range kept {
 				_ = left.File.Close() // Nobody answers.
 			}
 			return nil
@@ -35,7 +35,7 @@ func (p *parts) serveEntry(ctx context.Context, group *errgroup.Group) {
 			return err
 		}
 		cfg := api.Config{Listener: listener, Quiesce: p.doors.quiet, Manager: p.manager, Logger: p.cfg.Logger, Box: &p.doors.box}
-		return api.ServeEntry(ctx, cfg, p.paths.EntrySocket(), helper, p.kept(ctx, doorEntry))
+		return api.ServeEntry(ctx, cfg, p.paths.EntrySocket(), helper, kept)
 	})
 }
 

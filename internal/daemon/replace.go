@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"strconv"
 	"sync"
 	"syscall"
 	"time"
@@ -33,20 +32,22 @@ func (p *parts) replace(ctx context.Context) error {
 	if cause == nil {
 		cause = p.rehearse(ctx, next)
 	}
-	select {
-	case <-ctx.Done():
+	if ctx.Err() == nil {
+		p.notify(ctx, "WATCHDOG=1")
+		if cause == nil {
+			cause = p.become(ctx, next, own, leaves)
+		}
+		err = become(ctx, own, p.cfg.Args, estate{Failure: cause.Error()}, leaves)
+	}
+	if ctx.Err() != nil {
 		p.doors.drop()
 		return p.abandoned()
-	default:
 	}
-	p.notify(ctx, "WATCHDOG=1")
-	if cause == nil {
-		cause = p.become(ctx, next, own, leaves)
-	}
-	return become(own, p.cfg.Args, estate{Failure: cause.Error()}, leaves)
+	return err
 }
 
-// become has a program take the place of this one, which stays beside it until it is ready. It returns only if that cannot be done.
+// become has a program take the place of this one, which stays beside it until it is ready. It returns only if that cannot be done,
+// or this one is told to end.
 func (p *parts) become(ctx context.Context, next *replacement, own *program, leaves belongings) error {
 	with := leaves
 	with.previous = own
@@ -55,10 +56,14 @@ func (p *parts) become(ctx context.Context, next *replacement, own *program, lea
 		if with.guard, err = p.post(own, next.patience, leaves); err != nil {
 			return err
 		}
-		p.notify(ctx, "MAINPID="+strconv.Itoa(with.guard.pid))
+		if ctx.Err() != nil {
+			return errors.Join(ctx.Err(), with.guard.end())
+		}
+		// The next one says itself who it is if its guard has been killed.
+		p.notify(ctx, "NOTIFYACCESS=all\n"+knownAs(with.guard.pid))
 	}
-	err := become(next.program, p.cfg.Args, estate{Patience: next.patience, Schema: journal.Schema()}, with)
-	with.guard.dismiss()
+	err := become(ctx, next.program, p.cfg.Args, estate{Patience: next.patience, Schema: journal.Schema()}, with)
+	p.dismiss(with.guard)
 	return err
 }
 
@@ -145,6 +150,8 @@ func reapOthers(pid int) (stop func()) {
 // succession is the start of a program in the place of another, which comes back if this one does not get ready.
 type succession struct {
 	p *parts
+	// life is that of this program: one that is told to end is not replaced by the one before.
+	life context.Context //nolint:containedctx // Set once.
 	// stop ends what tells of the start.
 	stop context.CancelFunc
 	// Mutex is the gate of the journal: it is held from when it is found out that there is a way back until
@@ -161,8 +168,8 @@ const startPatience = 10 * time.Minute
 
 // succeed begins the time in which this program has to get ready. Who manages the process does not know of another one in it, and
 // waits for signs of life as before.
-func (p *parts) succeed() *succession {
-	s := &succession{p: p, stop: func() {}, serving: make(chan struct{})}
+func (p *parts) succeed(life context.Context) *succession {
+	s := &succession{p: p, life: life, stop: func() {}, serving: make(chan struct{})}
 	handed := &p.cfg.Handed
 	if !handed.is {
 		return s
@@ -193,7 +200,7 @@ func (s *succession) ready() {
 	}
 	s.settled = true
 	s.stop()
-	s.p.cfg.Handed.dismiss()
+	s.dismiss()
 	failure := s.p.cfg.Handed.Failure
 	if !s.p.cfg.Handed.is {
 		failure = s.p.restarted()
@@ -216,7 +223,13 @@ func (p *parts) restarted() string {
 	return "the new program ended before it was ready, and this one was started"
 }
 
-// fail gives the process back to the program before, if there is one, whatever else goes on in it. If this one has
+// dismiss sends away the guard of this program, once.
+func (s *succession) dismiss() {
+	s.p.dismiss(s.p.cfg.Handed.guard)
+	s.p.cfg.Handed.guard = nil
+}
+
+// fail gives the process back to the program before, if there is one, whatever else goes on in it, and unless it is told to end. If this one has
 // another schema and has written anything, nobody else can read that, and there is no way back: this one goes on.
 func (s *succession) fail(cause error) {
 	s.Lock()
@@ -225,23 +238,26 @@ func (s *succession) fail(cause error) {
 	switch {
 	case s.settled || handed.previous == nil:
 		return
+	case s.life.Err() != nil:
+		s.dismiss()
+		return
 	case handed.Schema != journal.Schema() && !journal.Kept(s.p.journalPath()):
-		handed.dismiss()
+		s.dismiss()
 		cfg.Logger.Error("no way leads back to the program before: the state is newer", slog.Any("reason", cause))
 		return
 	}
 	cfg.Logger.Error("go back to the program before", slog.Any("reason", cause))
-	handed.dismiss()
+	s.dismiss()
 	s.p.notify(context.Background(), "WATCHDOG=1")
-	err := become(handed.previous, cfg.Args, estate{Failure: cause.Error()}, belongings{sockets: handed.sockets, kept: handed.kept, lock: handed.lock})
+	err := become(s.life, handed.previous, cfg.Args, estate{Failure: cause.Error()}, belongings{sockets: handed.sockets, kept: handed.kept, lock: handed.lock})
 	cfg.Logger.Error("cannot go back to the program before", slog.Any("error", err))
 }
 
 // GoBack gives the process back to the program before, if there is one, where this one finds that it cannot be the daemon
 // before Run. Otherwise it returns.
-func GoBack(cfg Config, cause error) {
+func GoBack(ctx context.Context, cfg Config, cause error) {
 	p := parted(cfg)
-	(&succession{p: p, stop: func() {}}).fail(cause)
+	(&succession{p: p, life: ctx, stop: func() {}}).fail(cause)
 }
 
 // openJournal opens the journal. One that a newer program has opened, and has written nothing to, is put back as

@@ -39,7 +39,7 @@ func TestSignsOfLifeOfASuccessor(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var signs []string
-		s := successor(t, Handed{is: true}, &signs).succeed()
+		s := successor(t, Handed{is: true}, &signs).succeed(t.Context())
 		time.Sleep(80 * time.Second) //nolint:forbidigo // In the bubble this is the clock.
 		synctest.Wait()
 		if diff := cmp.Diff([]string{"WATCHDOG=1", "WATCHDOG=1", "WATCHDOG=1"}, signs); diff != "" {
@@ -66,7 +66,7 @@ func TestNoWayBack(t *testing.T) {
 		handed := Handed{is: true, previous: &program{file: file}, estate: estate{Patience: time.Second, Schema: 1 << 40}}
 		var signs []string
 		p := successor(t, handed, &signs)
-		s := p.succeed()
+		s := p.succeed(t.Context())
 		time.Sleep(2 * time.Second) //nolint:forbidigo // In the bubble this is the clock.
 		synctest.Wait()
 		s.ready()
@@ -95,7 +95,7 @@ func TestRestarted(t *testing.T) {
 		if err := writeUpgrade(p.paths, client.Upgrade{From: c.from, To: c.to, Status: client.UpgradeDoing}); err != nil {
 			t.Fatal(err)
 		}
-		p.succeed().ready()
+		p.succeed(t.Context()).ready()
 		if record, err := readUpgrade(p.paths); err != nil || record.Status != c.want {
 			t.Errorf("from %s to %s: %+v, %v, want %s", c.from, c.to, record, err, c.want)
 		}

@@ -1,0 +1,158 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"tenure/internal/relay"
+)
+
+// failing is a way on which the file that comes after some cannot be passed.
+type failing struct {
+	inFork
+
+	after int
+}
+
+var errNoRoom = errors.New("there is no room")
+
+func (f *failing) pass(file *os.File) (int, error) {
+	if f.after--; f.after < 0 {
+		return 0, errNoRoom
+	}
+	return f.inFork.pass(file)
+}
+
+// Either all connections are passed, and are in the list, or none is: nobody would hear one that is in no list.
+func TestConnectionsArePassedTogether(t *testing.T) {
+	t.Parallel()
+	var kept []relay.Passed
+	for _, said := range []string{"one", "two", "three"} {
+		file, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close() //nolint:errcheck // Only passed.
+		kept = append(kept, relay.Passed{File: file, Door: doorAPI, Said: []byte(said)})
+	}
+	for room := range len(kept) + 2 {
+		way := &failing{inFork{0, 1, 2}, room}
+		number, done, err := writeKept(kept, way)
+		done()
+		if room <= len(kept) {
+			if !errors.Is(err, errNoRoom) || number != 0 || way.passed() != 3 {
+				t.Errorf("with room for %d: number %d, %v; passed is %v", room, number, err, way.inFork)
+			}
+			continue
+		}
+		if err != nil || number != 6 || way.passed() != 7 {
+			t.Errorf("with room for all: number %d, %v; passed is %v", number, err, way.inFork)
+		}
+	}
+}
+
+// What is passed in the same process is open there, and closed here if it does not come to that.
+func TestDuplicates(t *testing.T) {
+	t.Parallel()
+	file, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close() //nolint:errcheck // Only passed.
+	var way duplicates
+	number, done, err := writeKept([]relay.Passed{{File: file, Door: doorEntry, Said: []byte("said")}}, &way)
+	defer done()
+	defer way.keep(0)
+	if err != nil || way.passed() != 2 {
+		t.Fatalf("passed is %v, %v", way, err)
+	}
+	again, err := syscall.Dup(number)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := readKept(os.NewFile(uintptr(again), "list")) //nolint:gosec // A descriptor.
+	if err != nil || len(got) != 1 {
+		t.Fatalf("the list is %+v, %v", got, err)
+	}
+	way = way[1:]             // The file that was read has the first one.
+	defer got[0].File.Close() //nolint:errcheck // Only passed.
+	if diff := cmp.Diff("said", string(got[0].Said)); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// Who is told to end does not become another program, which would not know.
+func TestNobodyBecomesAnotherAtItsEnd(t *testing.T) {
+	t.Parallel()
+	own, err := os.Open("/bin/false") // It would end this test.
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close() //nolint:errcheck // Only executed.
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	before := &program{file: own, path: own.Name()}
+	if err := become(ctx, before, nil, estate{}, belongings{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("it is %v", err)
+	}
+	var signs []string
+	s := successor(t, Handed{is: true, previous: before, estate: estate{Patience: time.Nanosecond, Schema: 1}}, &signs).succeed(ctx)
+	s.fail(late(time.Nanosecond))
+	if s.p.cfg.Handed.previous == nil || s.settled {
+		t.Error("it has become ready")
+	}
+}
+
+// line are both ends of the line of a guard.
+func line(t *testing.T) (here, there *os.File) {
+	t.Helper()
+	ends, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC|syscall.SOCK_NONBLOCK, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	here, there = os.NewFile(uintptr(ends[0]), "here"), os.NewFile(uintptr(ends[1]), "there") //nolint:gosec // Descriptors.
+	t.Cleanup(func() { here.Close(); there.Close() })
+	return here, there
+}
+
+// A guard that is late itself, and finds its dismissal and the end of its patience at once, is dismissed.
+func TestAGuardIsDismissedLate(t *testing.T) {
+	t.Parallel()
+	for _, said := range []bool{true, false} {
+		here, there := line(t)
+		if said {
+			if _, err := here.Write([]byte{0}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		h := &Handed{guard: &guard{line: there}, estate: estate{Patience: -2 * overdue}}
+		if err := h.watch(t.Context(), nil); (err == nil) != said {
+			t.Errorf("dismissed is %v, and it goes by %v", said, err)
+		}
+	}
+}
+
+// A guard is gone when it was dismissed, also one that does not hear it or has ended before.
+func TestADismissedGuardIsGone(t *testing.T) {
+	t.Parallel()
+	for _, words := range [][]string{{"sleep", "infinity"}, {"true"}} {
+		here, there := line(t)
+		child := exec.CommandContext(t.Context(), words[0], words[1:]...) //nolint:gosec // Of this test.
+		child.ExtraFiles = []*os.File{there}
+		if err := errors.Join(child.Start(), there.Close()); err != nil {
+			t.Fatal(err)
+		}
+		(&guard{line: here, pid: child.Process.Pid}).dismiss(time.Millisecond)
+		if _, err := syscall.Wait4(child.Process.Pid, nil, syscall.WNOHANG, nil); !errors.Is(err, syscall.ECHILD) {
+			t.Errorf("%v: it is still there: %v", words, err)
+		}
+		_ = child.Wait() // It was waited for.
+	}
+}
