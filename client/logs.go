@@ -27,7 +27,7 @@ func (c *Client) Logs(ctx context.Context, names []string, n int, follow bool, e
 		read, begun := seen.read, time.Now()
 		err := c.readLogs(ctx, query, seen.line)
 		_, lost := errors.AsType[*lostError](err)
-		gone := errors.Is(err, ErrNoDaemon) && connected
+		gone := connected && (errors.Is(err, ErrNoDaemon) || cutOff(err))
 		switch {
 		case ctx.Err() != nil:
 			return nil //nolint:nilerr // Nobody wants more.
@@ -49,6 +49,11 @@ func (c *Client) Logs(ctx context.Context, names []string, n int, follow bool, e
 		}
 		seen.again(query)
 	}
+}
+
+// cutOff reports whether a daemon has ended that was connected to and had not answered yet.
+func cutOff(err error) bool {
+	return errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) || errors.Is(err, io.EOF)
 }
 
 // maxInVain is how often in a row a daemon may end an answer at once.

@@ -143,7 +143,7 @@ func (w watch) until(done func() bool) (time.Duration, error) {
 		if done() {
 			return time.Since(ended), nil
 		}
-		if err := poll(events, ended.Add(rig.Patience/4)); err != nil {
+		if err := poll(events, ended.Add(rig.Patience)); err != nil {
 			return time.Since(ended), err
 		}
 		drain(w.devices)
