@@ -95,10 +95,15 @@ bench: examples ## Measure, against floors measured in the same run.
 growth: examples ## Measure how times and memory grow with the number of things, and draw docs/growth.svg.
 	@./scripts/growth
 
+HOSTILE ?= 2000
 FUZZTIME ?= 10m
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (10m).
 	@FUZZTIME=$(FUZZTIME) ./scripts/fuzz
+
+.PHONY: hostile
+hostile: examples ## Give HOSTILE (2000) damaged and misleading snap files to a daemon.
+	HOSTILE=$(HOSTILE) go test ./test -run '^TestHostileSnaps$$' -count=1 -timeout 60m -v
 
 # Where govulncheck knows from what is vulnerable; scripts/vulndb makes one for machines without a network.
 VULNDB ?= https://vuln.go.dev
