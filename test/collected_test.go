@@ -80,6 +80,24 @@ func collectedAfterStart(t *testing.T, i *rig.Instance, name string, revs ...str
 	}
 }
 
+// unmounted fails the test unless nothing of a snap is mounted any more, as soon as processes are gone that have copies of all
+// mounts for a moment, as those have that begin in a namespace of their own.
+func unmounted(t *testing.T, i *rig.Instance, name string) {
+	t.Helper()
+	mounts, err := unix.Open("/proc/self/mountinfo", unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := watch{-1, mounts, -1, -1}
+	defer w.close()
+	left := func() []string {
+		return slices.DeleteFunc(rig.Mounts(i.Root), func(path string) bool { return !strings.Contains(path, "/snap/"+name) })
+	}
+	if took, err := w.until(func() bool { return len(left()) == 0 }); err != nil {
+		t.Errorf("%q are mounted after %s: %v", left(), took, err)
+	}
+}
+
 // watch hears of the end of a process and of mounts, loop devices and files that
 // come and go.
 type watch struct{ process, mounts, devices, files int }
@@ -146,8 +164,11 @@ func (w watch) until(done func() bool) (time.Duration, error) {
 		if err := poll(events, ended.Add(rig.Patience)); err != nil {
 			return time.Since(ended), err
 		}
-		drain(w.devices)
-		drain(w.files)
+		for _, fd := range []int{w.devices, w.files} {
+			if fd >= 0 {
+				drain(fd)
+			}
+		}
 	}
 }
 

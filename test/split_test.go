@@ -215,11 +215,7 @@ func TestAManagerAndItsRuntimeAreTwoPackages(t *testing.T) {
 		t.Error(err)
 	}
 	same(t, "machines without their runtime", []string{}, hosted(i))
-	for _, path := range rig.Mounts(i.Root) {
-		if strings.Contains(path, "/snap/qemu") {
-			t.Errorf("%s is still mounted", path)
-		}
-	}
+	unmounted(t, i, "qemu")
 }
 
 func managingYAML(version string) string {
