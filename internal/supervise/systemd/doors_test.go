@@ -105,9 +105,10 @@ func TestSocketsAreUnits(t *testing.T) {
 	listed := sc.systemctl("list-sockets", "--no-pager", "--no-legend", sc.alias("web")+".*")
 	for _, s := range sockets {
 		alias := sc.alias("web") + "." + s.Name + socketUnit
-		if got := sc.systemctl("show", "--value", "--property=ActiveState,SubState", alias); got != "active\nlistening" {
-			t.Errorf("%s is %q", alias, got)
-		}
+		// systemd reads an alias that is new a moment later.
+		sc.await(alias+" listens", func() bool {
+			return sc.systemctl("show", "--value", "--property=ActiveState,SubState", alias) == "active\nlistening"
+		})
 		if id := sc.systemctl("show", "--value", "--property=Id", alias); !strings.Contains(listed, id) {
 			t.Errorf("list-sockets has no %s:\n%s", id, listed)
 		}
