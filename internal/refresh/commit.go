@@ -3,6 +3,8 @@ package refresh
 import (
 	"context"
 	"errors"
+	"slices"
+	"time"
 
 	"tenure"
 )
@@ -59,8 +61,35 @@ func (s collectStep) Do(ctx context.Context, p collectParams) (nothing, error) {
 			s.m.report(ctx, snap, err)
 		}
 	}
-	s.m.collectSnaps(ctx, p.Snaps, func(snap tenure.Instance, err error) { s.m.report(ctx, snap, err) })
+	failed := func(snap tenure.Instance, err error) { s.m.report(ctx, snap, err) }
+	s.m.collectSnaps(ctx, p.Snaps, failed)
+	for _, moment := range moments() {
+		left := s.m.removed(p.Snaps)
+		if len(left) == 0 {
+			break
+		}
+		select {
+		case <-time.After(moment):
+		case <-ctx.Done():
+			return nothing{}, nil
+		}
+		s.m.collectSnaps(ctx, left, failed)
+	}
 	return nothing{}, nil
+}
+
+// moments are how long a removal waits for what pins a snap before it leaves that to the collector: a process that begins in a
+// mount namespace of its own, anywhere on the machine, has copies of all mounts until it has let go of them.
+func moments() []time.Duration {
+	return []time.Duration{20 * time.Millisecond, 80 * time.Millisecond, 300 * time.Millisecond}
+}
+
+// removed are those of snaps that are removed and not gone.
+func (m *Manager) removed(snaps []tenure.Instance) []tenure.Instance {
+	return slices.DeleteFunc(slices.Clone(snaps), func(snap tenure.Instance) bool {
+		state, err := m.snaps.Get(snap)
+		return err != nil || state == nil || state.Line.Installed()
+	})
 }
 
 func (collectStep) Undo(context.Context, collectParams, nothing) error { return nil }
