@@ -332,10 +332,8 @@ func (m *Manager) startMissing(ctx context.Context, snap tenure.Instance, undone
 		return err
 	}
 	defer release()
-	for _, running := range m.engine.List(change.Filter{Select: change.All, Snap: snap}) {
-		if running.Holds {
-			return nil
-		}
+	if m.held(snap) {
+		return nil
 	}
 	state, err := m.snaps.Get(snap)
 	if err != nil || state == nil {

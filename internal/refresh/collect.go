@@ -223,10 +223,8 @@ func (m *Manager) collectIdle(ctx context.Context, snap tenure.Instance) error {
 		return err
 	}
 	defer release()
-	for _, running := range m.engine.List(change.Filter{Select: change.All, Snap: snap}) {
-		if running.Holds {
-			return nil
-		}
+	if m.held(snap) {
+		return nil
 	}
 	if err := errors.Join(m.forgetHooks(ctx, snap), m.forgetEnded(ctx, snap), m.forgetInstances(ctx, snap)); err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -113,14 +114,16 @@ func (m *Manager) between(ctx context.Context, snaps []tenure.Instance, f func()
 		return errors.Join(errWorkedOn, err)
 	}
 	defer release()
-	for _, snap := range snaps {
-		for _, c := range m.engine.List(change.Filter{Select: change.All, Snap: snap}) {
-			if c.Holds {
-				return errWorkedOn
-			}
-		}
+	if slices.ContainsFunc(snaps, m.held) {
+		return errWorkedOn
 	}
 	return f()
+}
+
+// held reports whether a change works on a snap.
+func (m *Manager) held(snap tenure.Instance) bool {
+	all := m.engine.List(change.Filter{Select: change.All, Snap: snap})
+	return slices.ContainsFunc(all, func(c change.Change) bool { return c.Holds })
 }
 
 // mendLinks makes the links and commands of a snap those that its state says, after a switch that has stopped half-way.
