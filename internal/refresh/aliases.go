@@ -328,15 +328,12 @@ func (s aliasStep) back(p aliasParams) error {
 func (s aliasStep) putBack(p aliasParams) error {
 	m := s.m
 	left, was := byName(p.Added), byName(p.Removed)
-	names := slices.Compact(slices.Sorted(maps.Keys(left)))
+	names := namesOf(p.Added, p.Removed)
 	for name, alias := range was {
 		if state, err := m.snaps.Get(alias.Snap); err != nil {
 			return err
 		} else if state == nil {
 			delete(was, name) // It went with its snap.
-		}
-		if _, both := left[name]; !both {
-			names = append(names, name)
 		}
 	}
 	err := m.cfg.Journal.Update(func(tx *journal.Tx) error {
@@ -363,12 +360,12 @@ func (s aliasStep) putBack(p aliasParams) error {
 	if err != nil {
 		return fmt.Errorf("record aliases: %w", err)
 	}
-	for _, name := range names {
-		if err := m.linkAlias(name); err != nil {
-			return err
-		}
-	}
-	return nil
+	return m.linkNames(names)
+}
+
+// namesOf are the names of aliases, each once.
+func namesOf(lists ...[]Alias) []string {
+	return slices.Sorted(maps.Keys(byName(slices.Concat(lists...))))
 }
 
 func byName(all []Alias) map[string]Alias {
@@ -389,11 +386,24 @@ func (m *Manager) linkAlias(name string) error {
 		return m.dropAlias(name)
 	}
 	state, err := m.snaps.Get(alias.Snap)
-	if err != nil || state == nil || !state.Line.Active {
+	if err != nil {
 		return err
+	}
+	if state == nil || !state.Line.Active {
+		return m.dropAlias(name)
 	}
 	info := state.Kept[state.Line.Current].Info
 	return m.makeAlias(alias, commands(info), completed(info))
+}
+
+// linkNames is linkAlias for each of some names.
+func (m *Manager) linkNames(names []string) error {
+	for _, name := range names {
+		if err := m.linkAlias(name); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // replace makes those of added the aliases in place of removed: all are recorded, or none, and then links are made.
@@ -416,15 +426,8 @@ func (s aliasStep) replace(removed, added []Alias) error {
 	if err != nil {
 		return fmt.Errorf("record aliases: %w", err)
 	}
-	for _, alias := range removed {
-		if err := m.dropAlias(alias.Alias); err != nil {
-			return err
-		}
-	}
-	for _, alias := range added {
-		if err := m.linkAlias(alias.Alias); err != nil {
-			return err
-		}
+	if err := m.linkNames(namesOf(removed, added)); err != nil {
+		return err
 	}
 	// What goes does not come back with the next loss of power.
 	if len(removed) > 0 {
