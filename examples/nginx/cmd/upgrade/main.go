@@ -21,8 +21,8 @@ import (
 
 	"github.com/fsnotify/fsnotify"
 
-	"tenure/examples/clients/notify"
 	"tenure/examples/virt/process"
+	"tenure/handover"
 )
 
 func main() {
@@ -60,7 +60,11 @@ func upgrade(ctx context.Context, pidFile string) error {
 	if err != nil {
 		return err
 	}
-	if err := notify.Send(ctx, os.Getenv("NOTIFY_SOCKET"), "MAINPID="+strconv.Itoa(next)); err != nil {
+	// The old one is the main process until that is known, and is not to end before.
+	if err := handover.Notify(ctx, "MAINPID="+strconv.Itoa(next)); err != nil {
+		return err
+	}
+	if err := handover.Barrier(ctx); err != nil {
 		return err
 	}
 	if err := syscall.Kill(old, syscall.SIGQUIT); err != nil {
