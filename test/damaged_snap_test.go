@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"tenure/examples/clients/hello"
+	"tenure/test/mountns"
 	"tenure/test/rig"
 )
 
@@ -113,12 +114,15 @@ func TestNoLoopDevice(t *testing.T) {
 	forbidden := filepath.Join(t.TempDir(), "forbidden")
 	i := rig.New(t, rig.Config{Wrap: []string{"/bin/sh", "-c", `
 		if [ -e "$0" ]; then
-			exec unshare --mount --propagation unchanged /bin/sh -ec '
+			exec unshare --mount --propagation unchanged /bin/sh -ec "$1"'
+				leave_others "$4"
 				mount --make-rprivate /dev
 				mount --bind "$0" /dev/loop-control
+				shift
 				exec "$@"' "$0" "$@"
 		fi
-		exec "$@"`, forbidden}})
+		shift
+		exec "$@"`, forbidden, mountns.Script("")}})
 	i.Tenure("install", "--dangerous", snap(t, "hello", "1"))
 	before := i.Main("hello.hellod")
 	i.Stop()

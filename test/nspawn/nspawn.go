@@ -30,6 +30,8 @@ import (
 	"strconv"
 	"sync"
 	"syscall"
+
+	"tenure/test/mountns"
 )
 
 //go:embed machine
@@ -84,7 +86,7 @@ func Boot(ctx context.Context, cfg Config) (*Machine, error) {
 
 // start starts the script, and lets it boot what it has prepared.
 func (m *Machine) start(ctx context.Context, cfg Config) error {
-	args := []string{"--mount", "--propagation", "private", "bash", "-c", script, "machine", m.dir}
+	args := []string{"--mount", "--propagation", "private", "bash", "-c", mountns.Script(script), "machine", m.dir}
 	for _, inside := range slices.Sorted(maps.Keys(cfg.Binds)) {
 		args = append(args, "--bind="+cfg.Binds[inside]+":"+inside)
 	}

@@ -17,6 +17,8 @@ import (
 	"testing"
 
 	"github.com/godbus/dbus/v5"
+
+	"tenure/test/mountns"
 )
 
 // New runs a bus that lets everybody do everything, and returns its address.
@@ -99,11 +101,12 @@ func Polkit(tb testing.TB, address, checkout, rules string) {
 	if err := os.WriteFile(filepath.Join(own, "test.rules"), []byte(rules), 0o644); err != nil { //nolint:gosec // See above.
 		tb.Fatal(err)
 	}
-	cmd := exec.CommandContext(context.WithoutCancel(tb.Context()), "unshare", "--mount", "sh", "-ec", `
+	cmd := exec.CommandContext(context.WithoutCancel(tb.Context()), "unshare", "--mount", "sh", "-ec", mountns.Script(`
+		leave_others
 		mount --bind "$0" /usr/share/polkit-1/actions
 		mount --bind "$1" /usr/share/polkit-1/rules.d
 		mount --bind "$2" /etc/polkit-1/rules.d
-		exec /usr/lib/polkit-1/polkitd`, actions, own, none)
+		exec /usr/lib/polkit-1/polkitd`), actions, own, none)
 	cmd.Env = append(os.Environ(), "DBUS_SYSTEM_BUS_ADDRESS="+address)
 	start(tb, cmd, "Acquired the name")
 }
