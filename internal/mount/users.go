@@ -31,8 +31,8 @@ const (
 	FD   What = "fd"
 	Map  What = "map"
 	// Namespace means that the process lives in a mount namespace in which the
-	// device is mounted in its own right, not as a propagated copy that goes
-	// when the original does.
+	// device is mounted in its own right: not as a propagated copy that goes
+	// when the original does, and not in a mere copy of our namespace.
 	Namespace What = "namespace"
 )
 
@@ -152,6 +152,8 @@ type census struct {
 	ours map[place]bool
 	// ids are the mounts themselves in this namespace.
 	ids map[int]bool
+	// root is what is mounted at "/" here.
+	root entry
 }
 
 func newCensus(mounts []Info) (*census, error) {
@@ -164,6 +166,7 @@ func newCensus(mounts []Info) (*census, error) {
 		return nil, err
 	}
 	byID := index(entries)
+	c.root = rootOf(entries)
 	for _, e := range entries {
 		if c.isOurs(e) {
 			c.ids[e.id] = true
@@ -240,15 +243,32 @@ func places(e entry, byID map[int]entry) []place {
 	return found
 }
 
+// rootOf is what is on top at "/".
+func rootOf(entries []entry) (root entry) {
+	for _, e := range entries {
+		if e.dir == "/" {
+			root = e
+		}
+	}
+	return root
+}
+
+// copied reports whether a namespace with that root is a copy of ours, with all that is mounted: whatever
+// makes a namespace of its own has one, at least until it has thrown ours out of it. What is where
+// it is here says nothing of who lives there, as it says nothing of who lives here.
+func (c *census) copied(root entry) bool {
+	return root.dir != "" && root.dev == c.root.dev && root.root == c.root.root
+}
+
 // own are the devices that entries of a namespace mount in their own right: not
 // at the very place of one of our mounts, and not at one that gets its mounts
 // from there.
 func (c *census) own(entries []entry) []Dev {
 	var devs []Dev
-	byID := index(entries)
+	byID, copied := index(entries), c.copied(rootOf(entries))
 next:
 	for _, e := range entries {
-		if !c.wanted(e.dev) || c.ids[e.id] {
+		if !c.wanted(e.dev) || c.ids[e.id] || copied && c.isOurs(e) {
 			continue
 		}
 		for _, p := range places(e, byID) {

@@ -186,12 +186,30 @@ func whats(uses []mount.Use, pid int) []mount.What {
 	return found
 }
 
-// TestNamespaceOfItsOwn has a process in a mount namespace that is a private
-// copy: the mount in it stays when ours goes, so it is a use.
+// TestNamespaceOfItsOwn has a process in a mount namespace with a root of its own, as units
+// have: the mount in it stays when ours goes, so it is a use, wherever it lies.
 func TestNamespaceOfItsOwn(t *testing.T) { //nolint:paralleltest // Its namespace has copies of the mounts of all tests that run.
+	info := mounted(t, image(t, "own"), filepath.Join(t.TempDir(), "x1"))
+	pid := startShell(t, `
+		mount --make-rprivate /
+		mount -t tmpfs none /mnt
+		cd /mnt
+		mkdir -p usr proc .`+info.Dir+`
+		ln -s usr/bin usr/lib usr/lib64 .
+		mount --bind /usr usr
+		mount -t proc none proc
+		mount --bind `+info.Dir+` .`+info.Dir+`
+		pivot_root . .
+		umount -l .`)
+	wantUses(t, info, pid, mount.Namespace)
+}
+
+// TestNamespaceThatIsACopy has one in a private copy of ours. It is no use, and the process loses nothing: what is
+// mounted there stays, with its files.
+func TestNamespaceThatIsACopy(t *testing.T) { //nolint:paralleltest // Its namespace has copies of the mounts of all tests that run.
 	info := mounted(t, image(t, "private"), filepath.Join(t.TempDir(), "x1"))
 	pid := start(t, self(t), "namespace", info.Dir, &syscall.SysProcAttr{Unshareflags: syscall.CLONE_NEWNS})
-	wantUses(t, info, pid, mount.Namespace)
+	wantUses(t, info, pid)
 }
 
 // TestNamespaceThatFollows has a process in a mount namespace that gets its
