@@ -136,7 +136,7 @@ func brokenHello(t *testing.T, i *rig.Instance) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if result := i.Try("pack", dir, file); result.Status != 0 {
+	if result := i.Try("pack", "--compression", "lz4", dir, file); result.Status != 0 {
 		t.Fatalf("pack: %s", result.Stderr)
 	}
 	return file

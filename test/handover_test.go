@@ -196,7 +196,7 @@ func (w *webScene) version(version string) string {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if result := w.pack.Try("pack", dir, file); result.Status != 0 {
+	if result := w.pack.Try("pack", "--compression", "lz4", dir, file); result.Status != 0 {
 		w.t.Fatalf("pack: %s", result.Stderr)
 	}
 	w.files[version] = file

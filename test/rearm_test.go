@@ -77,6 +77,6 @@ func emptyBase(t *testing.T, i *rig.Instance) string {
 	if err := os.WriteFile(filepath.Join(dir, "meta/snap.yaml"), yaml, 0o644); err != nil { //nolint:gosec // As in any snap.
 		t.Fatal(err)
 	}
-	i.Tenure("pack", dir, file)
+	i.Tenure("pack", "--compression", "lz4", dir, file)
 	return file
 }

@@ -122,7 +122,7 @@ func packedSnap(t *testing.T, from, version string) string {
 	if err := os.WriteFile(yaml, bytes.ReplaceAll(text, []byte("@VERSION@"), []byte(version)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.CommandContext(t.Context(), filepath.Join(bin, "tenure"), "pack", dir, dir+".snap").CombinedOutput()
+	out, err := exec.CommandContext(t.Context(), filepath.Join(bin, "tenure"), "pack", "--compression", "lz4", dir, dir+".snap").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}

@@ -31,7 +31,8 @@ func (m *Maker) tree(ctx context.Context, rng *rand.Rand, n int) (Case, error) {
 	one := all[(2*(n/20)+n%2)%len(all)]
 	f, name := m.newTree(), fmt.Sprintf("%s-%d", m.cfg.Prefix, n)
 	m.sound(f, name)
-	options := one.do(m, f, rng)
+	// Compressing is not what is tried here, and others take longer than all the rest.
+	options := append([]string{"-comp", "lz4"}, one.do(m, f, rng)...)
 	b, err := m.build(ctx, f, options...)
 	if err != nil {
 		return Case{}, fmt.Errorf("%s: %w", one.what, err)
