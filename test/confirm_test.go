@@ -106,15 +106,16 @@ func (c *confirming) on(revision string) {
 func TestObservedFailureIsUndone(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ one, more, want string }{
-		"dies":               {"PROBE report:up say:no.luck notify:READY:1 wait:300ms exit:7", "", "exit status 7"},
-		"dies every time":    {"PROBE report:up say:no.luck notify:READY:1 wait:300ms exit:7", "\trestart-condition: always\n\trestart-delay: 10ms\n", "exit status 7"},
-		"ends":               {"PROBE report:up notify:READY:1 wait:300ms exit:0", "", "exit status 0"},
-		"loses its watchdog": {"PROBE report:up notify:READY:1 run", "\twatchdog-timeout: 300ms\n", "exit status 2"},
+		"dies":               {"PROBE report:up say:no.luck notify:READY:1 until:observed exit:7", "", "exit status 7"},
+		"dies every time":    {"PROBE report:up say:no.luck notify:READY:1 until:observed exit:7", "\trestart-condition: always\n\trestart-delay: 10ms\n", "exit status 7"},
+		"ends":               {"PROBE report:up notify:READY:1 until:observed exit:0", "", "exit status 0"},
+		"loses its watchdog": {"PROBE report:up notify:READY:1 until:observed run", "\twatchdog-timeout: 1s\n", "exit status 2"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			c := confirm(t, rig.Config{})
 			id := c.refresh(c.snap("2", test.one, test.more))
+			write(t, c.Common("probe")+"/observed", "")
 			watched := c.Try("watch", id)
 			if watched.Status == 0 || !strings.Contains(watched.Stderr, "probe.one ended") || !strings.Contains(watched.Stderr, test.want) {
 				t.Errorf("watch: status %d, it says %s; want %q", watched.Status, watched.Stderr, test.want)

@@ -118,6 +118,7 @@ func steps() map[string]func(*probe, string) error {
 		"own":      (*probe).own,
 		"wait":     (*probe).wait,
 		"alive":    (*probe).alive,
+		"until":    (*probe).until,
 		"count":    (*probe).count,
 		"signal":   (*probe).signalMain,
 		"bereave":  (*probe).killChildren,
@@ -348,6 +349,21 @@ func (p *probe) wait(duration string) error {
 	d, err := time.ParseDuration(duration)
 	<-time.After(d)
 	return err
+}
+
+// until waits for a file in $SNAP_COMMON to be there, and is alive for the watchdog meanwhile.
+func (p *probe) until(file string) error {
+	for {
+		if err := p.notify("WATCHDOG:1"); err != nil {
+			return err
+		}
+		if _, err := os.Lstat(filepath.Join(common(), file)); !errors.Is(err, os.ErrNotExist) { //nolint:gosec // Below its own directory.
+			return err
+		}
+		if err := p.wait("20ms"); err != nil {
+			return err
+		}
+	}
 }
 
 // alive sends WATCHDOG=1 again and again, "N/EVERY" times.
