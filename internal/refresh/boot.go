@@ -83,7 +83,7 @@ func (m *Manager) restoreRest(ctx context.Context, states []snapState, links []r
 	for _, l := range links {
 		if snap := l.params.Snap; !known[snap] {
 			known[snap] = true
-			err = errors.Join(err, m.restore(&snapState{Instance: snap}, links))
+			err = errors.Join(err, m.restore(ctx, &snapState{Instance: snap}, links))
 		}
 	}
 	if err = errors.Join(err, m.sweepCommands(states, links)); err != nil {
@@ -98,7 +98,7 @@ const bootWorkers = 4
 func (m *Manager) bootOne(ctx context.Context, state *snapState, fresh, broken bool, links []relinked) error {
 	err := m.bootSnap(ctx, state)
 	if broken {
-		err = errors.Join(err, m.restore(state, links))
+		err = errors.Join(err, m.restore(ctx, state, links))
 	}
 	if err != nil {
 		m.cfg.Logger.ErrorContext(ctx, "cannot bring a snap back", slog.Any("snap", state.Instance), slog.Any("error", err))
@@ -185,7 +185,7 @@ type relinked struct {
 // restore makes again what follows from the state of a snap, and from the change that works on it: the
 // directories of its data, its links, its commands and their other names. Nobody has waited for those
 // to be on the disk, and a machine that lost its power may have lost them.
-func (m *Manager) restore(state *snapState, links []relinked) error {
+func (m *Manager) restore(ctx context.Context, state *snapState, links []relinked) error {
 	p := linksOf(state)
 	for _, l := range links {
 		if l.params.Snap != state.Instance {
@@ -204,7 +204,7 @@ func (m *Manager) restore(state *snapState, links []relinked) error {
 	for _, rev := range state.Line.Kept() {
 		dirs = append(dirs, m.cfg.Paths.Data(tenure.Ref{Snap: state.Instance, Revision: rev}))
 	}
-	return errors.Join(durable.MkdirAll(0o755, dirs...), m.link(p))
+	return errors.Join(durable.MkdirAll(0o755, dirs...), m.link(ctx, p))
 }
 
 // linksOf are the links and commands of a snap, by its state: those of any revision that it has go, but for those of the current one.

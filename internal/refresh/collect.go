@@ -434,7 +434,7 @@ func (m *Manager) sweepRest(ctx context.Context, snap tenure.Instance) error {
 	if err := errors.Join(m.dropDataDir(ctx, snap), m.dropUserDirs(ctx, snap)); err != nil {
 		return err
 	}
-	if err := os.RemoveAll(m.cfg.Paths.Tmp(snap)); err != nil {
+	if err := snapdata.Remove(ctx, m.cfg.Paths.Tmp(snap)); err != nil {
 		return fmt.Errorf("remove temporary files of %s: %w", snap, err)
 	}
 	if err := errors.Join(m.confs.drop(snap), m.instances.drop(snap), m.allowances.drop(snap), m.aliases.drop(snap), m.estimates.drop(snap), m.forgetUpdates(snap)); err != nil {

@@ -140,7 +140,7 @@ func (m *Manager) mendLinks(tried linkParams) {
 			}
 			p := linksOf(state)
 			p.FromApps = append(append(p.FromApps, tried.FromApps...), tried.ToApps...)
-			return m.link(p)
+			return m.link(ctx, p)
 		})
 	})
 }

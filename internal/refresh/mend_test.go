@@ -56,7 +56,7 @@ func withApps(t *testing.T, h *harness, apps string) *snapState {
 	state.Kept[state.Line.Current] = kept{Info: info}
 	p := linksOf(state)
 	if err := errors.Join(os.MkdirAll(h.cfg.Paths.SnapDir(probe), 0o700), os.MkdirAll(h.cfg.Paths.DataDir(probe), 0o700),
-		h.snaps.Put(probe, state), h.link(p)); err != nil {
+		h.snaps.Put(probe, state), h.link(t.Context(), p)); err != nil {
 		t.Fatal(err)
 	}
 	return state

@@ -220,7 +220,7 @@ func (m *Manager) unmake(ctx context.Context, snap tenure.Instance) error {
 	return errors.Join(
 		m.forgetUnits(ctx, snap), m.dropLogs(ctx, snap), m.confs.drop(snap), m.instances.drop(snap), m.forgetUpdates(snap),
 		m.cfg.Table.UnmountTree(ctx, m.cfg.Paths.DataDir(snap)),
-		os.RemoveAll(m.cfg.Paths.Tmp(snap)),
+		snapdata.Remove(ctx, m.cfg.Paths.Tmp(snap)),
 	)
 }
 

@@ -13,6 +13,7 @@ import (
 	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/policy"
+	"tenure/internal/snapdata"
 	"tenure/internal/supervise"
 )
 
@@ -269,19 +270,19 @@ func (p linkParams) changes() bool {
 	return p.From != p.To || !slices.Equal(p.FromApps, p.ToApps) || !slices.Equal(p.FromCompleted, p.ToCompleted)
 }
 
-func (s linkStep) Do(_ context.Context, p linkParams) (nothing, error) {
-	err := s.m.link(p)
+func (s linkStep) Do(ctx context.Context, p linkParams) (nothing, error) {
+	err := s.m.link(ctx, p)
 	if err == nil {
 		return nothing{}, nil
 	}
-	return nothing{}, errors.Join(err, s.back(p))
+	return nothing{}, errors.Join(err, s.back(context.WithoutCancel(ctx), p))
 }
 
-func (s linkStep) Undo(_ context.Context, p linkParams, _ nothing) error { return s.back(p) }
+func (s linkStep) Undo(ctx context.Context, p linkParams, _ nothing) error { return s.back(ctx, p) }
 
 // back switches back, now or as soon as the disk lets it.
-func (s linkStep) back(p linkParams) error {
-	err := s.m.link(p.reversed())
+func (s linkStep) back(ctx context.Context, p linkParams) error {
+	err := s.m.link(ctx, p.reversed())
 	if err != nil {
 		s.m.mendLinks(p)
 	}
@@ -289,7 +290,7 @@ func (s linkStep) back(p linkParams) error {
 }
 
 // Probe completes a switch that has begun.
-func (s linkStep) Probe(_ context.Context, p linkParams) (nothing, bool, error) {
+func (s linkStep) Probe(ctx context.Context, p linkParams) (nothing, bool, error) {
 	target, err := os.Readlink(s.m.cfg.Paths.Current(p.Snap))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nothing{}, false, fmt.Errorf("see what is current: %w", err)
@@ -301,9 +302,9 @@ func (s linkStep) Probe(_ context.Context, p linkParams) (nothing, bool, error) 
 	if target == before {
 		// What was to become a link may be there already, and a power failure may have kept what
 		// came after it.
-		return nothing{}, false, s.m.link(p.reversed())
+		return nothing{}, false, s.m.link(ctx, p.reversed())
 	}
-	return nothing{}, true, s.m.link(p)
+	return nothing{}, true, s.m.link(ctx, p)
 }
 
 // nextSuffix is on the name of what is to replace a link or a file, behind a dot and the name of that: nothing that is
@@ -320,14 +321,15 @@ func removePlaced(path string) error {
 	return errors.Join(removeExisting(nextOf(path)), removeExisting(path))
 }
 
-func (m *Manager) link(p linkParams) error {
+func (m *Manager) link(ctx context.Context, p linkParams) error {
 	paths := m.cfg.Paths
 	links := []string{paths.Current(p.Snap), paths.DataCurrent(p.Snap)}
-	if own := paths.UserDir(p.Snap); !isMissing(own) {
+	// As in everybody's home, a directory that is there instead of the link is left alone.
+	if own := paths.UserDir(p.Snap); !isMissing(own) && !isDir(filepath.Join(own, current)) {
 		links = append(links, filepath.Join(own, current))
 	}
 	for _, link := range links {
-		if err := pointLink(link, p.To); err != nil {
+		if err := pointLink(ctx, link, p.To); err != nil {
 			return fmt.Errorf("switch %s to %s: %w", p.Snap, p.To, err)
 		}
 	}
@@ -348,12 +350,28 @@ func (m *Manager) link(p linkParams) error {
 	return m.linkAliases(p.Snap, p.ToApps, p.ToCompleted)
 }
 
-// pointLink makes link point to rev, in one instant; no revision removes it.
-func pointLink(link string, rev tenure.Revision) error {
+// pointLink makes link point to rev, in one instant; no revision removes it. Services may write to where links of data
+// are, too: a directory that is in the way there goes, with all that is in it, so that nobody can keep a snap from its
+// refresh or removal.
+func pointLink(ctx context.Context, link string, rev tenure.Revision) error {
+	for _, path := range []string{link, nextOf(link)} {
+		if !isDir(path) {
+			continue
+		}
+		change.ReporterFrom(ctx).Logf("%s is a directory, and in the way of a link: it is removed", path)
+		if err := snapdata.Remove(ctx, path); err != nil {
+			return err
+		}
+	}
 	if rev.IsZero() {
 		return removePlaced(link)
 	}
 	return pointAt(link, rev.String())
+}
+
+func isDir(path string) bool {
+	info, err := os.Lstat(path)
+	return err == nil && info.IsDir()
 }
 
 // pointAt makes link point at target, in one instant.

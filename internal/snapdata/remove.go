@@ -2,12 +2,12 @@ package snapdata
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -45,8 +45,7 @@ const wreckDepth = 100
 type wrecker struct {
 	// top is the directory that deep directories are moved to: at first the
 	// parent of the tree, then its top.
-	top   int
-	moved int
+	top int
 }
 
 // remove removes one name.
@@ -64,10 +63,22 @@ func (w *wrecker) remove(ctx context.Context, dir int, name string, depth int) e
 		return fmt.Errorf("remove %q: %w", name, err)
 	}
 	if depth > wreckDepth {
-		w.moved++
-		return unix.Renameat(dir, name, w.top, ".tenure-remove-"+strconv.Itoa(w.moved))
+		return w.raise(dir, name)
 	}
 	return w.directory(ctx, dir, name, depth)
+}
+
+// raise moves what is too deep to the top. Its new name is one that nobody foresees: who has made the tree
+// could have a directory of that name there with this one in it, and nothing can be moved into what is below it.
+func (w *wrecker) raise(dir int, name string) error {
+	err := unix.Renameat(dir, name, w.top, ".tenure-remove-"+rand.Text())
+	switch {
+	case err == nil, errors.Is(err, unix.ENOENT):
+		return nil
+	case errors.Is(err, unix.EBUSY):
+		return fmt.Errorf("%w: %s", ErrMounted, name)
+	}
+	return fmt.Errorf("move %q up: %w", name, err)
 }
 
 // directory removes a directory. It reads it again until it is empty, for deep

@@ -315,14 +315,10 @@ func TestFirstFails(t *testing.T) {
 	}
 }
 
-func TestDepth(t *testing.T) {
-	t.Parallel()
-	needRoot(t)
-	top := t.TempDir()
-	deep := filepath.Join(top, "deep")
-	const levels = 3000
-	must(t, os.Mkdir(deep, 0o755))
-	fd, err := unix.Open(deep, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
+// deepBelow makes levels directories in dir, each in the one before.
+func deepBelow(t *testing.T, dir string, levels int) {
+	t.Helper()
+	fd, err := unix.Open(dir, unix.O_DIRECTORY|unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	must(t, err)
 	for range levels {
 		must(t, unix.Mkdirat(fd, "directory", 0o755))
@@ -331,10 +327,35 @@ func TestDepth(t *testing.T) {
 		fd = next
 	}
 	must(t, unix.Close(fd))
+}
+
+func TestDepth(t *testing.T) {
+	t.Parallel()
+	needRoot(t)
+	top := t.TempDir()
+	deep := filepath.Join(top, "deep")
+	must(t, os.Mkdir(deep, 0o755))
+	deepBelow(t, deep, 3000)
 	if _, err := snapdata.First(t.Context(), deep, deep+"2", snapdata.Options{}); !errors.Is(err, snapdata.ErrTooDeep) {
 		t.Errorf("copy: %.300v", err)
 	}
 	must(t, snapdata.Remove(t.Context(), deep), snapdata.Remove(t.Context(), deep+"2"))
+	if names, err := os.ReadDir(top); len(names) != 0 || err != nil {
+		t.Errorf("left: %v, %v", names, err)
+	}
+}
+
+// What is deep is removed whatever it is in is called, also if that is what others were called that were removed before.
+func TestRemoveForeseen(t *testing.T) {
+	t.Parallel()
+	top := t.TempDir()
+	dir := filepath.Join(top, "dir")
+	for i := range 3 {
+		below := filepath.Join(dir, fmt.Sprintf(".tenure-remove-%d", i))
+		must(t, os.MkdirAll(below, 0o755))
+		deepBelow(t, below, 250)
+	}
+	must(t, snapdata.Remove(t.Context(), dir))
 	if names, err := os.ReadDir(top); len(names) != 0 || err != nil {
 		t.Errorf("left: %v, %v", names, err)
 	}
