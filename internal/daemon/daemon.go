@@ -239,6 +239,7 @@ func (p *parts) open(ctx context.Context) (err error) {
 		Tenure:     companion(p.cfg.Self, companionTenure),
 		Snapctl:    companion(p.cfg.Self, companionSnapctl),
 		Sources:    map[string]refresh.Opener{"dir": sourcedir.Open},
+		Trial:      p.cfg.trial,
 		Logger:     p.cfg.Logger,
 	})
 	registry := change.NewRegistry()

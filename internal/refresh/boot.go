@@ -61,7 +61,7 @@ func (m *Manager) Boot(ctx context.Context) error {
 	if !fresh {
 		workers.SetLimit(bootWorkers)
 	}
-	// The last daemon may not have lived to put back what the disk refused it.
+	// The last daemon may not have lived to put back what the disk refused it; what it refuses this one is tried again.
 	broken := fresh || m.unmended()
 	for i := range states {
 		workers.Go(func() error { return m.bootOne(ctx, &states[i], fresh, broken, links) })
@@ -69,6 +69,9 @@ func (m *Manager) Boot(ctx context.Context) error {
 	err = workers.Wait()
 	if broken {
 		m.restoreRest(ctx, states, links)
+	}
+	if err == nil && !m.cfg.Trial {
+		m.unmark()
 	}
 	return err
 }
@@ -86,7 +89,14 @@ func (m *Manager) restoreRest(ctx context.Context, states []snapState, links []r
 			err = errors.Join(err, m.restore(ctx, &snapState{Instance: snap}, links))
 		}
 	}
-	if err = errors.Join(err, m.sweepCommands(states, links)); err != nil {
+	entries, failed := m.placedCommands()
+	if failed == nil {
+		failed = m.sweepCommands(entries, states, links)
+	}
+	if failed != nil {
+		m.mendCommands()
+	}
+	if err = errors.Join(err, failed); err != nil {
 		m.cfg.Logger.ErrorContext(ctx, "not all commands are as they were", slog.Any("error", err))
 	}
 }
@@ -156,12 +166,18 @@ func (m *Manager) bootTask(ctx context.Context, task *change.Task) (*relinked, e
 			err = errors.Join(err, m.makeDataDirs(each[i].To.Snap))
 		}
 		return nil, err
-	case task.Kind == taskLink && task.Begun:
-		link := relinked{status: task.Status}
-		err := json.Unmarshal(task.Params, &link.params)
-		return &link, err
 	}
-	return nil, nil //nolint:nilnil // Nothing to make again.
+	return relinkedBy(task)
+}
+
+// relinkedBy is what a task has done to links, or may have done; nil is nothing.
+func relinkedBy(task *change.Task) (*relinked, error) {
+	if task.Kind != taskLink || !task.Begun {
+		return nil, nil //nolint:nilnil // Nothing to make again.
+	}
+	link := relinked{status: task.Status}
+	err := json.Unmarshal(task.Params, &link.params)
+	return &link, err
 }
 
 func (m *Manager) bootSnap(ctx context.Context, state *snapState) error {
@@ -182,9 +198,8 @@ type relinked struct {
 	status change.Status
 }
 
-// restore makes again what follows from the state of a snap, and from the change that works on it: the
-// directories of its data, its links, its commands and their other names. Nobody has waited for those
-// to be on the disk, and a machine that lost its power may have lost them.
+// restore makes again what follows from the state of a snap, and from the change that works on it, now or as
+// soon as the disk lets it. Nobody has waited for that to be on the disk, and a machine that lost its power may have lost it.
 func (m *Manager) restore(ctx context.Context, state *snapState, links []relinked) error {
 	p := linksOf(state)
 	for _, l := range links {
@@ -200,6 +215,15 @@ func (m *Manager) restore(ctx context.Context, state *snapState, links []relinke
 		case change.Abort, change.Undone, change.Hold, change.Error, change.Wait:
 		}
 	}
+	err := m.remake(ctx, state, p)
+	if err != nil {
+		m.mendLinks(p)
+	}
+	return err
+}
+
+// remake makes the directories of a snap's data, its links, its commands and their other names.
+func (m *Manager) remake(ctx context.Context, state *snapState, p linkParams) error {
 	var dirs []string
 	for _, rev := range state.Line.Kept() {
 		dirs = append(dirs, m.cfg.Paths.Data(tenure.Ref{Snap: state.Instance, Revision: rev}))

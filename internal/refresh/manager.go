@@ -49,6 +49,9 @@ type Config struct {
 	Snapctl string
 	// Rules are the administrator's; nil is none.
 	Rules *rulefile.Keeper
+	// Trial is that it is only to be seen whether this program could be the daemon: what the one before has left to be
+	// mended is left to the next one.
+	Trial bool
 	// Sources are the kinds of sources that there are, by their names.
 	Sources map[string]Opener
 	// Logger hears what nobody waits for; by default nobody does.

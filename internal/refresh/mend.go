@@ -36,11 +36,16 @@ func newMends() mends { return mends{todo: map[string]*mending{}, news: make(sig
 // mendMark is there as long as anything is to be mended.
 func (m *Manager) mendMark() string { return filepath.Join(m.cfg.Paths.Run(), "unmended") }
 
-// unmended reports whether the last daemon has left something to be mended.
-func (m *Manager) unmended() bool {
-	found := !isMissing(m.mendMark())
-	_ = removeExisting(m.mendMark())
-	return found
+// unmended reports whether anything is to be mended, perhaps since the last daemon.
+func (m *Manager) unmended() bool { return !isMissing(m.mendMark()) }
+
+// unmark takes the mark away if nothing is to be mended.
+func (m *Manager) unmark() {
+	m.mends.mu.Lock()
+	defer m.mends.mu.Unlock()
+	if len(m.mends.todo) == 0 {
+		_ = removeExisting(m.mendMark()) // Then the next daemon looks in vain.
+	}
 }
 
 // mend has f tried until it succeeds, in place of what has that name already.
@@ -94,13 +99,11 @@ func (m *Manager) tryMends(ctx context.Context) int {
 // mended forgets what is done, if nothing else has its name by now.
 func (m *Manager) mended(name string, one *mending) {
 	m.mends.mu.Lock()
-	defer m.mends.mu.Unlock()
 	if m.mends.todo[name] == one {
 		delete(m.mends.todo, name)
 	}
-	if len(m.mends.todo) == 0 {
-		_ = removeExisting(m.mendMark())
-	}
+	m.mends.mu.Unlock()
+	m.unmark()
 }
 
 var errWorkedOn = errors.New("a change works on it")
@@ -126,7 +129,8 @@ func (m *Manager) held(snap tenure.Instance) bool {
 	return slices.ContainsFunc(all, func(c change.Change) bool { return c.Holds })
 }
 
-// mendLinks makes the links and commands of a snap those that its state says, after a switch that has stopped half-way.
+// mendLinks makes the links and commands of a snap those that its state says, after a switch, or a start of the daemon, that has
+// stopped half-way.
 func (m *Manager) mendLinks(tried linkParams) {
 	// Each change has its own: the commands of each may be left.
 	m.mend(fmt.Sprintf("the links of %s (%s to %s)", tried.Snap, tried.From, tried.To), func(ctx context.Context) error {
@@ -140,9 +144,45 @@ func (m *Manager) mendLinks(tried linkParams) {
 			}
 			p := linksOf(state)
 			p.FromApps = append(append(p.FromApps, tried.FromApps...), tried.ToApps...)
-			return m.link(ctx, p)
+			return m.remake(ctx, state, p)
 		})
 	})
+}
+
+// mendCommands removes what is left of commands that nobody has any more.
+func (m *Manager) mendCommands() {
+	m.mend("the commands of nobody", func(context.Context) error {
+		// A command that is there now is of a change that is seen here, or has ended and is in the states.
+		entries, err := m.placedCommands()
+		if err != nil {
+			return err
+		}
+		links, err := m.linking()
+		if err != nil {
+			return err
+		}
+		states, err := m.snaps.All()
+		if err != nil {
+			return err
+		}
+		return m.sweepCommands(entries, states, links)
+	})
+}
+
+// linking is what the changes that go on have done to links, or may have done.
+func (m *Manager) linking() (links []relinked, err error) {
+	for _, c := range m.engine.List(change.Filter{Select: change.All}) {
+		if c.Status.Ready() {
+			continue
+		}
+		for i := range c.Tasks {
+			link, failed := relinkedBy(&c.Tasks[i])
+			if err = errors.Join(err, failed); link != nil {
+				links = append(links, *link)
+			}
+		}
+	}
+	return links, err
 }
 
 // removeStaged removes a file that a change may have taken.

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/google/go-cmp/cmp"
+
 	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/snapfile"
@@ -142,7 +144,11 @@ func TestSweepsCommands(t *testing.T) {
 			t.Fatal(err)
 		}
 		underWay := relinked{params: linkParams{Snap: probe, ToApps: []tenure.App{"soon"}}}
-		if err := h.sweepCommands([]snapState{*state}, []relinked{underWay}); err != nil {
+		entries, err := h.placedCommands()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := h.sweepCommands(entries, []snapState{*state}, []relinked{underWay}); err != nil {
 			t.Error(err)
 		}
 		if got, want := there(t, h), []string{".dir.next", "foreign", "link", "mine", "probe.a", "probe.soon", "theirs"}; !slices.Equal(got, want) {
@@ -180,6 +186,53 @@ func TestMendsNoAliasThatHasGoneSince(t *testing.T) {
 		}
 		if got := there(t, h); !slices.Equal(got, []string{"probe.a", "probe.b"}) {
 			t.Errorf("the commands are %q", got)
+		}
+	})
+}
+
+// What was to be mended is tried again by the next daemon, too, for as long as the disk refuses it, and the rehearsal of
+// one, which ends before it can, takes nothing of that away.
+func TestMendsWhatTheLastDaemonCouldNot(t *testing.T) {
+	t.Parallel()
+	used, top := usedUp(t), workplace(t)
+	synctest.Test(t, func(t *testing.T) {
+		m := newMortal(t, filepath.Join(top, "machine"), used)
+		defer m.close()
+		m.boot(-1)
+		m.carryOut(install(oneService))
+		bin := m.cfg.Paths.Bin()
+		command := func(name string) string { return filepath.Join(bin, name) }
+		err := errors.Join(
+			os.Remove(command("probe.say")), os.WriteFile(command("gone"), []byte(m.entry("gone", "gone")), 0o600),
+			os.Rename(bin, bin+".moved"), os.WriteFile(bin, nil, 0o600),
+		)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m.mendLinks(linkParams{Snap: probe})
+		pass(3 * again)
+		m.cancel[0]()
+		synctest.Wait()
+
+		cfg := m.cfg
+		cfg.Trial = true
+		rehearsal := New(cfg)
+		rehearsal.Use(m.engine)
+		if err := rehearsal.Boot(t.Context()); err != nil || !rehearsal.unmended() {
+			t.Errorf("after the rehearsal (%v) nothing says that there is something to be mended", err)
+		}
+
+		m.boot(-1)
+		pass(3 * again)
+		if !m.unmended() {
+			t.Error("the next daemon has given up")
+		}
+		if err := errors.Join(os.Remove(bin), os.Rename(bin+".moved", bin)); err != nil {
+			t.Fatal(err)
+		}
+		pass(2 * again)
+		if diff := cmp.Diff(plain(1, 1).with(clean).facts(), m.look().facts); diff != "" || m.unmended() {
+			t.Errorf("to be mended: %v (-want +got):\n%s", m.unmended(), diff)
 		}
 	})
 }

@@ -14,12 +14,8 @@ import (
 
 // sweepCommands removes from snap/bin what nobody has any more, after a start of the machine: nobody has waited for the
 // removal of commands to be on the disk, and a machine that lost its power may have them again, or a part of what was to
-// take their place. What is not Tenure's stays.
-func (m *Manager) sweepCommands(states []snapState, links []relinked) error {
-	entries, err := os.ReadDir(m.cfg.Paths.Bin())
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
+// take their place. What is not Tenure's stays. Entries are what was there before it was seen what is known.
+func (m *Manager) sweepCommands(entries []os.DirEntry, states []snapState, links []relinked) error {
 	known, err := m.commandNames(states, links)
 	if err != nil {
 		return err
@@ -33,6 +29,15 @@ func (m *Manager) sweepCommands(states []snapState, links []relinked) error {
 		}
 	}
 	return err
+}
+
+// placedCommands is what there is in snap/bin.
+func (m *Manager) placedCommands() ([]os.DirEntry, error) {
+	entries, err := os.ReadDir(m.cfg.Paths.Bin())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	return entries, nil
 }
 
 // commandNames are the names in snap/bin of the commands of snaps, of those that changes work on, and of all aliases.
