@@ -178,6 +178,41 @@ func (m machine) expectUpgrade(before hello.Answer) {
 	m.expectSame("after an upgrade", before)
 }
 
+// expectStop fails the test if a daemon that is stopped while another one begins in its place does not end, or systemd does not see that
+// it has ended well.
+func (m machine) expectStop(before hello.Answer) {
+	m.t.Helper()
+	next, err := rig.BuildNext(m.t.Context())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	const dir = "root/waits-at-start"
+	if out, err := exec.CommandContext(m.t.Context(), "install", "-D", "-t", m.Path(dir), next).CombinedOutput(); err != nil {
+		m.t.Fatalf("install the next tenured: %v\n%s", err, out)
+	}
+	guarded := m.property("MainPID")
+	m.run("systemd-run", "--quiet", "--collect", "--unit=asks", "tenure", "daemon", "upgrade", "--patience=1h", "/"+dir+"/tenured")
+	patience := time.After(rig.Patience)
+	for m.property("MainPID") == guarded {
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-patience:
+			m.t.Fatal("nobody guards the start")
+		}
+	}
+	m.run("systemctl", "stop", "tenured.socket", "tenured-snapctl.socket", "tenured.service")
+	m.Run(m.t.Context(), "systemctl", "stop", "asks.service") // It may have seen that there is no daemon.
+	for name, want := range map[string]string{"ActiveState": "inactive", "Result": "success", "MainPID": "0"} {
+		m.expect("after a stop in an upgrade", name, want)
+	}
+	m.expectSame("after a stop in an upgrade", before)
+	m.run("systemctl", "start", "tenured.socket", "tenured-snapctl.socket", "tenured.service")
+	if status := m.run("tenure", "daemon", "status"); !strings.Contains(status, " failed at ") {
+		m.t.Errorf("after a stop in an upgrade the daemon is\n%s", status)
+	}
+	m.expectSame("after an upgrade that was stopped", before)
+}
+
 // TestTenuredAsAUnit is a life of the daemon below systemd: whatever is done to it, the
 // service lives, and whoever calls meanwhile is answered.
 func TestTenuredAsAUnit(t *testing.T) {
@@ -224,6 +259,7 @@ func TestTenuredAsAUnit(t *testing.T) {
 	}
 
 	m.expectUpgrade(before)
+	m.expectStop(before)
 
 	m.run("systemctl", "stop", "tenured.service")
 	m.run("systemctl", "enable", "--now", "tenured-snapd.socket")

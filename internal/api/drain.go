@@ -69,8 +69,12 @@ func (d *drain) leave(conn net.Conn, now http.ConnState) {
 		if d.box.Quiet(c.Conn, c.door) {
 			_ = conn.Close() // The server sees it, and nobody else.
 		}
+	case is && now == http.StateIdle:
+		hangUp(c, c.unread)
+	case is && c.kept:
+		hangUp(c, c.asks)
 	case now == http.StateIdle:
-		hangUp(conn)
+		_ = conn.Close() // The server sees it.
 	}
 }
 
@@ -123,17 +127,15 @@ func (d *drain) left() int {
 	return len(d.open)
 }
 
-// hangUp ends a connection on which nothing is asked. One on which a question has come that nobody has read yet stays, and is
+// hangUp ends a connection on which nothing is asked. One on which a question has come that the server does not know of yet stays, and is
 // answered; who asks from now on sees that nothing is heard, and may ask again.
-func hangUp(conn net.Conn) {
-	if c, is := conn.(*counted); is {
-		if c.unread() {
-			return
-		}
-		_ = c.CloseRead() // What comes now would be lost without a word.
-		if c.unread() {
-			return
-		}
+func hangUp(c *counted, asks func() bool) {
+	if asks() {
+		return
 	}
-	_ = conn.Close() // The server sees it.
+	_ = c.CloseRead() // What comes now would be lost without a word.
+	if asks() {
+		return
+	}
+	_ = c.Close() // The server sees it.
 }

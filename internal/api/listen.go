@@ -134,7 +134,7 @@ func (i *inherited) Accept() (net.Conn, error) {
 		}
 		if door := i.doors[next.Door]; door != nil {
 			if fairly := door.count(conn); fairly != nil {
-				fairly.grace = idlePatience - headPatience
+				fairly.kept, fairly.grace = true, idlePatience-headPatience
 				return fairly, nil
 			}
 			continue
@@ -167,6 +167,8 @@ type counted struct {
 	// door is the name of the socket that it came in at.
 	door string
 	end  func()
+	// kept is that the program before has left it: nothing is asked on it for as long as it is new to the server.
+	kept bool
 	// grace is what is added to the first time that the server waits for.
 	grace time.Duration
 }
@@ -184,6 +186,9 @@ func (c *counted) Close() error {
 	defer c.end()
 	return c.Conn.Close()
 }
+
+// asks reports whether something has come that is not answered.
+func (c *counted) asks() bool { return c.unread() || c.Asked() } // In this order: what is read between both was asked.
 
 // unread reports whether something has come that was not read.
 func (c *counted) unread() bool {

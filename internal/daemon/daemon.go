@@ -128,6 +128,9 @@ func Run(ctx context.Context, cfg Config) error {
 	}
 	p.doors.drop()
 	p.unlock()
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return nil // It was told to end before it had begun.
+	}
 	return err
 }
 
@@ -151,9 +154,6 @@ func (p *parts) kept(ctx context.Context, door string) <-chan relay.Passed {
 // the end of the machine does, and takes its mounts back. No change is
 // taken up: what was interrupted goes on at the next start.
 func Shutdown(ctx context.Context, cfg Config) error {
-	if err := endDaemon(ctx, refresh.Paths{Root: cfg.Root}); err != nil {
-		return err
-	}
 	cfg.ending = true
 	p, err := assemble(ctx, cfg)
 	if err != nil {
@@ -203,6 +203,8 @@ func (p *parts) open(ctx context.Context) (err error) {
 	switch {
 	case p.cfg.helper:
 		p.lock, err = lockRoot(p.paths, helperMark)
+	case p.cfg.ending:
+		p.lock, err = seizeRoot(ctx, p.paths)
 	case p.cfg.trial:
 		if err = checkShared(p.paths); errors.Is(err, errNotShared) {
 			p.lock, err = takeRoot(ctx, p.paths)
@@ -333,7 +335,7 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 	if !await(ctx, p.supervisor.Ready()) {
 		return group.Wait()
 	}
-	if err := errors.Join(p.manager.Boot(ctx), fault("start")); err != nil {
+	if err := errors.Join(p.manager.Boot(ctx), fault(ctx, "start")); err != nil {
 		failed(err)
 		return errors.Join(err, group.Wait())
 	}
@@ -378,7 +380,7 @@ func (p *parts) serve(ctx context.Context) error {
 	p.doors.answer(group, func() error {
 		return p.serveAPI(ctx, func() error {
 			// Whoever is answered from here on is not answered by the program before.
-			if err := fault("ready"); err != nil {
+			if err := fault(ctx, "ready"); err != nil {
 				return err
 			}
 			p.succession.ready()

@@ -2,5 +2,7 @@
 
 package daemon
 
+import "context"
+
 // fault is where a build with fail points fails on purpose; this one does not.
-func fault(string) error { return nil }
+func fault(context.Context, string) error { return nil }

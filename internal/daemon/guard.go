@@ -25,9 +25,15 @@ const (
 	// posting bounds how long a guard may take to be at its post, and leaving how long to be gone.
 	posting = 30 * time.Second
 	leaving = 10 * time.Second
-	// overdue is for how long beyond its patience a guard waits for a program that goes back by itself when it is late.
-	overdue = 10 * time.Second
+	// ending is for how long a guard that is told to end waits for the program that it has told so.
+	ending = 10 * time.Second
 )
+
+// overdue is for how long beyond its patience a guard waits for a program that goes back by itself when it is late.
+func overdue(patience time.Duration) time.Duration {
+	const atMost, times = 10 * time.Second, 2
+	return min(atMost, times*patience)
+}
 
 // post starts a guard, which has what the program has that takes the place of this one.
 func (p *parts) post(own *program, patience time.Duration, leaves belongings) (*guard, error) {
@@ -148,21 +154,35 @@ func Guard(ctx context.Context, cfg Config) error {
 		}
 		return nil
 	case ctx.Err() != nil:
-		return end(guarded)
-	}
-	p.cfg.Logger.Error("go on in place of the program that was to", slog.Any("reason", why))
-	if err := end(guarded); err != nil {
+		_, err := end(guarded)
 		return err
 	}
-	p.notify(alive, "NOTIFYACCESS=main")
+	exit, err := end(guarded)
+	if err != nil || meant(exit) {
+		return err
+	}
+	return p.takeOver(ctx, why)
+}
+
+// takeOver has the program of a guard be the daemon again, in the place of one that has ended.
+func (p *parts) takeOver(ctx context.Context, why error) error {
+	p.cfg.Logger.Error("go on in place of the program that was to", slog.Any("reason", why))
+	p.notify(ctx, "NOTIFYACCESS=main")
+	h := &p.cfg.Handed
 	own, err := ownProgram(p.cfg.Self)
 	if err == nil {
 		err = become(ctx, own, p.cfg.Args, estate{Failure: why.Error()}, belongings{sockets: h.sockets, kept: h.kept, lock: h.lock})
 	}
-	if ctx.Err() != nil {
+	if errors.Is(err, ctx.Err()) {
 		return nil // It was told to end.
 	}
 	return err
+}
+
+// meant reports whether a process was told to end before it could hear that: it was meant, and nobody takes its place. Kernels
+// before 6.15 know of no ends of others.
+func meant(exit proc.Exit) bool {
+	return exit.Signal == proc.SignalName(syscall.SIGTERM) || exit.Signal == proc.SignalName(syscall.SIGINT)
 }
 
 var errEndedEarly = errors.New("it ended before it was ready; its last words are in the log")
@@ -171,14 +191,14 @@ var errEndedEarly = errors.New("it ended before it was ready; its last words are
 // end it: that is for the other one.
 func (h *Handed) watch(ctx context.Context, guarded *proc.Handle) error {
 	line := h.guard.line
-	if err := line.SetReadDeadline(time.Now().Add(h.Patience + overdue)); err != nil {
+	if err := line.SetReadDeadline(time.Now().Add(h.Patience + overdue(h.Patience))); err != nil {
 		return err
 	}
-	told := context.AfterFunc(ctx, func() {
+	heard := context.AfterFunc(ctx, func() {
 		_ = guarded.Signal(syscall.SIGTERM) // One that is gone has ended.
-		_ = line.SetReadDeadline(time.Now().Add(overdue))
+		_ = line.SetReadDeadline(time.Now().Add(ending))
 	})
-	defer told()
+	defer heard()
 	_, err := line.Read(make([]byte, 1))
 	switch {
 	case err == nil, errors.Is(err, os.ErrDeadlineExceeded) && unread(line):
@@ -200,13 +220,14 @@ func unread(line *os.File) bool {
 	return err == nil && n > 0
 }
 
-// end ends a process, and waits for that.
-func end(process *proc.Handle) error {
+// end ends a process, waits for that, and says how it has ended.
+func end(process *proc.Handle) (proc.Exit, error) {
 	if err := process.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, proc.ErrGone) {
-		return fmt.Errorf("end process %d: %w", process.Process().PID, err)
+		return proc.Exit{}, fmt.Errorf("end process %d: %w", process.Process().PID, err)
 	}
-	if _, err := process.Wait(context.Background()); err != nil && !errors.Is(err, proc.ErrGone) {
-		return fmt.Errorf("end process %d: %w", process.Process().PID, err)
+	exit, err := process.Wait(context.Background())
+	if err != nil && !errors.Is(err, proc.ErrGone) {
+		return exit, fmt.Errorf("end process %d: %w", process.Process().PID, err)
 	}
-	return nil
+	return exit, nil
 }

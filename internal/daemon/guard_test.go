@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"tenure/internal/proc"
 	"tenure/internal/relay"
 )
 
@@ -132,10 +133,44 @@ func TestAGuardIsDismissedLate(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		h := &Handed{guard: &guard{line: there}, estate: estate{Patience: -2 * overdue}}
+		h := &Handed{guard: &guard{line: there}, estate: estate{Patience: -time.Hour}}
 		if err := h.watch(t.Context(), nil); (err == nil) != said {
 			t.Errorf("dismissed is %v, and it goes by %v", said, err)
 		}
+	}
+}
+
+// A program that was told to end before it could hear that has ended as it was meant: its guard does not take its place.
+func TestNobodyTakesThePlaceOfWhoWasToldToEnd(t *testing.T) {
+	t.Parallel()
+	for _, sent := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT} {
+		lock, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lock.Close() //nolint:errcheck // Nobody locks it.
+		child := exec.CommandContext(t.Context(), "sleep", "infinity")
+		if err := child.Start(); err != nil {
+			t.Fatal(err)
+		}
+		info, err := proc.Read(child.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		here, there := line(t)
+		handed := Handed{guard: &guard{line: there}, lock: lock, estate: estate{Patience: time.Hour, Guarded: info.Process}}
+		ended := make(chan error, 1)
+		// If it did, this test would become a program that is called wrongly.
+		go func() {
+			ended <- Guard(t.Context(), Config{Root: t.TempDir(), Args: []string{"-wrongly"}, Handed: handed})
+		}()
+		if _, err := here.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(child.Process.Signal(sent), here.Close(), <-ended); err != nil {
+			t.Errorf("after %s: %v", sent, err)
+		}
+		_ = child.Wait() // The guard has waited for it.
 	}
 }
 

@@ -112,7 +112,7 @@ func Inherit(getenv func(string) string) (Handed, error) {
 	}
 	// The name of a process that was executed by a descriptor is a number.
 	_ = os.WriteFile("/proc/self/comm", []byte("tenured"), 0) // It is only for people.
-	return h, errors.Join(errs...)
+	return h, errors.Join(append(errs, fault(context.Background(), "inherit"))...)
 }
 
 // readKept reads the list of connections that were passed, and takes them.

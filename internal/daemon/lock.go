@@ -53,6 +53,20 @@ func takeRoot(ctx context.Context, paths refresh.Paths) (*os.File, error) {
 	}
 }
 
+// seizeRoot is takeRoot for who ends the daemon of a root, if there is one, and whoever takes its place meanwhile: the guard of an
+// upgrade has the root, and is nobody yet, when the program that it has guarded is gone.
+func seizeRoot(ctx context.Context, paths refresh.Paths) (*os.File, error) {
+	for {
+		if err := endDaemon(ctx, paths); err != nil {
+			return nil, err
+		}
+		lock, err := takeRoot(ctx, paths)
+		if !errors.Is(err, ErrRunning) || ctx.Err() != nil {
+			return lock, err
+		}
+	}
+}
+
 // errDaemon is that it is a daemon that has a lock.
 var errDaemon = errors.New("it is no helper")
 

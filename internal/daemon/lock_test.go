@@ -32,7 +32,14 @@ func TestMain(m *testing.M) {
 func haveLock(paths refresh.Paths, mark string) error {
 	told := make(chan os.Signal, 1)
 	signal.Notify(told, syscall.SIGTERM)
-	lock, err := lockRoot(paths, mark)
+	var lock *os.File
+	var err error
+	if mark == inheritMark {
+		lock = os.NewFile(3, "lock") // That of exec.Cmd's first extra file.
+		err = inheritRoot(context.Background(), lock)
+	} else {
+		lock, err = lockRoot(paths, mark)
+	}
 	if err != nil {
 		return err
 	}
@@ -51,8 +58,14 @@ func haveLock(paths refresh.Paths, mark string) error {
 		return err
 	}
 	fmt.Println("was told")
+	if mark == inheritMark {
+		return nil
+	}
 	return <-ended
 }
+
+// inheritMark is for one who has the root of whoever has held it for it, and ends when it is told to.
+const inheritMark = "inherit"
 
 // another starts a process that has the lock, and gives what ends it and returns what else it has said.
 func another(t *testing.T, paths refresh.Paths, mark string) (end func() string) {
@@ -153,6 +166,52 @@ func TestARootIsHeld(t *testing.T) {
 		taken <- err
 	}()
 	if err := errors.Join(in.Close(), rehearsal.Wait(), <-taken); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestARootIsSeized: who ends the daemon of a root ends also who has waited to take its place.
+func TestARootIsSeized(t *testing.T) {
+	t.Parallel()
+	paths := refresh.Paths{Root: t.TempDir()}
+	if err := os.MkdirAll(paths.Run(), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.OpenFile(lockPath(paths), os.O_RDWR|os.O_CREATE, 0o600)
+	if err == nil {
+		err = hold(file)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	begin := func() (said *bufio.Reader, wait func() error) {
+		cmd := exec.CommandContext(t.Context(), "sh", "-c", `"$@"; exit $?`, "sh", os.Args[0], "have-lock", paths.Root, inheritMark)
+		cmd.Stderr, cmd.ExtraFiles = os.Stderr, []*os.File{file}
+		_, inErr := cmd.StdinPipe()
+		out, outErr := cmd.StdoutPipe()
+		if err := errors.Join(inErr, outErr, cmd.Start()); err != nil {
+			t.Fatal(err)
+		}
+		return bufio.NewReader(out), cmd.Wait
+	}
+	daemon, waitDaemon := begin()
+	if line, err := daemon.ReadString('\n'); err != nil || line != "has it\n" {
+		t.Fatalf("the daemon says %q, %v", line, err)
+	}
+	next, waitNext := begin()
+	if err := file.Close(); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := seizeRoot(t.Context(), paths)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for who, said := range map[string]*bufio.Reader{"the daemon": daemon, "who came after it": next} {
+		if rest, err := io.ReadAll(said); err != nil || !strings.HasSuffix(string(rest), "was told\n") {
+			t.Errorf("%s says %q, %v", who, rest, err)
+		}
+	}
+	if err := errors.Join(waitDaemon(), waitNext(), lock.Close()); err != nil {
 		t.Error(err)
 	}
 }

@@ -115,7 +115,7 @@ func Rehearse(ctx context.Context, cfg Config) error {
 	if err == nil && !ready {
 		err = errors.New("the supervisor has ended")
 	}
-	if err = errors.Join(err, fault("rehearsal")); err != nil {
+	if err = errors.Join(err, fault(ctx, "rehearsal")); err != nil {
 		return err
 	}
 	_, err = os.Stdout.WriteString(rehearsed)
@@ -174,6 +174,7 @@ func (p *parts) succeed(life context.Context) *succession {
 	if !handed.is {
 		return s
 	}
+	context.AfterFunc(life, s.stay)
 	patience := startPatience
 	if handed.previous != nil {
 		patience = handed.Patience
@@ -221,6 +222,14 @@ func (p *parts) restarted() string {
 		return ""
 	}
 	return "the new program ended before it was ready, and this one was started"
+}
+
+// stay is that this program is told to end: it does, in whatever way, and its guard does not take its place. Where it does not end
+// by itself, whoever has told it ends it.
+func (s *succession) stay() {
+	s.Lock()
+	defer s.Unlock()
+	s.dismiss()
 }
 
 // dismiss sends away the guard of this program, once.

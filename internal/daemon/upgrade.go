@@ -221,7 +221,7 @@ func (p *parts) awaitReplacement(ctx context.Context) error {
 // Preflight says whether this program is fit to take the place of the daemon of a root, of whose
 // journal state is a copy.
 func Preflight(ctx context.Context, cfg Config, state string) (Fitness, error) {
-	if err := fault("preflight"); err != nil {
+	if err := fault(ctx, "preflight"); err != nil {
 		return Fitness{}, err
 	}
 	paths := refresh.Paths{Root: cfg.Root}

@@ -178,25 +178,41 @@ func (cfg *ServeConfig) serve(ctx context.Context, conn *relay.Conn, waitsFor ch
 	}
 	heard, stop := listened(ctx, conn)
 	defer stop()
-	var reply Reply
-	if waitsFor == 0 {
-		reply, waitsFor = begin(heard, cfg.Host, caller, call.Args)
-	}
-	if waitsFor != 0 {
-		err := cfg.await(heard, waitsFor)
-		if errors.Is(err, errQuiet) && cfg.Box.Asked(conn, relay.Passed{Door: Door, Change: uint64(waitsFor)}) {
-			return nil
-		}
-		reply = replyTo("", err)
+	reply, left := cfg.reply(heard, caller, call, waitsFor)
+	if left != nil && cfg.Box.Asked(conn, *left) {
+		return nil
 	}
 	return answer(ctx, conn, reply)
+}
+
+// reply carries out a call, or waits for a change that does. left is how another program goes on with it, if that is to: with the call as
+// if nobody had read it, where nothing was begun.
+func (cfg *ServeConfig) reply(ctx context.Context, caller Caller, call Call, waitsFor change.ID) (reply Reply, left *relay.Passed) {
+	var err error
+	if waitsFor == 0 {
+		awaitEnd := func(ctx context.Context, id change.ID) error { return cfg.await(ctx, id, cfg.Host.AwaitEnd) }
+		reply, waitsFor, err = begin(ctx, cfg.Host, caller, call.Args, awaitEnd)
+	}
+	left = &relay.Passed{Door: Door, Change: uint64(waitsFor)}
+	switch {
+	case err != nil:
+		left.Said, _ = json.Marshal(call) // Words.
+	case waitsFor != 0:
+		err = cfg.await(ctx, waitsFor, cfg.Host.Await)
+	default:
+		return reply, nil
+	}
+	if !errors.Is(err, errQuiet) {
+		left = nil
+	}
+	return replyTo("", err), left
 }
 
 // errQuiet is that another program goes on with who waits.
 var errQuiet = errors.New("another tenured answers")
 
-// await waits for a change, for as long as it is here that it is waited for.
-func (cfg *ServeConfig) await(ctx context.Context, id change.ID) error {
+// await waits for a change as wait does, for as long as it is here that it is waited for.
+func (cfg *ServeConfig) await(ctx context.Context, id change.ID, wait func(context.Context, change.ID) error) error {
 	ctx, leave := context.WithCancelCause(ctx)
 	defer leave(nil)
 	go func() {
@@ -208,7 +224,7 @@ func (cfg *ServeConfig) await(ctx context.Context, id change.ID) error {
 		case <-ctx.Done():
 		}
 	}()
-	err := cfg.Host.Await(ctx, id)
+	err := wait(ctx, id)
 	if err != nil && errors.Is(context.Cause(ctx), errQuiet) {
 		return errQuiet
 	}

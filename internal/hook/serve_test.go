@@ -11,8 +11,10 @@ import (
 	"time"
 
 	"tenure"
+	"tenure/internal/change"
 	"tenure/internal/hook"
 	"tenure/internal/proc"
+	"tenure/internal/relay"
 )
 
 // asked is a host that is asked for its version.
@@ -166,6 +168,69 @@ func TestACallEndsWithItsCaller(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-host.ended
+}
+
+// busy is a host on which another change has to end before anything is done to services.
+type busy struct {
+	asked
+
+	awaited chan struct{}
+	over    atomic.Bool
+	done    atomic.Int64
+}
+
+func (b *busy) Control(context.Context, hook.Caller, hook.Control) (change.ID, error) {
+	if !b.over.Load() {
+		return 0, &hook.BusyError{Change: 7}
+	}
+	return change.ID(b.done.Add(1)), nil
+}
+
+func (b *busy) AwaitEnd(ctx context.Context, _ change.ID) error {
+	b.awaited <- struct{}{}
+	<-ctx.Done()
+	return context.Cause(ctx)
+}
+
+func (*busy) Await(context.Context, change.ID) error { return nil }
+
+// A call that waits for another change, and has begun nothing, does not keep the program waiting that another one takes the place of:
+// that one is called in its place.
+func TestACallThatHasToWaitIsPassedOn(t *testing.T) {
+	t.Parallel()
+	host := &busy{awaited: make(chan struct{})}
+	socket, quiet, box := filepath.Join(t.TempDir(), "snapctl.sock"), make(chan struct{}), &relay.Box{}
+	box.Open()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- hook.Serve(t.Context(), hook.ServeConfig{Socket: socket, Host: host, Quiesce: quiet, Box: box})
+	}()
+	conn := connect(t, socket)
+	send(t, conn, "start", "virt.virtd")
+	<-host.awaited
+	close(quiet)
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	left := box.Kept()
+	if len(left) != 1 || left[0].Change != 0 {
+		t.Fatalf("what is passed on is %+v", left)
+	}
+	host.over.Store(true)
+	kept := make(chan relay.Passed, 1)
+	kept <- left[0]
+	close(kept)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		ended <- hook.Serve(ctx, hook.ServeConfig{Socket: filepath.Join(t.TempDir(), "snapctl.sock"), Host: host, Kept: kept})
+	}()
+	if reply := replyOf(t, conn); reply.Status != 0 || host.done.Load() != 1 {
+		t.Errorf("it is done %d times, and the reply is %+v", host.done.Load(), reply)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
 }
 
 func TestAComplaintDoesNotRepeatEverything(t *testing.T) {

@@ -52,10 +52,13 @@ type ServiceHost interface {
 	// Services are the caller's own, all of them if none is named.
 	Services(ctx context.Context, c Caller, named []string) ([]Service, error)
 	// Control starts, stops or restarts the caller's own services. It names the change that does it; 0 for a hook,
-	// which does not wait for what is done after it.
+	// which does not wait for what is done after it. It fails with a *BusyError, and has done nothing, where another change
+	// has to end before.
 	Control(ctx context.Context, c Caller, control Control) (change.ID, error)
 	// Await waits for the end of such a change, and fails if that has failed.
 	Await(ctx context.Context, id change.ID) error
+	// AwaitEnd waits for the end of any change, however it ends.
+	AwaitEnd(ctx context.Context, id change.ID) error
 	WorkloadHost
 }
 
@@ -111,23 +114,43 @@ var errUsage = errors.New("it is called as")
 
 func usage(want string) error { return fmt.Errorf("%w: %s", errUsage, want) }
 
+// BusyError is that a call can be carried out when a change has ended, and not before.
+type BusyError struct{ Change change.ID }
+
+// Error says what has to end.
+func (e *BusyError) Error() string { return fmt.Sprintf("change %s has to end before", e.Change) }
+
 // Execute carries out one call of snapctl.
 func Execute(ctx context.Context, host Host, caller Caller, args []string) Reply {
-	reply, waitsFor := begin(ctx, host, caller, args)
-	if waitsFor != 0 {
-		reply = replyTo("", host.Await(ctx, waitsFor))
+	reply, waitsFor, err := begin(ctx, host, caller, args, host.AwaitEnd)
+	switch {
+	case err != nil:
+		return replyTo("", err)
+	case waitsFor != 0:
+		return replyTo("", host.Await(ctx, waitsFor))
 	}
 	return reply
 }
 
-// begin carries out a call, but for what is a change that it waits for.
-func begin(ctx context.Context, host Host, caller Caller, args []string) (reply Reply, waitsFor change.ID) {
-	var stdout strings.Builder
-	err := execute(ctx, host, caller, args, &stdout)
-	if wait, is := errors.AsType[*waitError](err); is {
-		return Reply{}, wait.id
+// begin carries out a call, but for what is a change that it waits for, as soon as it can be. await waits for changes that have
+// to end before; where it fails nothing has begun.
+func begin(
+	ctx context.Context, host Host, caller Caller, args []string, await func(context.Context, change.ID) error,
+) (reply Reply, waitsFor change.ID, err error) {
+	for {
+		var stdout strings.Builder
+		err := execute(ctx, host, caller, args, &stdout)
+		if wait, is := errors.AsType[*waitError](err); is {
+			return Reply{}, wait.id, nil
+		}
+		busy, is := errors.AsType[*BusyError](err)
+		if !is {
+			return replyTo(stdout.String(), err), 0, nil
+		}
+		if err := await(ctx, busy.Change); err != nil {
+			return Reply{}, 0, err
+		}
 	}
-	return replyTo(stdout.String(), err), 0
 }
 
 // replyTo is the reply to a call that has ended with err.

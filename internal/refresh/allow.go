@@ -183,21 +183,17 @@ func (m *Manager) mayControl(snap tenure.Instance, action, name string) error {
 }
 
 // controlFor carries out what a snap asks for. Where it is about another snap, a change
-// that works on that one is waited for, unless it works on the caller's too: it may
+// that works on that one has to end before, unless it works on the caller's too: it may
 // wait for the caller.
 func (m *Manager) controlFor(ctx context.Context, c hook.Caller, req Request) (change.ID, error) {
-	for {
-		id, err := m.Do(ctx, req)
-		busy, conflicts := errors.AsType[*change.ConflictError](err)
-		if !conflicts || req.By == "" {
-			return id, err
-		}
-		running, lookErr := m.engine.Get(busy.ID)
-		if lookErr != nil || slices.Contains(running.Snaps, c.Unit.Snap) || running.Status == change.Wait {
-			return id, err
-		}
-		if _, err := m.engine.WaitFor(ctx, busy.ID); err != nil {
-			return 0, err
-		}
+	id, err := m.Do(ctx, req)
+	busy, conflicts := errors.AsType[*change.ConflictError](err)
+	if !conflicts || req.By == "" {
+		return id, err
 	}
+	running, lookErr := m.engine.Get(busy.ID)
+	if lookErr != nil || slices.Contains(running.Snaps, c.Unit.Snap) || running.Status == change.Wait {
+		return id, err
+	}
+	return 0, &hook.BusyError{Change: busy.ID}
 }

@@ -130,6 +130,12 @@ func (p Packages) Await(ctx context.Context, id change.ID) error {
 	return err
 }
 
+// AwaitEnd waits for a change.
+func (p Packages) AwaitEnd(ctx context.Context, id change.ID) error {
+	_, err := p.m.engine.WaitFor(ctx, id)
+	return err
+}
+
 // controlAfter notes what a hook wants of its snap's services, to be done when it has ended
 // well. Instances may be another snap's, and to wait for its change within a change of one's
 // own may be to wait for ever. What no step would ever do is refused.

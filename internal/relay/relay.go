@@ -86,6 +86,15 @@ func (c *Conn) Again() bool {
 	return len(c.said) > 0
 }
 
+// Asked reports whether something was read that nothing was written after, or is to be read again.
+func (c *Conn) Asked() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.asks()
+}
+
+func (c *Conn) asks() bool { return c.asked || len(c.said) > 0 }
+
 // Write implements net.Conn.
 func (c *Conn) Write(b []byte) (n int, err error) {
 	c.mu.Lock()
@@ -152,7 +161,7 @@ func (b *Box) Takes() bool {
 
 // Quiet takes a connection on which nothing is asked, and reports whether it has. It is the caller's to close all the same.
 func (b *Box) Quiet(c *Conn, door string) bool {
-	return b.put(c, Passed{Door: door}, func() bool { return !c.asked && len(c.said) == 0 })
+	return b.put(c, Passed{Door: door}, func() bool { return !c.asks() })
 }
 
 // Asked takes a connection whatever is asked, with what is in p but for the file, if there is room for that. Nobody may read it any more.
