@@ -2,7 +2,6 @@ package native
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -362,57 +361,6 @@ func (n *notifySocket) silent() bool {
 	return err == nil && empty && n.unheard == 0
 }
 
-// afterNotified calls then when all that was said so far has been heard: what a
-// process says and then ends is said before its end. If anything is under way it sends
-// a word of its own through the socket, behind everything that is in it.
-func (u *unit) afterNotified(ctx context.Context, then func(context.Context)) {
-	if u.notify == nil || u.notify.silent() {
-		then(ctx)
-		return
-	}
-	word, done, dir := rand.Text(), u.notify.done, u.dir()
-	address := u.notifyAddress()
-	u.barriers[word] = then
-	u.s.wg.Go(func() {
-		if err := sendBarrier(address, dir, word); err == nil {
-			return
-		}
-		select {
-		case <-done:
-		case <-ctx.Done():
-			return
-		default:
-		}
-		_ = u.tell(ctx, func(ctx context.Context) { u.passBarrier(ctx, word) })
-	})
-}
-
-// passBarrier goes on where a word was waited for.
-func (u *unit) passBarrier(ctx context.Context, word string) {
-	if then, waited := u.barriers[word]; waited {
-		delete(u.barriers, word)
-		then(ctx)
-	}
-}
-
-// sendBarrier sends a word to the socket of a unit; it waits while that is full.
-func sendBarrier(address, dir, word string) error {
-	if !strings.HasPrefix(address, "@") {
-		held, err := os.Open(dir)
-		if err != nil {
-			return err
-		}
-		defer held.Close() //nolint:errcheck // Only looked at.
-		address = fmt.Sprintf("/proc/self/fd/%d/%s", held.Fd(), notifyName)
-	}
-	conn, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: address, Net: "unixgram"})
-	if err != nil {
-		return err
-	}
-	_, err = conn.Write([]byte(barrierName + "=" + word))
-	return errors.Join(err, conn.Close())
-}
-
 // notified carries out what a process of the unit says. What anybody else says is
 // not heard.
 func (u *unit) notified(ctx context.Context, heard datagram) {
@@ -433,13 +381,11 @@ func (u *unit) notified(ctx context.Context, heard datagram) {
 	if heard.lost {
 		u.s.cfg.Logger.Error("descriptors that a service has sent are lost", slog.Any("unit", u.id), slog.Any("error", supervise.Short(unix.EMFILE)))
 	}
+	heard.MainPID = u.saidMain(n.MainPID)
 	defer u.forward(heard)
 	u.store(ctx, n, heard.files)
 	if n.HasStatus {
 		u.rec.Text = n.Status
-	}
-	if n.MainPID != 0 && n.MainPID != u.rec.Main.PID {
-		u.changeMain(n.MainPID)
 	}
 	if n.ExtendTimeout > 0 {
 		u.extend(n.ExtendTimeout)
@@ -502,6 +448,18 @@ func (s *Supervisor) isIn(pid int, unit tenure.UnitID) bool {
 	}
 	owner, ok := s.owner(group.Path())
 	return ok && owner == unit
+}
+
+// saidMain makes the process with a pid the main one, unless there was none named. It returns the pid, or 0 where it was
+// refused: nobody else is to believe it then, and the host takes from us what it would not from the service.
+func (u *unit) saidMain(pid int) int {
+	if pid != 0 && pid != u.rec.Main.PID {
+		u.changeMain(pid)
+	}
+	if pid != u.rec.Main.PID {
+		return 0
+	}
+	return pid
 }
 
 // changeMain makes another process of the unit the main one. Whoever has the pid is held

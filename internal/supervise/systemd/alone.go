@@ -110,7 +110,8 @@ var ErrNobody = errors.New("there is no supervisor")
 
 // askStop has the supervisor end a unit before systemd does.
 func askStop(socket, unit string) error {
-	conn, err := ask(socket, question{Verb: verbStop, Unit: unit})
+	_, said := os.LookupEnv(mainPID)
+	conn, err := ask(socket, question{Verb: verbStop, Unit: unit, Orphan: !said})
 	if err != nil {
 		return fmt.Errorf("stop %s: %w: %w", unit, ErrNobody, err)
 	}

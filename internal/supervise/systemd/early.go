@@ -62,7 +62,7 @@ func (s *Supervisor) StopByHand(ctx context.Context, unit string) error {
 	if !ok {
 		return fmt.Errorf("stop %s: %w", unit, supervise.ErrUnknown)
 	}
-	if err := s.stopByHand(ctx, unit, s.host.groupFor(id, unit)); err != nil {
+	if err := s.stopByHand(ctx, question{Unit: unit}, s.host.groupFor(id, unit)); err != nil {
 		return fmt.Errorf("stop %s: %w", unit, err)
 	}
 	return nil

@@ -77,6 +77,9 @@ func become(socket, state, path, unit string) error {
 	if err == nil && o.Error != "" {
 		return errors.New(o.Error)
 	}
+	if err == nil && o.Lives {
+		return nil
+	}
 	if err == nil {
 		conn, err = obey(conn, o, fds)
 	}

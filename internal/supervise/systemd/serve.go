@@ -45,6 +45,8 @@ type question struct {
 	Verb string `json:"verb"`
 	// Unit is systemd's name of the unit.
 	Unit string `json:"unit"`
+	// Orphan is that the unit is to end and systemd knows no main process of it.
+	Orphan bool `json:"orphan,omitempty"`
 }
 
 // order is the answer.
@@ -59,6 +61,8 @@ type order struct {
 	// are to be read: another order follows.
 	Wait  bool     `json:"wait,omitempty"`
 	Ahead []string `json:"ahead,omitempty"`
+	// Lives is that there is nothing to become, since the service runs, as another process.
+	Lives bool `json:"lives,omitempty"`
 	// Error is why there is nothing to become.
 	Error string `json:"error,omitempty"`
 }
@@ -215,7 +219,7 @@ func (s *Supervisor) answer(ctx context.Context, c *caller) {
 	case verbLaunch:
 		s.launched(ctx, c)
 	case verbStop:
-		c.refuse(s.stopByHand(ctx, c.Unit, group))
+		c.refuse(s.stopByHand(ctx, c.question, group))
 	case verbReload:
 		c.refuse(s.reloadByHand(ctx, group))
 	default:
@@ -267,6 +271,9 @@ func (s *Supervisor) launched(ctx context.Context, c *caller) {
 	h.mu.Lock()
 	delete(h.come, c.Unit)
 	h.mu.Unlock()
+	if errors.Is(err, supervise.ErrRunning) && s.livesOn(ctx, c, unit) {
+		return
+	}
 	h.logger.Warn("systemd has started what is not to run", slog.String("unit", c.Unit), slog.Any("error", err))
 	c.refuse(err)
 }
@@ -279,59 +286,6 @@ func (h *host) serves(name string) (tenure.UnitID, error) {
 		}
 	}
 	return tenure.UnitID{}, fmt.Errorf("%s is not the service any more: %w", name, supervise.ErrUnknown)
-}
-
-// stopByHand ends a unit because systemd is asked to, and returns when it has ended, which for what
-// may not be killed can take as long as it will. One that is ending, or has ended, is only waited for.
-func (s *Supervisor) stopByHand(ctx context.Context, name string, group proc.Group) error {
-	select {
-	case <-s.Ready(): // Only then it is known what the group is.
-	case <-ctx.Done():
-		return fmt.Errorf("stop %s: %w", name, context.Cause(ctx))
-	}
-	unit, known := s.UnitOf(group.Path())
-	if !known || s.host.between(group) {
-		return nil
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	events := s.Events(ctx) // From now on.
-	status, known := s.status(ctx, unit)
-	if !known || !status.State.Alive() || status.Group != group.Path() || hasEnded(status.Main) {
-		return nil
-	}
-	if status.State != supervise.Stopping {
-		reason := tenure.ReasonStop
-		if s.host.bus.machineEnds(ctx) {
-			reason = tenure.ReasonShutdown
-		}
-		// It is not waited for: it comes to an end only when nobody is in the group, as the caller is.
-		go func() {
-			_, err := s.Stop(ctx, supervise.StopRequest{Units: []tenure.UnitID{unit}, Reason: reason})
-			if err != nil && ctx.Err() == nil {
-				s.host.logger.Warn("unit is not stopped yet", slog.String("unit", name), slog.Any("error", err))
-			}
-		}()
-	}
-	for event := range events {
-		over := !event.State.Alive() || event.State == supervise.Starting // That is the next life.
-		if event.Kind == supervise.EventState && event.Unit == unit && over {
-			return nil
-		}
-	}
-	return fmt.Errorf("wait for %s: %w", unit, context.Cause(ctx))
-}
-
-// hasEnded reports whether a main process has ended, which the supervisor may not have heard yet: then
-// systemd has not been asked for anything, but follows.
-func hasEnded(main tenure.Process) bool {
-	handle, err := proc.Open(main)
-	if err != nil {
-		return errors.Is(err, proc.ErrGone)
-	}
-	defer handle.Close()
-	ended, err := handle.Ended()
-	return err == nil && ended
 }
 
 func (s *Supervisor) status(ctx context.Context, id tenure.UnitID) (supervise.Status, bool) {

@@ -3,7 +3,9 @@ package systemd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 
@@ -146,6 +148,9 @@ func (h *host) Running(ctx context.Context) ([]native.Running, error) {
 			continue
 		}
 		main, err := h.bus.main(ctx, now.name)
+		if err == nil {
+			err = h.isIn(group, main)
+		}
 		if err != nil {
 			h.logger.Info("service has no main process", slog.String("unit", now.name), slog.Any("error", err))
 			continue
@@ -153,6 +158,16 @@ func (h *host) Running(ctx context.Context) ([]native.Running, error) {
 		all = append(all, native.Running{Spec: now.spec, Group: group, Main: main})
 	}
 	return all, nil
+}
+
+// isIn is an error for a process that is not in a group, nor in one that was made below it: a service that
+// is on terms with systemd may call any process its main one.
+func (h *host) isIn(group proc.Group, process tenure.Process) error {
+	own, err := h.hierarchy.GroupOf(process.PID)
+	if err == nil && own != group && !strings.HasPrefix(own.Path(), group.Path()+"/") {
+		err = fmt.Errorf("process %d is not of %s: %w", process.PID, group.Path(), os.ErrPermission)
+	}
+	return err
 }
 
 // known takes back what an earlier supervisor has named: the services by their aliases, and

@@ -51,6 +51,8 @@ type Supervisor struct {
 
 	host   *host
 	socket string
+	// terms are Config.Terms.
+	terms supervise.Arbiter
 }
 
 var (
@@ -103,7 +105,7 @@ func New(cfg Config) (*Supervisor, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Supervisor{Supervisor: inner, host: h, socket: h.socket}, nil
+	return &Supervisor{Supervisor: inner, host: h, socket: h.socket, terms: cfg.Terms}, nil
 }
 
 // Run adopts everything that an earlier supervisor left and what systemd has started by
