@@ -247,7 +247,7 @@ const maxCopied = 1 << 20
 // copyTo copies what is in the journal, if all of it can be read.
 func (db *DB) copyTo(path string) error {
 	return guard(func() error {
-		if err := db.view(walk); err != nil {
+		if err := db.view(check); err != nil && !errors.Is(err, errOvertaken) {
 			return err
 		}
 		dst, err := bolt.Open(path, fileMode, &bolt.Options{NoSync: true, NoGrowSync: true})

@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -21,20 +22,45 @@ func guard(f func() error) (err error) {
 	return f()
 }
 
-// walk reads every key and value that can be reached, and sees that they are as they were written; of a file of a
-// newer version nothing is known.
-func walk(tx *bolt.Tx) error {
+// check sees that everything in a file is as it was written; of what a newer version has in its pages nothing is known.
+func check(tx *bolt.Tx) error {
+	// Who reads what is in a page believes what that says, also of keys that are longer than the file.
+	pages := checkPages(tx)
+	if pages != nil && !errors.Is(pages, errOvertaken) {
+		return pages
+	}
+	sound, err := expected(tx)
+	if err != nil {
+		return err
+	}
+	return cmp.Or(walk(tx, sound), pages)
+}
+
+// expected is what the values of each bucket are to be like, if all buckets are there that belong to the version.
+func expected(tx *bolt.Tx) (func(bucket string) soundness, error) {
+	version, err := readVersion(tx)
+	isSealed := tx.Bucket([]byte(bucketSealed)) != nil
+	switch {
+	case err != nil && !isSealed:
+		return soundnessOf, nil // It is not of Tenure.
+	case err != nil:
+		return nil, err
+	case version > Schema():
+		return func(string) soundness { return unknown }, nil
+	case version >= sealedSince:
+		return soundnessOf, complete(tx)
+	case isSealed:
+		return nil, fmt.Errorf("it is of version %d, and has a bucket %q", version, bucketSealed)
+	}
+	return soundnessOf, nil
+}
+
+// walk reads every key and value that can be reached, and asks by the bucket that it is in whether it is sound.
+func walk(tx *bolt.Tx, of func(bucket string) soundness) error {
 	// No key takes less than this; more keys than that mean that pages refer to
 	// each other in a circle.
 	const leastKey = 16
 	left := tx.Size() / leastKey
-	version, err := readVersion(tx)
-	newer := err == nil && version > Schema()
-	if err == nil && version >= sealedSince && !newer {
-		if err := complete(tx); err != nil {
-			return err
-		}
-	}
 	var visit func(b *bolt.Bucket, at place, sound soundness) error
 	visit = func(b *bolt.Bucket, at place, sound soundness) error {
 		return b.ForEach(func(k, v []byte) error {
@@ -43,24 +69,22 @@ func walk(tx *bolt.Tx) error {
 			}
 			if v != nil {
 				if err := sound(at, k, v); err != nil {
-					return fmt.Errorf("the value of %q: %w", k, err)
+					return fmt.Errorf("the value of %q: %w", short(k), err)
 				}
 				return nil
 			}
 			below := b.Bucket(k)
 			if below == nil {
-				return fmt.Errorf("bucket %q is unreadable", k)
+				return fmt.Errorf("bucket %q is unreadable", short(k))
 			}
 			return visit(below, at.below(string(k)), sound)
 		})
 	}
-	return tx.ForEach(func(name []byte, b *bolt.Bucket) error {
-		if newer {
-			return visit(b, placeOf(), unknown)
-		}
-		return visit(b, placeOf(), soundnessOf(string(name)))
-	})
+	return tx.ForEach(func(name []byte, b *bolt.Bucket) error { return visit(b, placeOf(), of(string(name))) })
 }
+
+// short is as much of a key as there is in the message of an error.
+func short(key []byte) []byte { return key[:min(len(key), 64)] }
 
 // complete is nil if all is there that is in every file.
 func complete(tx *bolt.Tx) error {

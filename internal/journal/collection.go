@@ -96,13 +96,13 @@ type Documents[T any] struct {
 
 // Get returns the document under key, and whether there is one.
 func (d Documents[T]) Get(key string) (doc T, found bool, err error) {
-	b := d.bucket()
+	b, err := d.bucket()
 	if b == nil {
-		return doc, false, nil
+		return doc, false, err
 	}
 	raw := b.Get([]byte(key))
 	if raw == nil {
-		return doc, false, nil
+		return doc, false, d.failed(absent(b, []byte(key)))
 	}
 	doc, err = d.decode(key, raw)
 	return doc, err == nil, err
@@ -126,9 +126,9 @@ func (d Documents[T]) Put(key string, doc T) error {
 
 // Delete removes the document under key, if there is one.
 func (d Documents[T]) Delete(key string) error {
-	b := d.bucket()
+	b, err := d.bucket()
 	if b == nil {
-		return nil
+		return err
 	}
 	if err := b.Delete([]byte(key)); err != nil {
 		return fmt.Errorf("delete %s %q: %w", d.name, key, err)
@@ -140,12 +140,12 @@ func (d Documents[T]) Delete(key string) error {
 // returns the others, and an error that names each.
 func (d Documents[T]) All() (map[string]T, error) {
 	docs := make(map[string]T)
-	b := d.bucket()
+	b, err := d.bucket()
 	if b == nil {
-		return docs, nil
+		return docs, err
 	}
 	var failures []error
-	err := b.ForEach(func(k, v []byte) error {
+	err = b.ForEach(func(k, v []byte) error {
 		doc, err := d.decode(string(k), v)
 		if err != nil {
 			failures = append(failures, err)
@@ -159,9 +159,9 @@ func (d Documents[T]) All() (map[string]T, error) {
 
 // Keys returns the keys of all documents, sorted.
 func (d Documents[T]) Keys() (keys []string, err error) {
-	b := d.bucket()
+	b, err := d.bucket()
 	if b == nil {
-		return nil, nil
+		return nil, err
 	}
 	err = b.ForEach(func(k, _ []byte) error {
 		keys = append(keys, string(k))
@@ -172,8 +172,20 @@ func (d Documents[T]) Keys() (keys []string, err error) {
 
 func (d Documents[T]) place() place { return placeOf(bucketDocuments, d.name) }
 
-func (d Documents[T]) bucket() *bolt.Bucket {
-	return sealed(d.tx.bolt, bucketDocuments).Bucket([]byte(d.name))
+// bucket is where the documents are; nil if there are none.
+func (d Documents[T]) bucket() (*bolt.Bucket, error) {
+	all := sealed(d.tx.bolt, bucketDocuments)
+	if b := all.Bucket([]byte(d.name)); b != nil {
+		return b, nil
+	}
+	return nil, d.failed(absent(all, []byte(d.name)))
+}
+
+func (d Documents[T]) failed(err error) error {
+	if err != nil {
+		return fmt.Errorf("read %s: %w", d.name, err)
+	}
+	return nil
 }
 
 func (d Documents[T]) decode(key string, raw []byte) (doc T, err error) {

@@ -241,7 +241,7 @@ func openBolt(cfg Config) (b *bolt.DB, err error) {
 		if err != nil {
 			return err
 		}
-		return b.View(walk)
+		return b.View(check)
 	})
 	var pathErr *fs.PathError
 	switch {

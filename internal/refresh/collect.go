@@ -226,6 +226,11 @@ func (m *Manager) collectIdle(ctx context.Context, snap tenure.Instance) error {
 	if m.held(snap) {
 		return nil
 	}
+	// What is listed and cannot be got is damaged, or gone with a change that has collected what there was of it. Nothing
+	// tells what is to be kept.
+	if state, err := m.snaps.Get(snap); err != nil || state == nil {
+		return err
+	}
 	if err := errors.Join(m.forgetHooks(ctx, snap), m.forgetEnded(ctx, snap), m.forgetInstances(ctx, snap)); err != nil {
 		return err
 	}
