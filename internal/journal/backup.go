@@ -90,22 +90,37 @@ func (db *DB) NoBackup() (since time.Time, err error) {
 	return db.backups.since, db.backups.failed
 }
 
-// Run keeps the room that the journal needs on a full disk, and backs up what is written, soon after, until ctx ends.
+// Run keeps the room that the journal needs on a full disk, and backs up what is written, soon after, until ctx ends. What could
+// not be backed up is tried again, also if nothing more is written.
 func (db *DB) Run(ctx context.Context) error {
 	db.refill()
+	var again <-chan time.Time
+	wait := db.cfg.BackupDelay
+	if db.backups.due() {
+		again = time.After(wait)
+	}
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-db.backups.news:
+		case <-again:
 		}
 		if !db.pause(ctx) {
 			return nil
 		}
 		db.refill()
-		db.tryBackup()
+		again, wait = nil, max(db.cfg.BackupDelay, min(2*wait, longestWait))
+		if db.tryBackup() {
+			wait = db.cfg.BackupDelay
+		} else {
+			again = time.After(wait)
+		}
 	}
 }
+
+// longestWait is how long it takes at most until a backup that failed is tried again.
+const longestWait = time.Minute
 
 // pause waits until a write is to be backed up.
 func (db *DB) pause(ctx context.Context) bool {
@@ -129,23 +144,24 @@ func (db *DB) pause(ctx context.Context) bool {
 }
 
 // tryBackup is backUp for those who go on without one.
-func (db *DB) tryBackup() {
+func (db *DB) tryBackup() (made bool) {
 	err := db.backUp()
-	if news := db.backups.end(err); !news {
-		return
-	}
-	if err != nil {
+	switch news := db.backups.end(err); {
+	case news && err != nil:
 		db.cfg.Logger.Warn("the journal has no backup of what was written last", slog.Any("error", err))
-	} else {
+	case news:
 		db.cfg.Logger.Info("the journal has a backup again")
 	}
+	return err == nil
 }
 
 // The backups of a journal are state.db.bak, made after it was last written, and state.db.bak.1, which is
-// older by up to two days: for damage that shows late.
+// older by up to two days: for damage that shows late. What was there of schema 3 when it was migrated is in
+// state.db.bak.schema3, for those who go back to a program that knows no other.
 const (
 	backupSuffix    = ".bak"
 	oldBackupSuffix = ".bak.1"
+	schemaSuffix    = ".bak.schema"
 	oldBackupAge    = 24 * time.Hour
 )
 
@@ -275,6 +291,22 @@ func keepOld(path, old string) error {
 		return err
 	}
 	return os.Link(path, old)
+}
+
+// keepSchema backs the journal up before it is migrated from a version, and keeps that when the next backup is made.
+func (db *DB) keepSchema(version uint64) error {
+	if err := db.backUp(); err != nil {
+		return err
+	}
+	kept := fmt.Sprint(db.cfg.Path, schemaSuffix, version)
+	// Until the backup is replaced both are the same file.
+	if err := os.Remove(kept); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("back up journal: %w", err)
+	}
+	if err := os.Link(db.cfg.Path+backupSuffix, kept); err != nil {
+		return fmt.Errorf("back up journal: %w", err)
+	}
+	return durable.Sync(filepath.Dir(kept))
 }
 
 // behind reports whether the file was written after it was last backed up.

@@ -297,6 +297,45 @@ func TestBackup(t *testing.T) {
 	}
 }
 
+// TestBackupIsTriedAgain has what was written in a backup when the disk lets it, also if nothing more is written.
+func TestBackupIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state.db")
+	db, err := Open(Config{Path: path, BackupDelay: time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeDB(t, db)
+	inTheWay := filepath.Join(path+".bak", "in the way")
+	if err := os.MkdirAll(inTheWay, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	put(t, NewCollection[string](db, "test"), "a", "one")
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- db.Run(ctx) }()
+	failed := func() bool {
+		_, err := db.NoBackup()
+		return err != nil
+	}
+	for !failed() {
+		<-time.After(time.Millisecond) // Nobody tells.
+	}
+	if err := os.RemoveAll(path + ".bak"); err != nil {
+		t.Fatal(err)
+	}
+	for until := time.Now().Add(time.Minute); failed() || db.behind(); <-time.After(time.Millisecond) {
+		if time.Now().After(until) {
+			t.Error("no backup is made when there can be one")
+			break
+		}
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
 func sizeOf(t *testing.T, path string) int64 {
 	t.Helper()
 	info, err := os.Stat(path)

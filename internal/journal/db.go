@@ -79,9 +79,10 @@ type DB struct {
 	closed           bool
 	// backups is what is known of them.
 	backups backups
-	// begin is called before anything is written.
-	begin    func() error
-	boundary func()
+	// beginning is held by the one who sees to what is to be done before the first write; begun is that it is.
+	beginning sync.Mutex
+	begun     bool
+	boundary  func()
 }
 
 // The top-level buckets.
@@ -129,11 +130,8 @@ func openGood(cfg Config, steps []migration) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{cfg: cfg, backups: newBackups(), begin: func() error { return nil }, boundary: func() {}}
+	db := &DB{cfg: cfg, backups: newBackups(), begun: cfg.Trial, boundary: func() {}}
 	db.bolt.Store(b)
-	if !cfg.Trial {
-		db.begin = sync.OnceValue(cfg.discard)
-	}
 	if err := sweep(filepath.Dir(cfg.Path)); err != nil {
 		cfg.Logger.Warn("what was left of an unfinished copy stays", slog.Any("error", err))
 	}
@@ -156,8 +154,7 @@ func (db *DB) prepare(steps []migration) error {
 	switch isNew := version == 0; {
 	case isNew:
 	case version < uint64(len(steps)): //nolint:gosec // A count of migrations.
-		// Who goes back to the older program needs it.
-		if err := db.backUp(); err != nil {
+		if err := db.keepSchema(version); err != nil {
 			return fail(err)
 		}
 	case db.behind():

@@ -23,7 +23,8 @@
 //	            key text      : JSON      what the collection's owner keeps
 //	reserve ◀                             there for a moment only: see refill
 //
-// A file of an older version is migrated when it is opened, in one transaction, and backed up before.
+// A file of an older version is migrated when it is opened, in one transaction, and backed up before, as state.db.bak.schema3 where
+// it was of version 3: no later backup takes the place of that.
 // What was written is in state.db.bak soon after, though not while services wait in a gap, and
 // state.db.bak.1 is older by up to two days.
 // The version goes up with whatever a release writes, here or elsewhere, that the one before would misread.

@@ -212,7 +212,24 @@ func TestVersion3(t *testing.T) {
 		if got, _, err := NewCollection[string](db, "test").Get("a"); got != "one" || err != nil {
 			t.Errorf("document %q, %v", got, err)
 		}
+		put(t, NewCollection[string](db, "test"), "b", "two")
 		closeDB(t, db)
+	}
+	// Who goes back finds it as it was, also after several backups.
+	kept := filepath.Join(filepath.Dir(path), "state.db.bak.schema3")
+	before, err := bolt.Open(kept, fileMode, &bolt.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = before.View(func(tx *bolt.Tx) error {
+		version, err := readVersion(tx)
+		if own := tx.Bucket([]byte(bucketDocuments)).Bucket([]byte("test")); version != 3 || string(own.Get([]byte("a"))) != `"one"` || own.Get([]byte("b")) != nil {
+			t.Errorf("version %d, %q", version, own.Get([]byte("a")))
+		}
+		return err
+	})
+	if err := errors.Join(err, before.Close()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -49,6 +49,18 @@ func (db *DB) write(f func(*bolt.Tx) error) error {
 	return nil
 }
 
+// begin discards the copy that Keep has made, once. What the disk has refused it may give at the next write.
+func (db *DB) begin() error {
+	db.beginning.Lock()
+	defer db.beginning.Unlock()
+	if db.begun {
+		return nil
+	}
+	err := db.cfg.discard()
+	db.begun = err == nil
+	return err
+}
+
 // Restore puts the copy that Keep has made in the place of the journal at path, which nobody
 // has open.
 func Restore(path string) error {
@@ -58,13 +70,11 @@ func Restore(path string) error {
 	return durable.Sync(filepath.Dir(path))
 }
 
-// Discard removes the copy that Keep has made, if there is one.
+// Discard removes the copy that Keep has made, if there is one, durably: also where it was removed before, for the disk may
+// not have heard of that.
 func Discard(path string) error {
 	err := os.Remove(keptPath(path))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("remove copy of the journal: %w", err)
 	}
 	return durable.Sync(filepath.Dir(path))

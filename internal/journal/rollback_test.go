@@ -115,3 +115,25 @@ func TestGate(t *testing.T) {
 		t.Errorf("the copy at the gate (-want +got):\n%s", diff)
 	}
 }
+
+// A copy that cannot be removed keeps nobody from writing but for as long as that is so.
+func TestDiscardIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	cfg := Config{Path: filepath.Join(t.TempDir(), "state.db")}
+	inTheWay := filepath.Join(keptPath(cfg.Path), "in the way")
+	db := must(Open(cfg))(t)
+	defer closeDB(t, db)
+	if err := os.MkdirAll(inTheWay, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	settings := NewCollection[string](db, Settings)
+	if err := settings.Put("a", "1"); err == nil {
+		t.Error("something is written while the copy is there")
+	}
+	if err := errors.Join(os.Remove(inTheWay), settings.Put("a", "1"), settings.Put("b", "2")); err != nil {
+		t.Errorf("write when the copy can be removed: %v", err)
+	}
+	if Kept(cfg.Path) {
+		t.Error("the copy is there still")
+	}
+}
