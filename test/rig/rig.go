@@ -335,7 +335,8 @@ func (i *Instance) Await(unit, words string, wanted func(client.Unit) bool) clie
 		select {
 		case <-again.C:
 		case <-lost:
-			i.t.Fatalf("it never came that %s %s", unit, words)
+			i.t.Fatalf("it never came that %s %s: %+v\nlast it said:\n%s\nand of all is known:\n%s%s",
+				unit, words, i.Units()[unit], i.Try("logs", "-n=30", unit).Stdout, i.Try("ps").Stdout, i.Try("timeline").Stdout)
 		}
 	}
 }
