@@ -111,6 +111,24 @@ func TestUpgradeIsEndedAtItsStart(t *testing.T) {
 	u.Tenure("refresh", "--dangerous", snap(t, "hello", "2"))
 }
 
+// A daemon that is told to end in the last moment before it becomes another program ends, and its guard does not take its place.
+func TestUpgradeIsEndedInItsLastMoment(t *testing.T) {
+	t.Parallel()
+	u := newUpgraded(t)
+	version := u.version()
+	u.Tenure("daemon", "upgrade", u.next("hangs-at-become"))
+	guard := u.begun(u.next("plain"))
+	if err := syscall.Kill(u.PID(), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	<-u.Ended()
+	u.gone(guard)
+	u.Start()
+	if got := u.version(); got != version {
+		t.Errorf("%q serves, want %q", got, version)
+	}
+}
+
 // A guard that is killed is missed by nobody: the program that it waits beside goes on, and is the daemon.
 func TestUpgradeLosesItsGuard(t *testing.T) {
 	t.Parallel()

@@ -518,6 +518,7 @@ func TestUpgradeGoesBack(t *testing.T) {
 	for _, c := range []struct{ dir, why string }{
 		{"next-panics-at-rehearsal", "it panics on purpose"},
 		{"hangs-at-rehearsal", "it was not ready after 2s"},
+		{"next-exits-at-inherit", "it fails on purpose"},
 		{"next-exits-at-start", "it fails on purpose"},
 		{"next-hangs-at-start", "it was not ready after 2s"},
 		{"exits-at-ready", "it fails on purpose"},

@@ -138,8 +138,8 @@ func dispatch(command string, cfg daemon.Config, verbose bool, state string) err
 	if os.Geteuid() != 0 {
 		return errors.New("tenured must run as root: it mounts snaps and starts services")
 	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
+	ctx, told := daemon.Hear(context.Background(), syscall.SIGTERM, syscall.SIGINT)
+	cfg.Told = told
 	switch command {
 	case "":
 		err := inherit(&cfg)

@@ -52,6 +52,8 @@ type Config struct {
 	Args []string
 	// Handed is what a program has left that this one takes the place of.
 	Handed Handed
+	// Told, if set, is how the process hears that it is to end.
+	Told *Told
 	// SnapdSocket, if set, is a second path to listen at: where programs made for snapd
 	// look for it.
 	SnapdSocket string

@@ -15,7 +15,7 @@ import (
 // fault makes a program fail at a point of its start, where the name of the directory that it is executed from says
 // how it ends: "exits-at-POINT", "panics-at-POINT", "hangs-at-POINT", also when it is told to end, "stops-at-POINT", by a signal that
 // no program hears; or has it wait, by "waits-at-POINT", until it is told to end, or somebody opens the pipe "go" in that directory. Points are "inherit", "preflight",
-// "rehearsal", "start" (no change has been taken up yet) and "ready".
+// "rehearsal", "start" (no change has been taken up yet), "ready" and "become" (the last one before another program).
 func fault(ctx context.Context, point string) error {
 	self, err := os.Executable()
 	if err != nil {

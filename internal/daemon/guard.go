@@ -171,7 +171,7 @@ func (p *parts) takeOver(ctx context.Context, why error) error {
 	h := &p.cfg.Handed
 	own, err := ownProgram(p.cfg.Self)
 	if err == nil {
-		err = become(ctx, own, p.cfg.Args, estate{Failure: why.Error()}, belongings{sockets: h.sockets, kept: h.kept, lock: h.lock})
+		err = p.become(ctx, own, estate{Failure: why.Error()}, belongings{sockets: h.sockets, kept: h.kept, lock: h.lock})
 	}
 	if errors.Is(err, ctx.Err()) {
 		return nil // It was told to end.

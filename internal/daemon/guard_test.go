@@ -100,7 +100,7 @@ func TestNobodyBecomesAnotherAtItsEnd(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	before := &program{file: own, path: own.Name()}
-	if err := become(ctx, before, nil, estate{}, belongings{}); !errors.Is(err, context.Canceled) {
+	if err := parted(Config{}).become(ctx, before, estate{}, belongings{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("it is %v", err)
 	}
 	var signs []string

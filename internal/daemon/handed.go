@@ -235,8 +235,9 @@ type belongings struct {
 }
 
 // become executes a program in place of this one, in the same process. It returns only if
-// that cannot be done, or ctx has ended: who is told to end is to end, and the next program would not know.
-func become(ctx context.Context, next *program, args []string, e estate, of belongings) error {
+// that cannot be done, or ctx has ended: who is told to end is to end, and the next program would not know. Who is told so after the last look ends
+// at once.
+func (p *parts) become(ctx context.Context, next *program, e estate, of belongings) error {
 	var way duplicates
 	defer way.keep(0)
 	// Nothing is started from here on: it would inherit what is passed.
@@ -251,10 +252,13 @@ func become(ctx context.Context, next *program, args []string, e estate, of belo
 		defer closeOnExec(e.Lock, true) //nolint:errcheck // It was possible before.
 	}
 	env, environErr := e.environ()
+	defer p.cfg.Told.deafen()()
 	if err := errors.Join(err, environErr, ctx.Err()); err != nil {
 		return fmt.Errorf("become %s: %w", next.path, err)
 	}
-	err = syscall.Exec(next.executable(), append([]string{next.path}, args...), env) //nolint:gosec // It was checked.
+	if err = fault(ctx, "become"); err == nil {
+		err = syscall.Exec(next.executable(), append([]string{next.path}, p.cfg.Args...), env) //nolint:gosec // It was checked.
+	}
 	return fmt.Errorf("become %s: %w", next.path, err)
 }
 

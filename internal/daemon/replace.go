@@ -35,9 +35,9 @@ func (p *parts) replace(ctx context.Context) error {
 	if ctx.Err() == nil {
 		p.notify(ctx, "WATCHDOG=1")
 		if cause == nil {
-			cause = p.become(ctx, next, own, leaves)
+			cause = p.giveWay(ctx, next, own, leaves)
 		}
-		err = become(ctx, own, p.cfg.Args, estate{Failure: cause.Error()}, leaves)
+		err = p.become(ctx, own, estate{Failure: cause.Error()}, leaves)
 	}
 	if ctx.Err() != nil {
 		p.doors.drop()
@@ -46,9 +46,9 @@ func (p *parts) replace(ctx context.Context) error {
 	return err
 }
 
-// become has a program take the place of this one, which stays beside it until it is ready. It returns only if that cannot be done,
+// giveWay has a program take the place of this one, which stays beside it until it is ready. It returns only if that cannot be done,
 // or this one is told to end.
-func (p *parts) become(ctx context.Context, next *replacement, own *program, leaves belongings) error {
+func (p *parts) giveWay(ctx context.Context, next *replacement, own *program, leaves belongings) error {
 	with := leaves
 	with.previous = own
 	if next.guarded {
@@ -62,7 +62,7 @@ func (p *parts) become(ctx context.Context, next *replacement, own *program, lea
 		// The next one says itself who it is if its guard has been killed.
 		p.notify(ctx, "NOTIFYACCESS=all\n"+knownAs(with.guard.pid))
 	}
-	err := become(ctx, next.program, p.cfg.Args, estate{Patience: next.patience, Schema: journal.Schema()}, with)
+	err := p.become(ctx, next.program, estate{Patience: next.patience, Schema: journal.Schema()}, with)
 	p.dismiss(with.guard)
 	return err
 }
@@ -258,7 +258,7 @@ func (s *succession) fail(cause error) {
 	cfg.Logger.Error("go back to the program before", slog.Any("reason", cause))
 	s.dismiss()
 	s.p.notify(context.Background(), "WATCHDOG=1")
-	err := become(s.life, handed.previous, cfg.Args, estate{Failure: cause.Error()}, belongings{sockets: handed.sockets, kept: handed.kept, lock: handed.lock})
+	err := s.p.become(s.life, handed.previous, estate{Failure: cause.Error()}, belongings{sockets: handed.sockets, kept: handed.kept, lock: handed.lock})
 	cfg.Logger.Error("cannot go back to the program before", slog.Any("error", err))
 }
 
