@@ -385,6 +385,9 @@ func (m *Manager) present(snap tenure.Instance) []tenure.Revision {
 
 func (m *Manager) sweepRevision(ctx context.Context, ref tenure.Ref) error {
 	if err := m.unmountRevision(ctx, ref); err != nil {
+		if errors.Is(err, mount.ErrBusy) {
+			m.awaitUsers(ctx, ref)
+		}
 		return err
 	}
 	if err := m.cfg.Mounts.Remove(ref.Snap, ref.Revision); err != nil {
@@ -494,14 +497,29 @@ func (m *Manager) watchUsers(ctx context.Context, state *snapState, pins map[ten
 	for _, rev := range revs {
 		refs = append(refs, tenure.Ref{Snap: state.Instance, Revision: rev})
 	}
+	m.watchUsersOf(ctx, refs...)
+}
+
+// watchUsersOf waits for the ends of all who use the mounts of refs, and reports how many there are.
+func (m *Manager) watchUsersOf(ctx context.Context, refs ...tenure.Ref) (watched int) {
 	users, err := m.users(ctx, refs)
 	if err != nil {
-		return
+		return 0
 	}
 	for _, processes := range users {
+		watched += len(processes)
 		for _, process := range processes {
 			m.endings.watch(context.WithoutCancel(ctx), process, m.Wake)
 		}
+	}
+	return watched
+}
+
+// awaitUsers waits for those who use the mount of a revision that no state speaks of any more: they came when it had been seen
+// that nobody did. Who is gone by now, or cannot be seen, is no reason not to try again.
+func (m *Manager) awaitUsers(ctx context.Context, ref tenure.Ref) {
+	if m.watchUsersOf(ctx, ref) == 0 {
+		m.endings.look(context.WithoutCancel(ctx), ref, m.Wake)
 	}
 }
 
