@@ -401,7 +401,9 @@ func (m *mortal) boot(left int) bool {
 	go func() {
 		defer close(ended)
 		if err := manager.Boot(ctx); err != nil {
-			m.t.Errorf("boot: %v", err)
+			if ctx.Err() == nil {
+				m.t.Errorf("boot: %v", err)
+			}
 			return
 		}
 		var group sync.WaitGroup

@@ -40,12 +40,17 @@ func (m *Manager) recoverState(ctx context.Context) error {
 	if r.New {
 		r.Cause = "it was missing, and had no backup"
 	}
-	lastID, err := m.giveUpChanges(ctx, r)
+	saved, err := m.cfg.Journal.Changes().Load(ctx)
 	if err != nil {
 		return err
 	}
+	given := m.giveUpChanges(&saved, r)
 	after, err := m.reconcile(ctx, seen, r)
 	if err != nil {
+		return err
+	}
+	// It is told before it is done: who is cut off in between does it again, and finds it told.
+	if err := m.recordRecovery(ctx, r, &saved, given); err != nil {
 		return err
 	}
 	r.Pending = false
@@ -67,7 +72,7 @@ func (m *Manager) recoverState(ctx context.Context) error {
 		return fmt.Errorf("restore the state: %w", err)
 	}
 	m.cfg.Logger.ErrorContext(ctx, "the state was restored", slog.String("what", recoveryText(r)), slog.Any("found", r.Notes))
-	return m.recordRecovery(ctx, r, lastID)
+	return nil
 }
 
 // recoveryText says what became of the journal, and what is lost.
@@ -96,38 +101,38 @@ func stamp(at time.Time) string { return at.UTC().Format(time.RFC3339) }
 
 // giveUpChanges ends what had not ended when the backup was made. Whether it went on after that nobody knows, so
 // that it can neither be continued nor undone: what it has left is seen on the machine.
-func (m *Manager) giveUpChanges(ctx context.Context, r *journal.Recovery) (change.ID, error) {
-	saved, err := m.cfg.Journal.Changes().Load(ctx)
-	if err != nil {
-		return 0, err
-	}
-	var batch change.Batch
+func (m *Manager) giveUpChanges(saved *change.Saved, r *journal.Recovery) (given []change.Change) {
 	for i := range saved.Changes {
 		c := &saved.Changes[i]
 		if c.Status.Ready() {
 			continue
 		}
 		c.GiveUp(m.cfg.Now(), "given up, since the journal was restored: it may have gone on after the backup")
-		batch.Put = append(batch.Put, *c)
+		given = append(given, *c)
 		r.Notes = append(r.Notes, fmt.Sprintf("change %s (%s) was given up: ask for it again if it is not done", c.ID, c.Summary))
 	}
-	if len(batch.Put) == 0 {
-		return saved.LastID, nil
-	}
-	return saved.LastID, m.cfg.Journal.Changes().Apply(ctx, batch)
+	return given
 }
 
 // lostChanges is how far the numbers of changes go on after a loss, so that none is used twice.
 const lostChanges = 100
 
-// recordRecovery makes what was found a change that people can read.
-func (m *Manager) recordRecovery(ctx context.Context, r *journal.Recovery, last change.ID) error {
+// recordRecovery makes what was found a change that people can read, unless it is one already, together with what is given up.
+func (m *Manager) recordRecovery(ctx context.Context, r *journal.Recovery, saved *change.Saved, given []change.Change) error {
+	text := recoveryText(r)
+	told := slices.ContainsFunc(saved.Changes, func(c change.Change) bool {
+		return c.Kind == kindRecover && len(c.Tasks) > 0 && slices.ContainsFunc(c.Tasks[0].Log, func(line string) bool { return strings.HasSuffix(line, text) })
+	})
+	if told {
+		return nil
+	}
+	last := saved.LastID
 	if !r.Whole() {
 		last += lostChanges
 	}
-	return m.cfg.Journal.Changes().Apply(ctx, change.Batch{Put: []change.Change{
-		change.Told(last+1, kindRecover, "Restore the state of Tenure", m.cfg.Now(), append([]string{recoveryText(r)}, r.Notes...)),
-	}})
+	return m.cfg.Journal.Changes().Apply(ctx, change.Batch{Put: append(given,
+		change.Told(last+1, kindRecover, "Restore the state of Tenure", m.cfg.Now(), append([]string{text}, r.Notes...)),
+	)})
 }
 
 // sighting is what the machine has of one snap.
@@ -262,6 +267,12 @@ func restored(snap tenure.Instance, before *snapState, s *sighting, described ma
 	if len(described) == 0 {
 		return nil
 	}
+	if removed(before, s, described) {
+		after := *before
+		after.Kept = described
+		after.Line.Aside = slices.DeleteFunc(slices.Clone(before.Line.Aside), func(rev tenure.Revision) bool { return described[rev].Info == nil })
+		return &after
+	}
 	after := snapState{Instance: snap, Kept: described}
 	if before != nil {
 		after = *before
@@ -302,6 +313,20 @@ func restored(snap tenure.Instance, before *snapState, s *sighting, described ma
 	return &after
 }
 
+// removed reports whether a snap had been removed, but for revisions that are still used, and nothing says that it has been
+// installed since: no link, and no revision that the backup does not know.
+func removed(before *snapState, s *sighting, described map[tenure.Revision]kept) bool {
+	if before == nil || before.Line.Installed() || !s.Link.IsZero() {
+		return false
+	}
+	for rev := range described {
+		if !before.Line.Has(rev) {
+			return false
+		}
+	}
+	return true
+}
+
 // clip has nothing for what is empty, as the journal has.
 func clip(revs []tenure.Revision) []tenure.Revision {
 	if len(revs) == 0 {
@@ -326,6 +351,8 @@ func noteOf(snap tenure.Instance, before, after *snapState) string {
 	switch {
 	case after == nil:
 		return fmt.Sprintf("%q is no longer installed: nothing of it is on the machine but, perhaps, its data", snap)
+	case !after.Line.Installed():
+		return fmt.Sprintf("%q is removed, and has other revisions that are still used than in the backup: %s", snap, revisionNames(after.Line.Kept()))
 	case !after.Line.Active:
 		return fmt.Sprintf("%q is disabled, at revision %s: see tenure enable %s and tenure remove %s", snap, after.Line.Current, snap, snap)
 	case before == nil:
