@@ -270,7 +270,12 @@ func (db *DB) copyTo(path string) error {
 		if err != nil {
 			return err
 		}
-		return errors.Join(bolt.Compact(dst, db.bolt.Load(), maxCopied), dst.Close())
+		err = bolt.Compact(dst, db.bolt.Load(), maxCopied)
+		if err == nil {
+			// Its transactions are others.
+			err = dst.Update(func(tx *bolt.Tx) error { return (&Tx{bolt: tx}).end() })
+		}
+		return errors.Join(err, dst.Close())
 	})
 }
 

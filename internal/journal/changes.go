@@ -56,7 +56,7 @@ func (c *changes) Apply(_ context.Context, batch change.Batch) error {
 			return fmt.Errorf("write change %s: %w", batch.Put[i].ID, err)
 		}
 	}
-	err := c.db.write(func(tx *bolt.Tx) error { return apply(tx, plans, batch.Delete) })
+	err := c.db.write(func(tx *Tx) error { return apply(tx, plans, batch.Delete) })
 	for i := range plans {
 		// Of what could not be written nobody knows how much of it is there.
 		delete(c.kept, plans[i].id)
@@ -73,18 +73,18 @@ func (c *changes) Apply(_ context.Context, batch change.Batch) error {
 	return nil
 }
 
-func apply(tx *bolt.Tx, plans []update, gone []change.ID) error {
-	b, apart := sealed(tx, bucketChanges), sealed(tx, bucketParts)
+func apply(tx *Tx, plans []update, gone []change.ID) error {
+	b, apart := sealed(tx.bolt, bucketChanges), sealed(tx.bolt, bucketParts)
 	for i := range plans {
-		if err := plans[i].write(b, apart); err != nil {
+		if err := plans[i].write(tx, b, apart); err != nil {
 			return err
 		}
 	}
 	for _, id := range gone {
-		if err := b.Delete(number(uint64(id))); err != nil {
+		if err := tx.drop(b, number(uint64(id))); err != nil {
 			return err
 		}
-		if err := dropBucket(apart, number(uint64(id))); err != nil {
+		if err := tx.dropBucket(apart, number(uint64(id))); err != nil {
 			return err
 		}
 	}
@@ -105,10 +105,10 @@ type update struct {
 	next *parts
 }
 
-func (u *update) write(b, apart *bolt.Bucket) error {
+func (u *update) write(tx *Tx, b, apart *bolt.Bucket) error {
 	id := uint64(u.id)
 	if u.head != nil {
-		if err := b.Put(number(id), placeOf(bucketChanges).seal(number(id), u.head)); err != nil {
+		if err := tx.put(b, placeOf(bucketChanges), number(id), u.head); err != nil {
 			return err
 		}
 	}
@@ -118,7 +118,7 @@ func (u *update) write(b, apart *bolt.Bucket) error {
 		}
 	}
 	if u.anew {
-		if err := dropBucket(apart, number(id)); err != nil {
+		if err := tx.dropBucket(apart, number(id)); err != nil {
 			return err
 		}
 	}
@@ -130,22 +130,15 @@ func (u *update) write(b, apart *bolt.Bucket) error {
 		return err
 	}
 	for _, key := range u.drop {
-		if err := own.Delete([]byte(key)); err != nil {
+		if err := tx.drop(own, []byte(key)); err != nil {
 			return err
 		}
 	}
 	place := placeOf(bucketParts, string(number(id)))
 	for key, value := range u.put {
-		if err := own.Put([]byte(key), place.seal([]byte(key), value)); err != nil {
+		if err := tx.put(own, place, []byte(key), value); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func dropBucket(in *bolt.Bucket, name []byte) error {
-	if in.Bucket(name) == nil {
-		return nil
-	}
-	return in.DeleteBucket(name)
 }

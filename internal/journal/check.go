@@ -33,7 +33,7 @@ func check(tx *bolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	return cmp.Or(walk(tx, sound), pages)
+	return cmp.Or(walk(tx, sound), checkTotals(tx), pages)
 }
 
 // expected is what the values of each bucket are to be like, if all buckets are there that belong to the version.
@@ -46,7 +46,7 @@ func expected(tx *bolt.Tx) (func(bucket string) soundness, error) {
 	case err != nil:
 		return nil, err
 	case version > Schema():
-		return func(string) soundness { return unknown }, nil
+		return func(string) soundness { return unknown }, checkVersionSum(tx, version)
 	case version >= sealedSince:
 		return soundnessOf, complete(tx)
 	case isSealed:

@@ -21,12 +21,15 @@ const (
 // Tx is a transaction. It is valid until the function that got it returns.
 type Tx struct {
 	bolt *bolt.Tx
+	// totals are what is sealed by now, if they are known: only in one that writes.
+	totals totals
+	known  bool
 }
 
 // Update runs f and commits what it wrote, durably; or nothing, if f fails or
 // panics.
 func (db *DB) Update(f func(tx *Tx) error) error {
-	return db.write(func(tx *bolt.Tx) error { return f(&Tx{bolt: tx}) })
+	return db.write(f)
 }
 
 // View runs f on the state of one moment. Writing in f fails.
@@ -116,7 +119,7 @@ func (d Documents[T]) Put(key string, doc T) error {
 	}
 	b, err := sealed(d.tx.bolt, bucketDocuments).CreateBucketIfNotExists([]byte(d.name))
 	if err == nil {
-		err = b.Put([]byte(key), d.place().seal([]byte(key), raw))
+		err = d.tx.put(b, d.place(), []byte(key), raw)
 	}
 	if err != nil {
 		return fmt.Errorf("put %s %q: %w", d.name, key, err)
@@ -130,7 +133,7 @@ func (d Documents[T]) Delete(key string) error {
 	if b == nil {
 		return err
 	}
-	if err := b.Delete([]byte(key)); err != nil {
+	if err := d.tx.drop(b, []byte(key)); err != nil {
 		return fmt.Errorf("delete %s %q: %w", d.name, key, err)
 	}
 	return nil

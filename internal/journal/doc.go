@@ -11,6 +11,7 @@
 //
 //	meta ◀
 //	    version           : number        the schema's; a file without meta is new
+//	    totals            : 5 numbers     of all below sealed: see totals. Who does not know of them may write
 //	sealed ◀
 //	    changes ◀                         its sequence is the highest ID ever put
 //	        ID number         : JSON      change.Change; while it has not ended, without these:

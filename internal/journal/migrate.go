@@ -76,13 +76,14 @@ func (db *DB) migrate(log *slog.Logger, steps []migration) error {
 		return err
 	}
 	log.Info("migrate journal", slog.Uint64("from", version), slog.Uint64("to", newest))
-	err = db.update(func(tx *bolt.Tx) error {
+	err = db.update(func(tx *Tx) error {
+		tx.known = false // The steps do not count.
 		for v := version; v < newest; v++ {
-			if err := steps[v](tx); err != nil {
+			if err := steps[v](tx.bolt); err != nil {
 				return fmt.Errorf("migrate from version %d: %w", v, err)
 			}
 		}
-		meta, err := tx.CreateBucketIfNotExists([]byte(bucketMeta))
+		meta, err := tx.bolt.CreateBucketIfNotExists([]byte(bucketMeta))
 		if err != nil {
 			return fmt.Errorf("create bucket %s: %w", bucketMeta, err)
 		}
@@ -90,7 +91,7 @@ func (db *DB) migrate(log *slog.Logger, steps []migration) error {
 			return err
 		}
 		// Nobody knows here whether there are snaps already.
-		return putRecovery(tx, &Recovery{Found: time.Now().UTC(), New: true, Pending: true})
+		return tx.PutRecovery(&Recovery{Found: time.Now().UTC(), New: true, Pending: true})
 	})
 	return err
 }

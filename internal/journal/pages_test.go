@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -102,9 +103,19 @@ func structural(t *testing.T, path string, content []byte) (offsets []int, branc
 		case kindFree:
 			add(page*pageSize, headerSize+8*count)
 		case kindLeaf:
-			// What is between them is alike.
-			add(page*pageSize, headerSize+elementSize)
-			add(page*pageSize+headerSize+elementSize*(count-1), elementSize)
+			add(page*pageSize, headerSize)
+			all, end, err := elementsOf(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			switch {
+			case count > 0 && slices.Contains([]string{bucketMeta, bucketChanges}, string(all[0].key)):
+				add(page*pageSize+headerSize, int(end)-headerSize) //nolint:gosec // Within the page.
+			case count > 0:
+				// What is between them is alike.
+				add(page*pageSize+headerSize, elementSize)
+				add(page*pageSize+headerSize+elementSize*(count-1), elementSize)
+			}
 		}
 	}
 	return offsets, branches
@@ -173,8 +184,8 @@ func TestTurnedBitsInPages(t *testing.T) {
 			t.Fatalf("byte %d of page %d", at%pageSize, at/pageSize)
 		}
 	}
-	// The head before the last one, and the headers of both, nobody reads.
-	if most := 8 * (headSize + 2*headerSize); unseen > most {
+	// The head before the last one, and the headers of both, nobody reads; totals that are called otherwise are not there.
+	if most := 8 * (headSize + 2*headerSize + len(keyTotals)); unseen > most {
 		t.Errorf("of %d bits %d are not seen, want at most %d", 8*len(offsets), unseen, most)
 	}
 }
@@ -192,12 +203,15 @@ func opened(t *testing.T, path string, want contents, write bool) bool {
 	b.NoSync = true
 	db := &DB{backups: newBackups()}
 	db.bolt.Store(b)
+	if _, err := db.checkVersion(len(migrations())); err != nil {
+		t.Errorf("it is refused, and not taken for damaged: %v", err)
+	}
 	if got := contentsOf(t, db); !reflect.DeepEqual(want, got) {
 		t.Errorf("what is read (-want +got):\n%s", cmp.Diff(want, got))
 	}
 	for i := 0; write && i < 4; i++ {
-		if err := db.update(func(tx *bolt.Tx) error {
-			return Documents[string]{tx: &Tx{bolt: tx}, name: Snaps}.Put(fmt.Sprintf("snap%02d", i+4), strings.Repeat("other ", 200))
+		if err := db.update(func(tx *Tx) error {
+			return Documents[string]{tx: tx, name: Snaps}.Put(fmt.Sprintf("snap%02d", i+4), strings.Repeat("other ", 200))
 		}); err != nil {
 			t.Errorf("write: %v", err)
 		}
@@ -300,4 +314,82 @@ func poke(t *testing.T, file *os.File, at int, value ...byte) {
 	if _, err := file.WriteAt(value, int64(at)); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// oldLeaf puts, in the place of the leaf that has a value, the one in which it was something else before, as a disk does that
+// has not written a page.
+func oldLeaf(t *testing.T, path, now, before string) {
+	t.Helper()
+	pages := used(t, path)
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var old []byte
+	for at := 2 * pageSize; at < len(content); at += pageSize {
+		if page := content[at : at+pageSize]; bytes.Contains(page, []byte(before)) && binary.NativeEndian.Uint16(page[8:]) == kindLeaf {
+			old = page
+		}
+	}
+	for _, number := range pages {
+		page := content[number*pageSize : (number+1)*pageSize]
+		if !bytes.Contains(page, []byte(now)) {
+			continue
+		}
+		if old == nil || binary.NativeEndian.Uint16(page[8:]) != kindLeaf {
+			break
+		}
+		copy(page[8:], old[8:])
+		if err := os.WriteFile(path, content, fileMode); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Fatalf("there are no two leaves with %q and %q", before, now)
+}
+
+// TestLostWrite finds a leaf that was not written, where there is an older one of the same values, in the journal and in a backup;
+// what a program has written that keeps no totals is read, and they are kept again.
+func TestLostWrite(t *testing.T) {
+	t.Parallel()
+	path, _ := branching(t)
+	db := openDB(t, path)
+	snaps := NewCollection[string](db, Snaps)
+	put(t, snaps, "snap03", "the state before")
+	// Written by a program that knows of no totals.
+	err := db.bolt.Load().Update(func(tx *bolt.Tx) error {
+		at := placeOf(bucketDocuments, Snaps)
+		return sealed(tx, bucketDocuments).Bucket([]byte(Snaps)).Put([]byte("snap04"), at.seal([]byte("snap04"), []byte(`"written by another"`)))
+	})
+	if err := errors.Join(err, db.view(check)); err != nil {
+		t.Fatalf("what another program has written: %v", err)
+	}
+	put(t, snaps, "snap03", "the state of now")
+	closeDB(t, db)
+	oldLeaf(t, path, "the state of now", "the state before")
+	db = openDB(t, path)
+	defer closeDB(t, db)
+	r, err := db.LastRecovery()
+	got, _, errOfDoc := NewCollection[string](db, Snaps).Get("snap03")
+	if err := errors.Join(err, errOfDoc); err != nil || r == nil || r.Backup != path+".bak" || got != "the state of now" {
+		t.Errorf("%q, recovery %+v, %v", got, r, err)
+	}
+	err = openBackup(t, path+".bak", func(tx *bolt.Tx) error {
+		if kept, err := totalsOf(tx); err != nil || kept.tx != uint64(tx.ID()) { //nolint:gosec // It counts up.
+			t.Errorf("the backup has totals of transaction %d, and is of %d: %v", kept.tx, tx.ID(), err)
+		}
+		return check(tx)
+	})
+	if err != nil {
+		t.Error(err)
+	}
+}
+
+func openBackup(t *testing.T, path string, read func(*bolt.Tx) error) error {
+	t.Helper()
+	b, err := bolt.Open(path, fileMode, &bolt.Options{ReadOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return errors.Join(b.View(read), b.Close())
 }

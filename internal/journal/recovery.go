@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
 	"tenure/internal/durable"
 )
 
@@ -64,8 +62,6 @@ func (tx *Tx) PutRecovery(r *Recovery) error {
 	}
 	return docs.Put(lastRecovery, *r)
 }
-
-func putRecovery(tx *bolt.Tx, r *Recovery) error { return (&Tx{bolt: tx}).PutRecovery(r) }
 
 // replace puts the newest good backup, or an empty journal, in the place of a file that is damaged. Nothing
 // is deleted, and what is at the path is the one or the other at every time.
@@ -150,7 +146,7 @@ func finish(fresh Config, steps []migration, r *Recovery) error {
 	if err != nil {
 		return err
 	}
-	err = db.update(func(tx *bolt.Tx) error { return putRecovery(tx, r) })
+	err = db.update(func(tx *Tx) error { return tx.PutRecovery(r) })
 	return errors.Join(err, db.shut())
 }
 

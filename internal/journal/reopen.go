@@ -22,7 +22,7 @@ func (db *DB) view(f func(*bolt.Tx) error) error {
 // After a commit that failed the file is opened anew. bbolt goes on with what the kernel has of it in
 // memory, which may be more than the disk has, and be less again at any moment: it would take pages for free that
 // are in use, and say that something failed which is there.
-func (db *DB) update(f func(*bolt.Tx) error) error {
+func (db *DB) update(f func(*Tx) error) error {
 	// Nobody writes between a commit and the look at what became of it.
 	db.writing.Lock()
 	defer db.writing.Unlock()
@@ -31,7 +31,11 @@ func (db *DB) update(f func(*bolt.Tx) error) error {
 		var refused error
 		err := b.Update(func(tx *bolt.Tx) error {
 			id = tx.ID()
-			refused = f(tx)
+			own := &Tx{bolt: tx}
+			own.begin()
+			if refused = f(own); refused == nil {
+				refused = own.end()
+			}
 			return refused
 		})
 		if err == nil || refused != nil || errors.Is(err, bolterrors.ErrDatabaseNotOpen) {

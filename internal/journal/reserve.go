@@ -4,7 +4,6 @@ import (
 	"errors"
 	"log/slog"
 
-	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
@@ -25,17 +24,17 @@ func (db *DB) refill() {
 		return
 	}
 	name := []byte(bucketReserve)
-	drop := func(tx *bolt.Tx) error {
-		if err := tx.DeleteBucket(name); !errors.Is(err, bolterrors.ErrBucketNotFound) {
+	drop := func(tx *Tx) error {
+		if err := tx.bolt.DeleteBucket(name); !errors.Is(err, bolterrors.ErrBucketNotFound) {
 			return err
 		}
 		return nil
 	}
-	err := db.update(func(tx *bolt.Tx) error {
+	err := db.update(func(tx *Tx) error {
 		if err := drop(tx); err != nil {
 			return err
 		}
-		b, err := tx.CreateBucket(name)
+		b, err := tx.bolt.CreateBucket(name)
 		for i := 0; err == nil && i < reservePages*pageSize/reserveValue; i++ {
 			err = b.Put(number(uint64(i)), make([]byte, reserveValue)) //nolint:gosec // It counts up.
 		}

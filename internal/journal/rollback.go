@@ -36,7 +36,7 @@ func Kept(path string) bool {
 }
 
 // write is an update of the journal, before the first of which the copy goes.
-func (db *DB) write(f func(*bolt.Tx) error) error {
+func (db *DB) write(f func(*Tx) error) error {
 	if err := db.begin(); err != nil {
 		return err
 	}
