@@ -145,6 +145,9 @@ func (db *DB) pause(ctx context.Context) bool {
 
 // tryBackup is backUp for those who go on without one.
 func (db *DB) tryBackup() (made bool) {
+	if db.cfg.BackupDelay < 0 {
+		return true
+	}
 	err := db.backUp()
 	switch news := db.backups.end(err); {
 	case news && err != nil:

@@ -28,7 +28,7 @@ type Config struct {
 	// by default one second.
 	LockTimeout time.Duration
 	// BackupDelay is how long after a write it is in a backup, by default one second, if
-	// nothing keeps that (see Gap).
+	// nothing keeps that (see Gap). NoBackups is that there are none, for a journal that will not be opened again.
 	BackupDelay time.Duration
 	// Logger hears about migrations, and about what was damaged; by default nobody does.
 	Logger *slog.Logger
@@ -41,6 +41,9 @@ type Config struct {
 	// want the process to die there. No transaction is open then.
 	Boundary func()
 }
+
+// NoBackups is the BackupDelay of a journal of which nobody needs a backup.
+const NoBackups time.Duration = -1
 
 const (
 	defaultLockTimeout = time.Second

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"iter"
 	"os"
@@ -45,6 +46,11 @@ type mortal struct {
 	// prepared is how many changes there have been before the operation.
 	prepared int
 	over     chan struct{}
+	seed     maphash.Seed
+	// see is that of the next life.
+	see func(asked int) uint64
+	// failed hears why a daemon does not start.
+	failed func(error)
 	// cancel and end are what ends the daemons when everything has been looked at.
 	cancel []context.CancelFunc
 	end    []func()
@@ -55,15 +61,48 @@ type life struct {
 	mu sync.Mutex
 	// left is how many places it passes alive; negative is all. passed is how many it has.
 	left, passed int
-	dead         chan struct{}
-	over         <-chan struct{}
+	// turn is when the last one of those who have come to a place passes it.
+	turn time.Time
+	// asked is how often the supervisor and the mount table have done what they were asked for.
+	asked int
+	// see, if set, tells machines apart, and seen has, by place, which one it is there.
+	see  func(asked int) uint64
+	seen []uint64
+	dead chan struct{}
+	over <-chan struct{}
 }
 
-// place is where a daemon may die.
+// done is place for who comes back from the supervisor or the mount table.
+func (l *life) done() {
+	l.mu.Lock()
+	l.asked++
+	l.mu.Unlock()
+	l.place()
+}
+
+// place is where a daemon may die. One after the other passes it, when everybody else has come to a place, or waits: so
+// the machine is as a daemon that dies here leaves it.
 func (l *life) place() {
+	select {
+	case <-l.over:
+		return
+	default:
+	}
+	l.mu.Lock()
+	now := time.Now()
+	if l.turn.Before(now) {
+		l.turn = now
+	}
+	l.turn = l.turn.Add(1)
+	turn := l.turn.Sub(now)
+	l.mu.Unlock()
+	time.Sleep(turn)
 	l.mu.Lock()
 	l.passed++
 	alive := l.left < 0 || l.passed <= l.left
+	if l.see != nil {
+		l.seen = append(l.seen, l.see(l.asked))
+	}
 	if !alive && l.passed == l.left+1 {
 		close(l.dead)
 	}
@@ -73,11 +112,11 @@ func (l *life) place() {
 	}
 }
 
-// from has it die after so many places from now on; negative is never.
-func (l *life) from(left int) {
+// from has it die after so many places from now on; negative is never. see, if set, tells machines apart.
+func (l *life) from(left int, see func(asked int) uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.left, l.passed = left, 0
+	l.left, l.passed, l.see = left, 0, see
 }
 
 // many is how many places it has passed.
@@ -85,6 +124,18 @@ func (l *life) many() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.passed
+}
+
+// different are the places of those that it has passed at which the machine was another one than at the place before.
+func (l *life) different() (places []int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for at, seen := range l.seen {
+		if at == 0 || seen != l.seen[at-1] {
+			places = append(places, at)
+		}
+	}
+	return places
 }
 
 // died reports whether it has.
@@ -115,14 +166,14 @@ func (u undertaker) Start(ctx context.Context, specs ...supervise.Spec) error {
 	}
 	u.place()
 	err := u.Twin.Start(ctx, specs...)
-	u.place()
+	u.done()
 	return err
 }
 
 func (u undertaker) Stop(ctx context.Context, req supervise.StopRequest) (supervise.Ended, error) {
 	u.place()
 	ended, err := u.Twin.Stop(ctx, req)
-	u.place()
+	u.done()
 	return ended, err
 }
 
@@ -131,7 +182,7 @@ func (u undertaker) Reload(ctx context.Context, req supervise.ReloadRequest) err
 	req.Spec.Reload = nil
 	u.place()
 	err := u.Twin.Reload(ctx, req)
-	u.place()
+	u.done()
 	return err
 }
 
@@ -139,21 +190,21 @@ func (u undertaker) Succeed(ctx context.Context, spec supervise.Spec) error {
 	spec.Command = u.programOf(&spec).Command("/probe")
 	u.place()
 	err := u.Twin.Succeed(ctx, spec)
-	u.place()
+	u.done()
 	return err
 }
 
 func (u undertaker) TakeOver(ctx context.Context, service tenure.UnitID, drain time.Duration) (tenure.UnitID, error) {
 	u.place()
 	draining, err := u.Twin.TakeOver(ctx, service, drain)
-	u.place()
+	u.done()
 	return draining, err
 }
 
 func (u undertaker) Forget(ctx context.Context, units ...tenure.UnitID) error {
 	u.place()
 	err := u.Twin.Forget(ctx, units...)
-	u.place()
+	u.done()
 	return err
 }
 
@@ -180,14 +231,14 @@ type sexton struct {
 func (s sexton) Mount(ctx context.Context, file, dir string) (mount.Info, error) {
 	s.place()
 	info, err := s.Twin.Mount(ctx, file, dir)
-	s.place()
+	s.done()
 	return info, err
 }
 
 func (s sexton) Share(dir string) error {
 	s.place()
 	err := s.Twin.Share(dir)
-	s.place()
+	s.done()
 	return err
 }
 
@@ -197,7 +248,7 @@ func (s sexton) Unmount(ctx context.Context, dir string) error {
 	}
 	s.place()
 	err := s.Twin.Unmount(ctx, dir)
-	s.place()
+	s.done()
 	return err
 }
 
@@ -212,7 +263,7 @@ func (s sexton) UnmountTree(ctx context.Context, dir string) error {
 func (s sexton) DetachTree(ctx context.Context, dir string) error {
 	s.place()
 	err := s.Twin.DetachTree(ctx, dir)
-	s.place()
+	s.done()
 	return err
 }
 
@@ -260,7 +311,7 @@ func nobodyWrites(context.Context, uint64) ([]snapdata.Inode, error) { return ni
 
 // grave is a machine that nobody works on, from which any number of others is made.
 type grave struct {
-	dir   string
+	tree  []left
 	table *mounttest.Twin
 	// specs are what runs, and changes how many there have been.
 	specs   []supervise.Spec
@@ -268,7 +319,7 @@ type grave struct {
 }
 
 // workplace is a directory of tmpfs: daemons die, and not the machine.
-func workplace(t *testing.T) string {
+func workplace(t testing.TB) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("/dev/shm", "tenure-crash-") //nolint:usetesting // See above.
 	if err != nil {
@@ -286,7 +337,8 @@ func workplace(t *testing.T) string {
 // has: what is written down has paths in it.
 func newMortal(t *testing.T, dir string, g *grave) *mortal {
 	t.Helper()
-	m := &mortal{t: t, dir: dir, twin: supervisetest.NewTwin(), over: make(chan struct{})}
+	m := &mortal{t: t, dir: dir, twin: supervisetest.NewTwin(), over: make(chan struct{}), seed: maphash.MakeSeed()}
+	m.failed = func(err error) { t.Errorf("boot: %v", err) }
 	m.table = mounttest.NewTwin(m.usersAt)
 	if err := os.RemoveAll(dir); err != nil {
 		t.Fatal(err)
@@ -297,7 +349,11 @@ func newMortal(t *testing.T, dir string, g *grave) *mortal {
 		}
 		return m
 	}
-	if err := errors.Join(copyTree(g.dir, dir), m.twin.Start(t.Context(), g.specs...)); err != nil {
+	err := m.twin.Start(t.Context(), g.specs...)
+	for i := range g.tree {
+		err = errors.Join(err, g.tree[i].make(dir))
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	m.table, m.prepared = g.table.Copy(m.usersAt), g.changes
@@ -306,10 +362,10 @@ func newMortal(t *testing.T, dir string, g *grave) *mortal {
 
 func (m *mortal) root() string { return filepath.Join(m.dir, "root") }
 
-// bury ends the machine's daemon in good order, and keeps the machine at dir.
-func (m *mortal) bury(dir string) *grave {
+// bury ends the machine's daemon in good order, and keeps the machine.
+func (m *mortal) bury() *grave {
 	m.t.Helper()
-	g := &grave{dir: dir, table: m.table, changes: len(m.engine.List(change.Filter{Select: change.All}))}
+	g := &grave{table: m.table, changes: len(m.engine.List(change.Filter{Select: change.All}))}
 	statuses, err := m.twin.Units(m.t.Context())
 	if err != nil {
 		m.t.Fatal(err)
@@ -321,33 +377,66 @@ func (m *mortal) bury(dir string) *grave {
 	}
 	m.close()
 	last := filepath.Join(m.dir, stateFile(m.lives))
-	if err := errors.Join(os.RemoveAll(dir), os.Rename(last, filepath.Join(m.dir, stateFile(0))), copyTree(m.dir, dir)); err != nil {
+	err = os.Rename(last, filepath.Join(m.dir, stateFile(0)))
+	for old := range m.lives {
+		if old > 0 {
+			err = errors.Join(err, os.Remove(filepath.Join(m.dir, stateFile(old))))
+		}
+	}
+	var readErr error
+	g.tree, readErr = readTree(m.dir)
+	if err := errors.Join(err, readErr); err != nil {
 		m.t.Fatal(err)
 	}
 	return g
 }
 
-// copyTree copies what there is of a machine; to is not there.
-func copyTree(from, to string) error {
-	return filepath.WalkDir(from, func(path string, entry fs.DirEntry, err error) error {
+// left is one thing that there is of a machine, and how to make it again.
+type left struct {
+	path string
+	mode fs.FileMode
+	text string
+}
+
+// readTree reads all that lies below a directory.
+func readTree(dir string) (tree []left, err error) {
+	return tree, filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		target := filepath.Join(to, strings.TrimPrefix(path, from))
+		l := left{path: strings.TrimPrefix(path, dir)}
 		info, err := entry.Info()
 		if err != nil {
 			return err
 		}
-		switch {
-		case entry.IsDir():
-			return errors.Join(os.MkdirAll(target, 0o700), os.Chmod(target, info.Mode()))
-		case info.Mode().Type() == fs.ModeSymlink:
-			link, err := os.Readlink(path)
-			return errors.Join(err, os.Symlink(link, target))
+		switch l.mode = info.Mode(); l.mode.Type() {
+		case fs.ModeSymlink:
+			l.text, err = os.Readlink(path)
+		case 0:
+			var text []byte
+			text, err = os.ReadFile(path) //nolint:gosec // Of the test.
+			l.text = string(text)
 		}
-		text, err := os.ReadFile(path) //nolint:gosec // Of the test.
-		return errors.Join(err, os.WriteFile(target, text, info.Mode()))
+		tree = append(tree, l)
+		return err
 	})
+}
+
+// make makes it below a directory, whatever the umask.
+func (l *left) make(dir string) (err error) {
+	path := dir + l.path
+	switch l.mode.Type() {
+	case fs.ModeSymlink:
+		return os.Symlink(l.text, path)
+	case fs.ModeDir:
+		err = os.Mkdir(path, 0o700)
+	default:
+		err = os.WriteFile(path, []byte(l.text), 0o600)
+	}
+	if l.mode != 0o600 && l.mode != fs.ModeDir|0o700 {
+		err = errors.Join(err, os.Chmod(path, l.mode))
+	}
+	return err
 }
 
 // usersAt are the processes of units that run from what is mounted at a directory.
@@ -379,10 +468,10 @@ func (m *mortal) boot(left int) bool {
 			m.t.Fatal(err)
 		}
 	}
-	l := &life{left: left, dead: make(chan struct{}), over: m.over}
+	l := &life{dead: make(chan struct{}), over: m.over}
+	l.from(left, m.see)
 	m.life = l
-	// The state is as durable as it ever will be: backups would only take time.
-	db, err := journal.Open(journal.Config{Path: state(m.lives), Boundary: l.place, BackupDelay: 1000 * time.Hour})
+	db, err := journal.Open(journal.Config{Path: state(m.lives), Boundary: l.place, BackupDelay: journal.NoBackups})
 	if err != nil {
 		m.t.Fatal(err)
 	}
@@ -402,7 +491,7 @@ func (m *mortal) boot(left int) bool {
 		defer close(ended)
 		if err := manager.Boot(ctx); err != nil {
 			if ctx.Err() == nil {
-				m.t.Errorf("boot: %v", err)
+				m.failed(err)
 			}
 			return
 		}
@@ -429,8 +518,17 @@ func (m *mortal) boot(left int) bool {
 			m.t.Error(err)
 		}
 	})
-	synctest.Wait()
+	m.rest()
 	return !l.died()
+}
+
+// rest waits until nobody has anything to do.
+func (m *mortal) rest() {
+	for before := -1; before != m.life.many(); {
+		before = m.life.many()
+		time.Sleep(time.Microsecond)
+		synctest.Wait()
+	}
 }
 
 // fresh is the end of the machine and its start: nothing runs, and nothing is mounted.
@@ -455,6 +553,7 @@ func (m *mortal) close() {
 	for _, end := range m.end {
 		end()
 	}
+	m.rest() // Who asked may have been on the way to a place.
 }
 
 // settle waits until the daemon has died, or no change goes on.
@@ -462,8 +561,8 @@ func (m *mortal) settle() (alive bool) {
 	m.t.Helper()
 	// What takes its time takes none here.
 	for range 100 {
-		<-time.After(time.Second)
-		synctest.Wait()
+		time.Sleep(time.Second)
+		m.rest()
 		if m.life.died() {
 			return false
 		}

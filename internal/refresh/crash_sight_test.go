@@ -1,9 +1,11 @@
 package refresh
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -249,4 +251,41 @@ func entryOf(path, below string, entry fs.DirEntry, fact func(string, ...any)) (
 		fact("data %s of %s", strings.TrimPrefix(filepath.Dir(below), "/var/snap/"), text)
 	}
 	return fmt.Sprintf("%s %s %q", info.Mode(), below, text), err
+}
+
+// fingerprint tells machines apart by all that a daemon sees of one when it starts: every file, the journal among them, the units, and
+// what is mounted. What cannot be seen of the supervisor and the mount table changes only when they are asked for something.
+func (m *mortal) fingerprint(asked int) uint64 {
+	var sum maphash.Hash
+	sum.SetSeed(m.seed)
+	note := func(args ...any) { _, _ = fmt.Fprintln(&sum, args...) } // It takes all.
+	err := filepath.WalkDir(m.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		var text []byte
+		switch info.Mode().Type() {
+		case 0:
+			text, err = os.ReadFile(path) //nolint:gosec // Of the test.
+		case fs.ModeSymlink:
+			var target string
+			target, err = os.Readlink(path)
+			text = []byte(target)
+		}
+		note(path, info.Mode(), len(text))
+		_, _ = sum.Write(text)
+		return err
+	})
+	statuses, unitsErr := m.twin.Units(context.Background())
+	units, marshalErr := json.Marshal(statuses)
+	mounts, mountsErr := m.table.Below(m.root())
+	if err := errors.Join(err, unitsErr, marshalErr, mountsErr); err != nil {
+		m.t.Error(err)
+	}
+	note(asked, string(units), mounts)
+	return sum.Sum64()
 }

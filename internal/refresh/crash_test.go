@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -20,11 +20,13 @@ import (
 )
 
 // TestCrashOperations has the daemon die in every operation, and a second one, that
-// goes on, at a place of its own, in memory. Then all is as before, or all as after. It dies at one of a few places;
-// TENURE_CRASH=NUMBER has it die at others, and TENURE_CRASH=all at all (make crash).
+// goes on, at a place of its own, in memory. Then all is as before, or all as after. It dies at every place that leaves another
+// machine than the place before: another file, unit or mount. A daemon that comes next sees nothing else.
+// TENURE_CRASH=all has it die at the others as well (make crash).
 func TestCrashOperations(t *testing.T) {
 	t.Parallel()
-	s := newSample()
+	defer debug.SetGCPercent(debug.SetGCPercent(gcPercent))
+	everywhere := os.Getenv("TENURE_CRASH") == "all"
 	used := usedUp(t)
 	var mu sync.Mutex
 	var rows []string
@@ -33,7 +35,7 @@ func TestCrashOperations(t *testing.T) {
 		for _, op := range operations() {
 			t.Run(op.name, func(t *testing.T) {
 				t.Parallel()
-				row := op.everywhere(t, used, s)
+				row := op.places(t, used, everywhere)
 				mu.Lock()
 				defer mu.Unlock()
 				rows = append(rows, row.String())
@@ -49,6 +51,9 @@ func TestCrashOperations(t *testing.T) {
 	t.Logf("\n%s%d deaths", out.String(), total)
 }
 
+// gcPercent is for thousands of daemons that are soon forgotten: there are some 100 MB in memory, and a tenth less to be computed.
+const gcPercent = 400
+
 // usedUp is a machine from which the only snap that there ever was has gone: what the first one brings along for all
 // stays.
 func usedUp(t *testing.T) *grave {
@@ -63,7 +68,7 @@ func usedUp(t *testing.T) *grave {
 		if diff := cmp.Diff((*model)(nil).facts(), m.look().facts); diff != "" {
 			t.Errorf("of the first snap is left (-want +got):\n%s", diff)
 		}
-		g = m.bury(filepath.Join(top, "bare"))
+		g = m.bury()
 	})
 	if t.Failed() {
 		t.FailNow()
@@ -99,21 +104,8 @@ func (r *tally) String() string {
 	return fmt.Sprintf("%s\t%d\t%d\t%d\t%d\t%d\n", r.name, r.places, r.died, r.again, r.asBefore, r.asAfter)
 }
 
-// sample says at which places the daemon dies: at one of so many, of each operation.
-type sample struct{ share, seed int }
-
-func newSample() sample {
-	s := sample{share: 5}
-	word, _ := os.LookupEnv("TENURE_CRASH")
-	if word == "all" {
-		s.share = 1
-	}
-	s.seed, _ = strconv.Atoi(word) // What is no number is 0.
-	return s
-}
-
-// everywhere has the daemon die at the places of s, and gives the row of the table.
-func (op *crashing) everywhere(t *testing.T, used *grave, s sample) *tally {
+// places has the daemon die at the places of an operation, and gives the row of the table.
+func (op *crashing) places(t *testing.T, used *grave, everywhere bool) *tally {
 	t.Helper()
 	top := workplace(t)
 	machine := filepath.Join(top, "machine")
@@ -123,6 +115,7 @@ func (op *crashing) everywhere(t *testing.T, used *grave, s sample) *tally {
 	}
 	var g *grave
 	var before, after sight
+	var places []int
 	inBubble := func(what func(t *testing.T)) {
 		if !t.Failed() {
 			synctest.Test(t, what)
@@ -139,15 +132,15 @@ func (op *crashing) everywhere(t *testing.T, used *grave, s sample) *tally {
 		if diff := cmp.Diff(op.before.facts(), before.facts); diff != "" {
 			t.Errorf("before (-want +got):\n%s", diff)
 		}
-		g = m.bury(filepath.Join(top, "prepared"))
+		g = m.bury()
 	})
 	inBubble(func(t *testing.T) {
 		m := newMortal(t, machine, g)
 		defer m.close()
-		if !op.die(m, -1, nil) {
+		if !op.die(m, -1, m.fingerprint, nil) {
 			t.Fatal("it has died by itself")
 		}
-		row.places = m.life.many()
+		row.places, places = m.life.many(), m.life.different()
 		after = m.look()
 		if diff := cmp.Diff(op.after.facts(), after.facts); diff != "" {
 			t.Errorf("nobody has died (-want +got):\n%s", diff)
@@ -157,26 +150,30 @@ func (op *crashing) everywhere(t *testing.T, used *grave, s sample) *tally {
 	if op.certain {
 		allowed = allowed[1:]
 	}
-	for at := s.seed % s.share; at < row.places; at += s.share {
-		inBubble(func(t *testing.T) { op.at(newMortal(t, machine, g), at, row, allowed) })
+	for at := 0; everywhere && at < row.places; at++ {
+		if !slices.Contains(places, at) {
+			places = append(places, at)
+		}
+	}
+	for i, at := range places {
+		again := -1
+		if i%2 == 1 { // Now and then the next one dies as well.
+			again = at * 7 % 23
+		}
+		inBubble(func(t *testing.T) { op.at(newMortal(t, machine, g), at, again, row, allowed) })
 	}
 	return row
 }
 
-// at has the daemon die at a place, and looks at what comes of it.
-func (op *crashing) at(m *mortal, at int, row *tally, allowed []sight) {
+// at has the daemon die at a place, and the next one at another, and looks at what comes of it.
+func (op *crashing) at(m *mortal, at, again int, row *tally, allowed []sight) {
 	t := m.t
 	t.Helper()
 	defer m.close()
 	var was tenure.Process
-	alive := op.die(m, at, &was)
-	again := -1
+	alive := op.die(m, at, nil, &was)
 	if !alive {
 		row.died++
-		// Now and then the next one dies as well.
-		if at%2 == 1 {
-			again = at * 7 % 23
-		}
 		if !m.boot(again) || !m.settle() {
 			row.again++
 			m.boot(-1)
@@ -200,19 +197,20 @@ func (op *crashing) at(m *mortal, at int, row *tally, allowed []sight) {
 	}
 }
 
-// die carries out the operation with a daemon that dies when it has passed so many places, and reports whether it lives.
-func (op *crashing) die(m *mortal, left int, was *tenure.Process) (alive bool) {
+// die carries out the operation with a daemon that dies when it has passed so many places, and reports whether it lives. see, if set,
+// tells machines apart at each.
+func (op *crashing) die(m *mortal, left int, see func(asked int) uint64, was *tenure.Process) (alive bool) {
 	m.t.Helper()
+	m.boot(-1)
 	if op.boots {
-		m.boot(-1)
 		m.fresh()
+		m.see = see
 		return m.boot(left) && m.settle() && m.survives()
 	}
-	m.boot(-1)
 	if was != nil {
 		*was = m.main()
 	}
-	m.life.from(left)
+	m.life.from(left, see)
 	go func() { _ = op.ask(m.t.Context(), m) }() // It may die before it answers.
 	return m.settle() && m.survives()
 }

@@ -74,7 +74,7 @@ func TestRecoveryIsToldOnce(t *testing.T) {
 		all := m.engine.List(change.Filter{Select: change.All})
 		last = all[len(all)-1].ID
 		m.damage()
-		g = m.bury(filepath.Join(top, "damaged"))
+		g = m.bury()
 	})
 	for at := range 12 {
 		synctest.Test(t, func(t *testing.T) {
