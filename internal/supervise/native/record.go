@@ -227,7 +227,57 @@ func readRecord(path string) (*record, error) {
 	if err := json.Unmarshal(text, rec); err != nil {
 		return nil, err
 	}
-	return rec, nil
+	return rec, rec.check()
+}
+
+// errRecord is that a record says something that no supervisor has written.
+var errRecord = errors.New("no supervisor has written this record")
+
+// check refuses words that are none. Who goes on with a unit does what they say: in a phase of an ending that does not
+// exist it would never come to an end, and whatever is not "never" allows SIGKILL.
+func (r *record) check() error {
+	words := []error{
+		word("state", r.State, supervise.Inactive, supervise.Listening, supervise.Waiting, supervise.Starting, supervise.Running,
+			supervise.Reloading, supervise.Stopping, supervise.Backoff, supervise.Failed),
+		word("command", r.AuxKind, "", auxStop, auxReload, auxPost),
+	}
+	if e := r.Ending; e != nil {
+		words = append(words, word("phase", e.Phase, phaseCommand, phaseSignal, phaseKill, phasePost), kills(e.Terms.Kill),
+			word("cause", e.Cause, supervise.CauseRequest, supervise.CauseExit, supervise.CauseTimeout, supervise.CauseWatchdog))
+	}
+	if spec := r.Spec; spec != nil {
+		if len(spec.Command.Argv) == 0 && !r.Passive {
+			words = append(words, fmt.Errorf("%w: there is no command", errRecord))
+		}
+		for _, c := range []*supervise.Command{spec.Reload, spec.Stop.Command, spec.PostStop} {
+			if c != nil && len(c.Argv) == 0 {
+				words = append(words, fmt.Errorf("%w: a command is empty", errRecord))
+			}
+		}
+		words = append(words, kills(spec.Stop.Kill), word("target", spec.Stop.Target, "", supervise.TargetGroup, supervise.TargetMain),
+			word("type", spec.Type, "", supervise.Simple, supervise.Forking, supervise.Oneshot, supervise.Notify, supervise.DBus))
+		for i := range spec.Workloads {
+			words = append(words, kills(spec.Workloads[i].Stop.Kill))
+		}
+	}
+	for _, group := range slices.Concat([]string{r.Group, r.Aux, r.From}, r.Claims, r.Ceded) {
+		if group != "" && (!filepath.IsAbs(group) || filepath.Clean(group) != group) {
+			words = append(words, fmt.Errorf("%w: group %.100q", errRecord, group))
+		}
+	}
+	return errors.Join(words...)
+}
+
+func kills(k supervise.Kill) error {
+	return word("kill", k, "", supervise.KillAfterTimeout, supervise.KillNever)
+}
+
+// word is an error unless is is one of those that there are.
+func word[T ~string](what string, is T, there ...T) error {
+	if slices.Contains(there, is) {
+		return nil
+	}
+	return fmt.Errorf("%w: %s %.100q", errRecord, what, string(is))
 }
 
 const recordSuffix = ".json"
