@@ -72,6 +72,30 @@ func (s Status) Ready() bool {
 	return slices.Contains([]Status{Done, Undone, Hold, Error}, s)
 }
 
+// known reports whether s is one of the words.
+func (s Status) known() bool {
+	return s.Ready() || slices.Contains([]Status{Do, Doing, Abort, Undo, Undoing, Wait}, s)
+}
+
+// check refuses a record that no engine has written: there is no way on from it.
+func (c *Change) check() error {
+	if c.ID == 0 || !c.Status.known() {
+		return fmt.Errorf("change %d is in status %.100q", c.ID, string(c.Status))
+	}
+	waits := false
+	for i := range c.Tasks {
+		t := &c.Tasks[i]
+		if !t.Status.known() {
+			return fmt.Errorf("task %.100q of change %s is in status %.100q", t.ID, c.ID, string(t.Status))
+		}
+		waits = waits || t.Status == Wait
+	}
+	if c.Status == Wait && !waits {
+		return fmt.Errorf("change %s waits, and none of its tasks does", c.ID)
+	}
+	return nil
+}
+
 // Change is the record of a change, as it is stored. What the engine returns
 // is shared: it must not be modified.
 type Change struct {

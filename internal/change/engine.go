@@ -98,7 +98,7 @@ func (e *Engine) Ready() <-chan struct{} { return e.ready }
 // Run reads the Store, goes on with what had not ended, and serves until ctx
 // ends. Then it cancels all running steps with the cause ErrShutdown, waits for
 // them to return, and returns nil. It can be called once. It fails only if the
-// Store cannot be read.
+// Store cannot be read, or has what no engine has written.
 //
 // A Store that cannot be written makes Start fail; changes that are running
 // stop where they are until a write succeeds, which is tried again after 1 s,
@@ -109,6 +109,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	}
 	defer close(e.done)
 	saved, err := e.cfg.Store.Load(ctx)
+	for i := range saved.Changes {
+		err = errors.Join(err, saved.Changes[i].check())
+	}
 	if err != nil {
 		return fmt.Errorf("load changes: %w", err)
 	}

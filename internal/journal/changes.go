@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 
@@ -30,6 +31,9 @@ func (c *changes) Load(ctx context.Context) (change.Saved, error) {
 		return b.ForEach(func(k, v []byte) error {
 			var one change.Change
 			err := placeOf(bucketChanges).read(k, v, &one)
+			if err == nil && !bytes.Equal(k, number(uint64(one.ID))) {
+				err = fmt.Errorf("it is change %s", one.ID)
+			}
 			if own := apart.Bucket(k); err == nil && own != nil {
 				err = readParts(own, placeOf(bucketParts, string(k)), &one)
 			}

@@ -167,11 +167,9 @@ func readParts(own *bolt.Bucket, at place, c *change.Change) error {
 		}
 		switch string(k) {
 		case keyPlan:
-			c.Plan = bytes.Clone(v)
-			return nil
+			return json.Unmarshal(v, &c.Plan)
 		case keyDetails:
-			c.Details = bytes.Clone(v)
-			return nil
+			return json.Unmarshal(v, &c.Details)
 		}
 		var t change.Task
 		if err := json.Unmarshal(v, &t); err != nil {
