@@ -14,7 +14,11 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 
+	"github.com/google/go-cmp/cmp"
+
+	"tenure"
 	"tenure/internal/snapshot"
 )
 
@@ -67,7 +71,67 @@ func FuzzMeta(f *testing.F) {
 	})
 }
 
-// FuzzUnpack has the same one write an archive: what it makes is below the directory that it is to be made in, and
+// FuzzContainer finds a file as a disk, or somebody who does not know how digests are made, has left it: it is called
+// broken, or what is made of it is what was saved.
+func FuzzContainer(f *testing.F) {
+	from := f.TempDir()
+	at := func(name string) string { return filepath.Join(from, name) }
+	made := []error{
+		os.Mkdir(at("x1"), 0o750), os.WriteFile(at("x1/file"), []byte("text"), 0o640), os.Link(at("x1/file"), at("linked")),
+		os.Symlink("x1", at("current")), os.WriteFile(at("zeros"), make([]byte, 1<<12), 0o600), os.Truncate(at("zeros"), 1<<16),
+	}
+	for _, name := range []string{"x1/file", "zeros", "x1"} { // Each process that fuzzes makes it, and all of them alike.
+		made = append(made, os.Chtimes(at(name), time.Unix(7, 8), time.Unix(1234567890, 5)))
+	}
+	s := snapshot.Store{Dir: filepath.Join(f.TempDir(), "snapshots")}
+	d := snapshot.Description{Set: 1, Snap: "web", Revision: tenure.LocalRevision(1), Conf: json.RawMessage(`{"a":1}`)}
+	trees := map[string]string{snapshot.System: from, snapshot.UserArchive("ann"): at("x1")}
+	made = append(made, s.Save(f.Context(), d, trees, func(said string) { f.Errorf("left out: %s", said) }))
+	whole, err := os.ReadFile(s.Path(1, "web"))
+	if err := errors.Join(append(made, err)...); err != nil {
+		f.Fatal(err)
+	}
+	want := append(listing(f, from), listing(f, at("x1"))...)
+	f.Add(whole)
+	f.Add(whole[:len(whole)/2])
+	f.Add(append(slices.Clone(whole), whole...))
+	f.Add(append([]byte("#!/bin/sh\n"), whole...))
+	for at := range len(whole) / 64 {
+		damaged := slices.Clone(whole)
+		damaged[at*64] ^= 0x41
+		f.Add(damaged)
+	}
+	f.Fuzz(func(t *testing.T, text []byte) {
+		s := snapshot.Store{Dir: t.TempDir()}
+		if err := os.WriteFile(s.Path(1, "web"), text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		dir := filepath.Join(t.TempDir(), "made")
+		_, err := s.Unpack(t.Context(), 1, "web", dir, all)
+		if err == nil {
+			got := append(listing(t, filepath.Join(dir, snapshot.System)), listing(t, filepath.Join(dir, snapshot.UserArchive("ann")))...)
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("what is made of it is not what was saved (-want +got):\n%s", diff)
+			}
+			return
+		}
+		if !errors.Is(err, snapshot.ErrBroken) {
+			t.Errorf("it is not called broken: %v", err)
+		}
+		if _, err := os.Lstat(dir); err == nil {
+			t.Error("it is broken, and something is left of it")
+		}
+		if err := s.Check(t.Context(), 1, "web", all); !errors.Is(err, snapshot.ErrBroken) {
+			t.Errorf("it is unpacked with an error, and checked with %v", err)
+		}
+		found, err := s.List(0)
+		if err != nil || len(found) != 1 || found[0].Set != 1 || found[0].Snap != "web" {
+			t.Errorf("it is listed as %+v, %v", found, err)
+		}
+	})
+}
+
+// FuzzUnpack has the one who knows it write an archive: what it makes is below the directory that it is to be made in, and
 // nothing is left of one that fails.
 func FuzzUnpack(f *testing.F) {
 	for _, headers := range [][]tar.Header{

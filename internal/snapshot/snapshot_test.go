@@ -51,7 +51,7 @@ func tree(t *testing.T) string {
 }
 
 // listing says all of a tree that is to be kept.
-func listing(t *testing.T, dir string) (lines []string) {
+func listing(t testing.TB, dir string) (lines []string) {
 	t.Helper()
 	first := map[uint64]string{}
 	err := filepath.WalkDir(dir, func(path string, entry fs.DirEntry, err error) error {
