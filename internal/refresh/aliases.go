@@ -314,17 +314,28 @@ func (s aliasStep) Undo(_ context.Context, p aliasParams, _ nothing) error { ret
 
 // back puts things back, now or as soon as the disk lets it.
 func (s aliasStep) back(p aliasParams) error {
-	err := s.putBack(p)
+	recorded := false
+	putBack := func() (err error) {
+		// Once it is recorded it is for everybody to change: only the links are behind.
+		if !recorded {
+			err = s.putBack(p)
+			recorded = err == nil
+		}
+		if err == nil {
+			err = s.m.linkNames(namesOf(p.Added, p.Removed))
+		}
+		return err
+	}
+	err := putBack()
 	if err != nil {
 		s.m.mend(fmt.Sprintf("the aliases of %s (%v, %v)", p.snaps(), p.Added, p.Removed), func(ctx context.Context) error {
-			return s.m.between(ctx, p.snaps(), func() error { return s.putBack(p) })
+			return s.m.between(ctx, p.snaps(), putBack)
 		})
 	}
 	return err
 }
 
-// putBack makes those aliases again that were there before, as far as nobody has changed them since, and links of all by what
-// is recorded then.
+// putBack records those aliases again that were there before, as far as nobody has changed them since.
 func (s aliasStep) putBack(p aliasParams) error {
 	m := s.m
 	left, was := byName(p.Added), byName(p.Removed)
@@ -360,7 +371,7 @@ func (s aliasStep) putBack(p aliasParams) error {
 	if err != nil {
 		return fmt.Errorf("record aliases: %w", err)
 	}
-	return m.linkNames(names)
+	return nil
 }
 
 // namesOf are the names of aliases, each once.

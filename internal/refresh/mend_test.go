@@ -160,17 +160,30 @@ func TestSweepsCommands(t *testing.T) {
 // What could not be put back of aliases is not put back over what was asked for since.
 func TestMendsNoAliasThatHasGoneSince(t *testing.T) {
 	t.Parallel()
+	old, next := Alias{Alias: "hey", Snap: probe, App: "a"}, Alias{Alias: "hey", Snap: probe, App: "b"}
+	t.Run("replaced", func(t *testing.T) {
+		t.Parallel()
+		mendsNoAlias(t, old, aliasParams{Added: []Alias{next}, Removed: []Alias{old}})
+	})
+	t.Run("removed", func(t *testing.T) {
+		t.Parallel()
+		mendsNoAlias(t, old, aliasParams{Removed: []Alias{old}})
+	})
+}
+
+// mendsNoAlias has a change of an alias fail, and the alias removed before the links are right again.
+func mendsNoAlias(t *testing.T, old Alias, p aliasParams) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		h := newHarness(t)
 		withApps(t, h, "  a: {command: bin/a}\n  b: {command: bin/b}\n")
 		go func() { _ = h.Mend(t.Context()) }()
-		old, next := Alias{Alias: "hey", Snap: probe, App: "a"}, Alias{Alias: "hey", Snap: probe, App: "b"}
 		if err := h.aliases.docs.Put("hey", old); err != nil {
 			t.Fatal(err)
 		}
 		clear := inTheWay(t, h, "hey")
 		step := aliasStep{h.Manager}
-		if _, err := step.Do(t.Context(), aliasParams{Added: []Alias{next}, Removed: []Alias{old}}); err == nil {
+		if _, err := step.Do(t.Context(), p); err == nil {
 			t.Fatal("it could be done")
 		}
 		if all, err := h.Aliases(); err != nil || !slices.Equal(all, []Alias{old}) {
