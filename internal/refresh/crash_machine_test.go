@@ -96,7 +96,7 @@ func (l *life) place() {
 	l.turn = l.turn.Add(1)
 	turn := l.turn.Sub(now)
 	l.mu.Unlock()
-	time.Sleep(turn)
+	<-time.After(turn)
 	l.mu.Lock()
 	l.passed++
 	alive := l.left < 0 || l.passed <= l.left
@@ -409,26 +409,32 @@ func readTree(dir string) (tree []left, err error) {
 		if err != nil {
 			return err
 		}
-		switch l.mode = info.Mode(); l.mode.Type() {
-		case fs.ModeSymlink:
-			l.text, err = os.Readlink(path)
-		case 0:
-			var text []byte
-			text, err = os.ReadFile(path) //nolint:gosec // Of the test.
-			l.text = string(text)
-		}
+		l.mode = info.Mode()
+		l.text, err = textOf(path, l.mode)
 		tree = append(tree, l)
 		return err
 	})
 }
 
+// textOf is what is in a file, or where a link leads to; empty for anything else.
+func textOf(path string, mode fs.FileMode) (string, error) {
+	if mode.Type() == fs.ModeSymlink {
+		return os.Readlink(path)
+	}
+	if !mode.IsRegular() {
+		return "", nil
+	}
+	text, err := os.ReadFile(path) //nolint:gosec // Of the test.
+	return string(text), err
+}
+
 // make makes it below a directory, whatever the umask.
 func (l *left) make(dir string) (err error) {
 	path := dir + l.path
-	switch l.mode.Type() {
-	case fs.ModeSymlink:
+	switch {
+	case l.mode.Type() == fs.ModeSymlink:
 		return os.Symlink(l.text, path)
-	case fs.ModeDir:
+	case l.mode.IsDir():
 		err = os.Mkdir(path, 0o700)
 	default:
 		err = os.WriteFile(path, []byte(l.text), 0o600)
@@ -526,7 +532,7 @@ func (m *mortal) boot(left int) bool {
 func (m *mortal) rest() {
 	for before := -1; before != m.life.many(); {
 		before = m.life.many()
-		time.Sleep(time.Microsecond)
+		<-time.After(time.Microsecond)
 		synctest.Wait()
 	}
 }
@@ -561,7 +567,7 @@ func (m *mortal) settle() (alive bool) {
 	m.t.Helper()
 	// What takes its time takes none here.
 	for range 100 {
-		time.Sleep(time.Second)
+		<-time.After(time.Second)
 		m.rest()
 		if m.life.died() {
 			return false

@@ -267,17 +267,9 @@ func (m *mortal) fingerprint(asked int) uint64 {
 		if err != nil {
 			return err
 		}
-		var text []byte
-		switch info.Mode().Type() {
-		case 0:
-			text, err = os.ReadFile(path) //nolint:gosec // Of the test.
-		case fs.ModeSymlink:
-			var target string
-			target, err = os.Readlink(path)
-			text = []byte(target)
-		}
+		text, err := textOf(path, info.Mode())
 		note(path, info.Mode(), len(text))
-		_, _ = sum.Write(text)
+		_, _ = sum.Write([]byte(text))
 		return err
 	})
 	statuses, unitsErr := m.twin.Units(context.Background())

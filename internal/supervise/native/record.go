@@ -272,12 +272,12 @@ func kills(k supervise.Kill) error {
 	return word("kill", k, "", supervise.KillAfterTimeout, supervise.KillNever)
 }
 
-// word is an error unless is is one of those that there are.
-func word[T ~string](what string, is T, there ...T) error {
-	if slices.Contains(there, is) {
+// word is an error unless one is among those that there are.
+func word[T ~string](what string, one T, there ...T) error {
+	if slices.Contains(there, one) {
 		return nil
 	}
-	return fmt.Errorf("%w: %s %.100q", errRecord, what, string(is))
+	return fmt.Errorf("%w: %s %.100q", errRecord, what, string(one))
 }
 
 const recordSuffix = ".json"
