@@ -122,7 +122,9 @@ func (e *BusyError) Error() string { return fmt.Sprintf("change %s has to end be
 
 // Execute carries out one call of snapctl.
 func Execute(ctx context.Context, host Host, caller Caller, args []string) Reply {
-	reply, waitsFor, err := begin(ctx, host, caller, args, host.AwaitEnd)
+	// Not every call asks the host.
+	await := func(ctx context.Context, id change.ID) error { return host.AwaitEnd(ctx, id) }
+	reply, waitsFor, err := begin(ctx, host, caller, args, await)
 	switch {
 	case err != nil:
 		return replyTo("", err)
