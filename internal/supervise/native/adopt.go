@@ -247,6 +247,10 @@ func (u *unit) adopted(ctx context.Context, kept []fdstore.Kept) {
 		u.settle(ctx)
 	}
 	u.recover(ctx)
+	if u.overlaps() && u.rec.State == supervise.Inactive {
+		u.vanish(ctx) // The last supervisor died over it.
+		return
+	}
 	if u.rec.Launching && u.rec.Ending == nil {
 		u.adoptLaunch(ctx)
 		return

@@ -148,6 +148,38 @@ func TestAdoptASuccessor(t *testing.T) {
 	stopAll(t, s, draining, old.Unit)
 }
 
+// What had drained when the supervisor died, and was not forgotten yet, is forgotten by the next one.
+func TestAdoptWhatHasDrained(t *testing.T) {
+	t.Parallel()
+	r := newRoot(t)
+	first, end := r.run(t)
+	old, next := generations(t, r)
+	overlapping(t, first, old, next)
+	draining, err := first.TakeOver(t.Context(), old.Unit, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := records{r.path("units")}
+	rec, err := readRecord(files.path(draining))
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopAll(t, first, draining)
+	end()
+	rec.State, rec.Ending, rec.Main = supervise.Inactive, nil, tenure.Process{}
+	if err := files.save(rec); err != nil {
+		t.Fatal(err)
+	}
+	s := r.supervisor(t)
+	if _, known := s.find(draining); known {
+		t.Errorf("%s is still known", draining)
+	}
+	if _, err := os.Stat(files.path(draining)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the record of %s is left: %v", draining, err)
+	}
+	stopAll(t, s, old.Unit)
+}
+
 // Whenever a supervisor dies while the records are exchanged, the next one makes
 // the same of them.
 func TestResumeHandOver(t *testing.T) {
