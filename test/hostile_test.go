@@ -86,7 +86,7 @@ func hostileCases(t *testing.T) int {
 	t.Helper()
 	asked := os.Getenv("HOSTILE")
 	if asked == "" {
-		return often(500, 100)
+		return often(300, 60)
 	}
 	n, err := strconv.Atoi(asked)
 	if err != nil {
