@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -18,21 +17,7 @@ import (
 func TestTheEndDoesNotWaitForWhatWasPassedOn(t *testing.T) {
 	t.Parallel()
 	for _, said := range []string{"", "GET / HTTP/1.1\r\nHo"} {
-		at := &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unix"}
-		listener, err := net.ListenUnix("unix", at)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer listener.Close() //nolint:errcheck // Only listened at.
-		there, err := net.DialUnix("unix", nil, at)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer there.Close() //nolint:errcheck // Only spoken to.
-		accepted, err := listener.AcceptUnix()
-		if err != nil {
-			t.Fatal(err)
-		}
+		listener, there, accepted := connected(t)
 		file, err := accepted.File()
 		if err = errors.Join(err, accepted.Close()); err != nil {
 			t.Fatal(err)

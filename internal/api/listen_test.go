@@ -11,24 +11,31 @@ import (
 	"tenure/internal/relay"
 )
 
-// A connection that was passed on is idle when it comes: the server's first patience with it is longer, and no other is.
-func TestGrace(t *testing.T) {
-	t.Parallel()
+// connected is a connection from here to there, and the listener that it came in at.
+func connected(t *testing.T) (listener *net.UnixListener, there, here *net.UnixConn) {
+	t.Helper()
 	at := &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unix"}
 	listener, err := net.ListenUnix("unix", at)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer listener.Close() //nolint:errcheck // Only listened at.
-	there, err := net.DialUnix("unix", nil, at)
+	t.Cleanup(func() { _ = listener.Close() })
+	there, err = net.DialUnix("unix", nil, at)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer there.Close() //nolint:errcheck // Only written to.
-	accepted, err := listener.AcceptUnix()
+	t.Cleanup(func() { _ = there.Close() })
+	here, err = listener.AcceptUnix()
 	if err != nil {
 		t.Fatal(err)
 	}
+	return listener, there, here
+}
+
+// A connection that was passed on is idle when it comes: the server's first patience with it is longer, and no other is.
+func TestGrace(t *testing.T) {
+	t.Parallel()
+	_, there, accepted := connected(t)
 	conn := &counted{Conn: relay.New(accepted, nil), end: func() {}, grace: time.Hour}
 	defer conn.Close() //nolint:errcheck // Only read.
 	for _, want := range []error{nil, os.ErrDeadlineExceeded} {

@@ -130,7 +130,7 @@ func (p Packages) Await(ctx context.Context, id change.ID) error {
 	return err
 }
 
-// AwaitEnd waits for a change.
+// AwaitEnd waits for the end of a change, whatever comes of it.
 func (p Packages) AwaitEnd(ctx context.Context, id change.ID) error {
 	_, err := p.m.engine.WaitFor(ctx, id)
 	return err
