@@ -2,8 +2,11 @@ package accept_test
 
 import (
 	"errors"
+	"fmt"
 	"net"
+	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -47,5 +50,57 @@ func TestNextWaitsForRoom(t *testing.T) { //nolint:paralleltest // See above.
 	_ = listener.Close()
 	if _, err := accept.Next(listener, nil); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("at the end of the listener: %v, want %v", err, net.ErrClosed)
+	}
+}
+
+// One socket comes in place of another without a moment in which nobody could connect, every user may, and its path may be as long as any.
+func TestListenTakesThePlaceOfAnother(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 50))
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "socket")
+	first, err := accept.Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close() //nolint:errcheck // Only listened at.
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode() != os.ModeSocket|0o666 {
+		t.Fatalf("it is %v, %v", info, err)
+	}
+	open, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer open.Close() //nolint:errcheck // Only looked at.
+	short := fmt.Sprintf("/proc/self/fd/%d/socket", open.Fd())
+	called := make(chan error)
+	go func() {
+		var err error
+		for range 1000 { // There is room for so many in the queue of one.
+			var caller net.Conn
+			if caller, err = net.Dial("unix", short); err != nil {
+				break
+			}
+			_ = caller.Close() // It has nothing to say.
+		}
+		called <- err
+	}()
+	for {
+		select {
+		case err := <-called:
+			if err != nil {
+				t.Error(err)
+			}
+			return
+		default:
+		}
+		next, err := accept.Listen(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer next.Close() //nolint:errcheck // Only listened at.
 	}
 }

@@ -19,11 +19,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
+	"tenure/internal/accept"
 	"tenure/internal/polkit"
 	"tenure/internal/refresh"
 	"tenure/internal/relay"
@@ -223,29 +222,10 @@ func (cfg *Config) listen(ctx context.Context) ([]*fair, error) {
 
 // Listen makes a socket, in place of one that nobody listens at any more.
 func Listen(ctx context.Context, socket string) (*net.UnixListener, error) {
-	dir, err := os.Open(filepath.Dir(socket))
-	if err != nil {
-		return nil, fmt.Errorf("listen at %s: %w", socket, err)
-	}
-	defer dir.Close() //nolint:errcheck // Only looked at.
 	if err := Deserted(ctx, socket); err != nil {
 		return nil, fmt.Errorf("listen at %s: %w", socket, err)
 	}
-	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("listen at %s: %w", socket, err)
-	}
-	// The path may be longer than a socket address has room for.
-	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(socket))
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
-	if err != nil {
-		return nil, fmt.Errorf("listen at %s: %w", socket, err)
-	}
-	listener.SetUnlinkOnClose(false)
-	// Everybody may connect: credentials decide.
-	if err := os.Chmod(socket, 0o666); err != nil { //nolint:gosec // See above.
-		return nil, errors.Join(fmt.Errorf("listen at %s: %w", socket, err), listener.Close())
-	}
-	return listener, nil
+	return accept.Listen(socket)
 }
 
 func (s *server) handler() http.Handler {

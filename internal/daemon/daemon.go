@@ -350,8 +350,9 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 	group.Go(func() error { return p.manager.Mend(ctx) })
 	group.Go(func() error { return p.rules.Watch(ctx, func() { p.manager.RulesChanged(ctx) }) })
 	kept := p.kept(ctx, doorSnapctl)
+	// It is there before anybody is told that all is.
+	listener, err := p.doors.open(doorSnapctl, p.cfg.Snapctl, func() (*net.UnixListener, error) { return hook.Listen(p.paths.SnapctlSocket()) })
 	p.doors.answer(group, func() error {
-		listener, err := p.doors.open(doorSnapctl, p.cfg.Snapctl, func() (*net.UnixListener, error) { return hook.Listen(p.paths.SnapctlSocket()) })
 		if err != nil {
 			return fmt.Errorf("serve snapctl: %w", err)
 		}

@@ -29,8 +29,9 @@ func (p *parts) serveEntry(ctx context.Context, group *errgroup.Group) {
 	if warning != "" {
 		p.cfg.Logger.Warn("only root can run apps", slog.String("helper", helper), slog.String("reason", warning))
 	}
+	// It is there before anybody is told that all is.
+	listener, err := p.doors.open(doorEntry, p.cfg.Entry, func() (*net.UnixListener, error) { return api.Listen(ctx, p.paths.EntrySocket()) })
 	p.doors.answer(group, func() error {
-		listener, err := p.doors.open(doorEntry, p.cfg.Entry, func() (*net.UnixListener, error) { return api.Listen(ctx, p.paths.EntrySocket()) })
 		if err != nil {
 			return err
 		}

@@ -134,28 +134,12 @@ func resume(kept relay.Passed, serve func(*relay.Conn, change.ID), leave func())
 	serve(conn, change.ID(kept.Change))
 }
 
-// Listen makes the socket in place of one that nobody listens at any more.
+// Listen makes the socket in place of one that nobody listens at any more. Every user of every unit may connect: the control group decides.
 func Listen(socket string) (*net.UnixListener, error) {
 	if err := os.MkdirAll(filepath.Dir(socket), 0o755); err != nil {
 		return nil, err
 	}
-	dir, err := os.Open(filepath.Dir(socket))
-	if err != nil {
-		return nil, err
-	}
-	defer dir.Close() //nolint:errcheck // Only looked at.
-	if err := os.Remove(socket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	// The path may be longer than a socket address has room for.
-	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(socket))
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	listener.SetUnlinkOnClose(false)
-	// Every user of every unit may connect: the control group decides.
-	return listener, os.Chmod(socket, 0o666) //nolint:gosec // See above.
+	return accept.Listen(socket)
 }
 
 // serve reads nothing before it is known who calls. A call of no unit is read all the
