@@ -89,7 +89,7 @@ func TestUpgradeIsEndedAtItsStart(t *testing.T) {
 			if err := syscall.Kill(u.PID(), syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
-			u.gone(guard)
+			awaitSaid(t, u.Instance, "was told to end", 0)
 			u.Kill()
 		}},
 	} {

@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Program is something to run in a machine. It runs as a service, with the rights of
@@ -57,7 +58,10 @@ func (m *Machine) Command(ctx context.Context, p Program) *exec.Cmd {
 // enter is a command in all namespaces of the machine, but not below its systemd.
 func (m *Machine) enter(ctx context.Context, argv ...string) *exec.Cmd {
 	args := append([]string{"--target", strconv.Itoa(m.Leader()), "--all", "--"}, argv...)
-	return exec.CommandContext(ctx, "nsenter", args...)
+	cmd := exec.CommandContext(ctx, "nsenter", args...)
+	// Where ctx ends before, what it has started has its files for longer.
+	cmd.WaitDelay = time.Second
+	return cmd
 }
 
 // Result is what a program came to.

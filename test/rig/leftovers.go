@@ -125,11 +125,22 @@ func Processes(root string) []string {
 	for _, entry := range entries {
 		line, err := os.ReadFile(entry)
 		pid := filepath.Base(filepath.Dir(entry))
-		if err == nil && bytes.Contains(line, []byte(root)) && pid != strconv.Itoa(os.Getpid()) {
+		if err == nil && bytes.Contains(line, []byte(root)) && pid != strconv.Itoa(os.Getpid()) && !leaves(pid, line) {
 			found = append(found, pid+" "+string(bytes.ReplaceAll(line, []byte{0}, []byte{' '})))
 		}
 	}
 	return found
+}
+
+// leaves reports whether a process with a command line unmounts a copy of our mounts in a mount namespace of another test (package mountns).
+func leaves(pid string, line []byte) bool {
+	program, _, _ := bytes.Cut(line, []byte{0})
+	if !slices.Contains([]string{"mount", "umount"}, string(program)) {
+		return false
+	}
+	own, ownErr := os.Readlink("/proc/self/ns/mnt")
+	its, err := os.Readlink(filepath.Join("/proc", pid, "ns/mnt"))
+	return errors.Is(err, fs.ErrNotExist) || err == nil && ownErr == nil && its != own
 }
 
 // Mounts are the mount points below root.
