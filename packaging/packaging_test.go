@@ -1,6 +1,7 @@
 package packaging_test
 
 import (
+	"context"
 	"fmt"
 	"os/exec"
 	"path/filepath"
@@ -61,11 +62,20 @@ func install(t *testing.T) machine {
 // run is what a command prints, which must succeed.
 func (m machine) run(argv ...string) string {
 	m.t.Helper()
-	got := m.Run(m.t.Context(), argv...)
+	ctx, cancel := context.WithTimeout(m.t.Context(), 2*rig.Patience)
+	defer cancel()
+	got := m.Run(ctx, argv...)
 	if got.Status != 0 {
-		m.t.Fatalf("%v: %+v", argv, got)
+		m.t.Fatalf("%v: %+v\n%s", argv, got, m.state())
 	}
 	return strings.TrimSpace(got.Stdout)
+}
+
+// state is what the daemon has said, and where all of its processes are.
+func (m machine) state() string {
+	ctx, cancel := context.WithTimeout(context.Background(), rig.Patience)
+	defer cancel()
+	return m.Run(ctx, "sh", "-c", `pkill -QUIT -x tenured; systemctl status --no-pager --full 'tenured*'; ps -ef; journalctl --no-pager --lines=2000`).Stdout
 }
 
 // property is one of the unit tenured.service.
@@ -190,6 +200,27 @@ func (m machine) expectStop(before hello.Answer) {
 	if out, err := exec.CommandContext(m.t.Context(), "install", "-D", "-t", m.Path(dir), next).CombinedOutput(); err != nil {
 		m.t.Fatalf("install the next tenured: %v\n%s", err, out)
 	}
+	m.upgrade(dir)
+	m.run("systemctl", "stop", "tenured.socket", "tenured-snapctl.socket", "tenured.service")
+	m.Run(m.t.Context(), "systemctl", "stop", "asks.service") // It may have seen that there is no daemon.
+	for name, want := range map[string]string{"ActiveState": "inactive", "Result": "success", "MainPID": "0"} {
+		m.expect("after a stop in an upgrade", name, want)
+	}
+	m.expectSame("after a stop in an upgrade", before)
+	m.run("systemctl", "start", "tenured.socket", "tenured-snapctl.socket", "tenured.service")
+	m.expectFailed("a stop in an upgrade", before)
+
+	// The one that systemd knows is gone, so to systemd the daemon is: it starts another one, and no third one is left.
+	m.upgrade(dir)
+	m.run("systemctl", "kill", "--kill-who=main", "--signal=KILL", "tenured.service")
+	m.expect("after the loss of a guard", "NRestarts", "1")
+	m.Run(m.t.Context(), "systemctl", "stop", "asks.service")
+	m.expectFailed("the loss of a guard", before)
+}
+
+// upgrade begins an upgrade to the program in a directory, and returns when its guard is known as the daemon.
+func (m machine) upgrade(dir string) {
+	m.t.Helper()
 	guarded := m.property("MainPID")
 	m.run("systemd-run", "--quiet", "--collect", "--unit=asks", "tenure", "daemon", "upgrade", "--patience=1h", "/"+dir+"/tenured")
 	patience := time.After(rig.Patience)
@@ -200,18 +231,15 @@ func (m machine) expectStop(before hello.Answer) {
 			m.t.Fatal("nobody guards the start")
 		}
 	}
-	m.run("systemctl", "stop", "tenured.socket", "tenured-snapctl.socket", "tenured.service")
-	m.Run(m.t.Context(), "systemctl", "stop", "asks.service") // It may have seen that there is no daemon.
-	for name, want := range map[string]string{"ActiveState": "inactive", "Result": "success", "MainPID": "0"} {
-		m.expect("after a stop in an upgrade", name, want)
-	}
-	m.expectSame("after a stop in an upgrade", before)
-	// What hangs may take a moment to end. Then the first start fails, and systemd tries again by itself.
-	m.Run(m.t.Context(), "systemctl", "start", "tenured.socket", "tenured-snapctl.socket", "tenured.service")
+}
+
+// expectFailed fails the test if the daemon does not say that the last upgrade has failed, or the service has seen anything of it.
+func (m machine) expectFailed(what string, before hello.Answer) {
+	m.t.Helper()
 	if status := m.run("tenure", "daemon", "status"); !strings.Contains(status, " failed at ") {
-		m.t.Errorf("after a stop in an upgrade the daemon is\n%s", status)
+		m.t.Errorf("after %s the daemon is\n%s", what, status)
 	}
-	m.expectSame("after an upgrade that was stopped", before)
+	m.expectSame("after "+what, before)
 }
 
 // TestTenuredAsAUnit is a life of the daemon below systemd: whatever is done to it, the

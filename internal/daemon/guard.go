@@ -4,29 +4,46 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"tenure"
 	"tenure/internal/proc"
 )
 
 // guard is a process of the program before, which becomes the daemon if the one that takes its place ends, in whatever way, before it is
 // ready. Whoever manages the daemon knows the guard as it until then, and sees no end of it.
 type guard struct {
-	// line leads to the other one. A byte is that the guard is at its post, or is dismissed; its end is the end of who has the other end.
-	line *os.File
-	pid  int
+	// line leads to the other one. A byte is that the guard is at its post, or a word for the guard; its end is the end of who has the other end.
+	line    *os.File
+	process tenure.Process
+	// sent is that it was told to go: then its end is no loss.
+	sent atomic.Bool
 }
+
+// word is what a program says to its guard.
+type word byte
+
+const (
+	// wordDismissed is that the program goes on by itself: the guard is to go. One of an older release takes every word for that.
+	wordDismissed word = iota
+	// wordEnding is that the program was told to end: its guard does not take its place, and stays beside it until it is gone, so that
+	// whoever manages the daemon sees no end before.
+	wordEnding
+)
 
 const (
 	// posting bounds how long a guard may take to be at its post, and leaving how long to be gone.
 	posting = 30 * time.Second
 	leaving = 10 * time.Second
-	// ending is for how long a guard that is told to end waits for the program that it has told so.
-	ending = 10 * time.Second
+	// ending is for how long a guard that is told to end waits for the program that it has told so: for less than systemd waits
+	// for the guard.
+	ending = 30 * time.Second
 )
 
 // overdue is for how long beyond its patience a guard waits for a program that goes back by itself when it is late.
@@ -36,7 +53,7 @@ func overdue(patience time.Duration) time.Duration {
 }
 
 // post starts a guard, which has what the program has that takes the place of this one.
-func (p *parts) post(own *program, patience time.Duration, leaves belongings) (*guard, error) {
+func (p *parts) post(own *program, patience time.Duration, of belongings) (*guard, error) {
 	fail := func(err error) (*guard, error) { return nil, fmt.Errorf("guard the start: %w", err) }
 	self, err := proc.Read(os.Getpid())
 	if err != nil {
@@ -50,30 +67,40 @@ func (p *parts) post(own *program, patience time.Duration, leaves belongings) (*
 	defer there.Close()                                                                           //nolint:errcheck // The guard's.
 	files := inFork{0, 1, 2}
 	e := estate{Patience: patience, Guarded: self.Process}
-	leaves.guard = &guard{line: there}
-	entered, err := e.enter(leaves, &files)
+	of.guard = &guard{line: there}
+	entered, err := e.enter(of, &files)
 	defer entered()
 	if err != nil {
 		return fail(errors.Join(err, here.Close()))
 	}
-	e.Lock, _ = files.pass(leaves.lock) // It cannot fail.
+	e.Lock, _ = files.pass(of.lock) // It cannot fail.
 	env, err := e.environ()
 	if err != nil {
 		return fail(errors.Join(err, here.Close()))
 	}
 	argv := append([]string{own.path, "guard"}, p.cfg.Args...)
-	pid, err := syscall.ForkExec(own.executable(), argv, &syscall.ProcAttr{Env: env, Files: files})
+	pidfd, attributes := -1, &syscall.SysProcAttr{}
+	attributes.PidFD = &pidfd
+	if p.cfg.Manager.Notify != nil {
+		// A child of whoever manages this process, which waits for the end of its own children alone.
+		attributes.Cloneflags = syscall.CLONE_PARENT
+	}
+	if _, err := syscall.ForkExec(own.executable(), argv, &syscall.ProcAttr{Env: env, Files: files, Sys: attributes}); err != nil {
+		return fail(errors.Join(err, here.Close()))
+	}
+	process, err := proc.FromPIDFD(os.NewFile(uintptr(pidfd), "guard")) //nolint:gosec // A descriptor.
 	if err != nil {
 		return fail(errors.Join(err, here.Close()))
 	}
-	g := &guard{line: here, pid: pid}
+	defer process.Close()
+	g := &guard{line: here, process: process.Process()}
 	if err := errors.Join(there.Close(), here.SetReadDeadline(time.Now().Add(posting))); err != nil {
 		return fail(errors.Join(err, g.end()))
 	}
 	if _, err := here.Read(make([]byte, 1)); err != nil {
 		return fail(errors.Join(err, g.end()))
 	}
-	return g, nil
+	return g, here.SetReadDeadline(time.Time{})
 }
 
 // inFork are the descriptors that become those of a child, in their order.
@@ -90,34 +117,82 @@ func (f *inFork) keep(n int) { *f = (*f)[:n] }
 
 // end ends a guard that nobody is known as yet.
 func (g *guard) end() error {
-	err := syscall.Kill(g.pid, syscall.SIGKILL)
-	_, waitErr := syscall.Wait4(g.pid, nil, 0, nil)
-	return errors.Join(err, waitErr, g.line.Close())
+	process, err := proc.Open(g.process)
+	if err == nil {
+		defer process.Close()
+		_, err = end(process)
+	}
+	return errors.Join(err, g.line.Close())
 }
 
-// dismiss sends the guard away. It is gone then: one that does not go in time is ended, or it would end a daemon that serves.
-func (g *guard) dismiss(patience time.Duration) {
-	defer g.line.Close()                  //nolint:errcheck // Nobody is at the other end.
-	process, err := os.FindProcess(g.pid) // A child that was not waited for.
+// lost returns when a guard has ended that was not told to go.
+func (g *guard) lost() bool {
+	_, err := g.line.Read(make([]byte, 1))
+	return errors.Is(err, io.EOF) && !g.sent.Load()
+}
+
+// Ways in which a guard takes a word.
+var (
+	errStays = errors.New("the guard stays until the end of this program")
+	errLate  = errors.New("the guard did not go, and was ended")
+)
+
+// dismiss sends the guard away. When it returns nil or errLate that is gone: one that does not go in time is ended, or it would end a daemon that serves.
+// Where life, that of this program, ends before, it is errStays.
+func (g *guard) dismiss(life context.Context, patience time.Duration) error {
+	g.sent.Store(true)
+	if err := g.line.SetWriteDeadline(time.Now().Add(patience)); err != nil {
+		return errStays // It hears nothing, and sees the end.
+	}
+	if life.Err() == nil {
+		_, _ = g.line.Write([]byte{byte(wordDismissed)}) // It has ended otherwise.
+		if err := g.gone(life, patience); !errors.Is(err, errStays) {
+			_ = g.line.Close() // Nobody is at the other end.
+			return err
+		}
+	}
+	_, _ = g.line.Write([]byte{byte(wordEnding)}) // It has ended otherwise.
+	return errStays
+}
+
+// gone waits until a guard is, as dismiss does.
+func (g *guard) gone(life context.Context, patience time.Duration) error {
+	process, err := proc.Open(g.process)
+	if errors.Is(err, proc.ErrGone) {
+		return nil
+	}
 	if err != nil {
-		return
+		return errStays
 	}
-	late := time.AfterFunc(patience, func() { _ = process.Kill() }) // It is gone.
-	defer late.Stop()
-	if g.line.SetDeadline(time.Now().Add(patience)) == nil {
-		_, _ = g.line.Write([]byte{0}) // It has ended otherwise.
+	defer process.Close()
+	late := time.AfterFunc(patience, func() { _ = process.Signal(syscall.SIGKILL) }) // It is gone otherwise.
+	_, err = process.Wait(life)
+	switch {
+	case err != nil && !errors.Is(err, proc.ErrGone):
+		late.Stop()
+		return errStays
+	case !late.Stop():
+		return errLate
 	}
-	_, _ = process.Wait() // Nobody asks how it has ended.
+	return nil
 }
 
-// dismiss sends away the guard of a start, if there is one. When it is gone this process is known as the daemon: it has said so, unless
-// it was ended itself, and only one that others than the main process may speak for hears of it now.
-func (p *parts) dismiss(g *guard) {
-	if g == nil {
+// dismiss sends away the guard of a start, if there is one, or tells it that life, that of this program, has ended. When it is gone whoever manages
+// this process knows it as the daemon: the guard has said so.
+func (p *parts) dismiss(life context.Context, g *guard) {
+	if g != nil && errors.Is(g.dismiss(life, leaving), errLate) {
+		p.lost()
+	}
+}
+
+// lost has this program end with its guard, which its manager knows as the daemon: to that there is none any more, whether it has ended it or lost
+// it, and it starts another one if it wants one. Who has no manager goes on.
+func (p *parts) lost() {
+	if p.cfg.Manager.Notify == nil || p.cfg.Told == nil {
 		return
 	}
-	g.dismiss(leaving)
-	p.notify(context.Background(), knownAs(os.Getpid())+"\nNOTIFYACCESS=main")
+	p.cfg.Logger.Error("this program ends: the process that is known as the daemon was ended")
+	p.cfg.Told.end()
 }
 
 // knownAs tells who the daemon is.
@@ -144,15 +219,21 @@ func Guard(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("guard: %w", err)
 	}
 	go p.cfg.Manager.tellAlive(alive, func() { p.notify(alive, "WATCHDOG=1") })
-	why := h.watch(ctx, guarded)
+	said, why := h.watch(ctx, guarded)
 	switch {
+	case why == nil && said == wordEnding:
+		p.cfg.Logger.Info("the program that begins was told to end", slog.Int("process", guarded.Process().PID))
+		return seeOff(ctx, guarded)
 	case why == nil:
 		p.notify(alive, knownAs(guarded.Process().PID))
 		p.cfg.Manager.heard(alive)
-		if ctx.Err() != nil {
-			_ = guarded.Signal(syscall.SIGTERM) // It was meant. One that is gone has ended.
+		// Whoever has told the daemon to end before it knew of another one has told this one.
+		hear := p.cfg.Told.deafen()
+		if ctx.Err() == nil {
+			return nil
 		}
-		return nil
+		hear()
+		return seeOff(ctx, guarded)
 	case ctx.Err() != nil:
 		_, err := end(guarded)
 		return err
@@ -167,7 +248,6 @@ func Guard(ctx context.Context, cfg Config) error {
 // takeOver has the program of a guard be the daemon again, in the place of one that has ended.
 func (p *parts) takeOver(ctx context.Context, why error) error {
 	p.cfg.Logger.Error("go on in place of the program that was to", slog.Any("reason", why))
-	p.notify(ctx, "NOTIFYACCESS=main")
 	h := &p.cfg.Handed
 	own, err := ownProgram(p.cfg.Self)
 	if err == nil {
@@ -187,37 +267,68 @@ func meant(exit proc.Exit) bool {
 
 var errEndedEarly = errors.New("it ended before it was ready; its last words are in the log")
 
-// watch returns nil when this guard is dismissed, and otherwise why the other one cannot be the daemon. Whoever is known as the daemon is told to
+// watch returns what the other one says, or why that cannot be the daemon. Whoever is known as the daemon is told to
 // end it: that is for the other one.
-func (h *Handed) watch(ctx context.Context, guarded *proc.Handle) error {
+func (h *Handed) watch(ctx context.Context, guarded *proc.Handle) (word, error) {
 	line := h.guard.line
 	if err := line.SetReadDeadline(time.Now().Add(h.Patience + overdue(h.Patience))); err != nil {
-		return err
+		return 0, err
 	}
-	heard := context.AfterFunc(ctx, func() {
-		_ = guarded.Signal(syscall.SIGTERM) // One that is gone has ended.
+	watched, done := context.WithCancel(context.Background())
+	defer done()
+	defer context.AfterFunc(ctx, func() {
 		_ = line.SetReadDeadline(time.Now().Add(ending))
-	})
-	defer heard()
-	_, err := line.Read(make([]byte, 1))
+		tell(watched, guarded)
+	})()
+	said := make([]byte, 1)
+	_, err := line.Read(said)
 	switch {
-	case err == nil, errors.Is(err, os.ErrDeadlineExceeded) && unread(line):
-		return nil
+	case err == nil, errors.Is(err, os.ErrDeadlineExceeded) && unread(line, said):
+		return word(said[0]), nil
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return late(h.Patience)
+		return 0, late(h.Patience)
 	}
-	return errEndedEarly
+	return 0, errEndedEarly
 }
 
-// unread reports whether there is something on a line, and takes it: who was stopped for a while finds that and the end of its patience at once.
-func unread(line *os.File) bool {
+// unread reports whether there is something on a line, and reads it: who was stopped for a while finds that and the end of its patience at once.
+func unread(line *os.File, said []byte) bool {
 	raw, err := line.SyscallConn()
 	if err != nil {
 		return false
 	}
 	n := 0
-	err = raw.Control(func(fd uintptr) { n, _ = syscall.Read(int(fd), make([]byte, 1)) }) //nolint:gosec // A descriptor.
+	err = raw.Control(func(fd uintptr) { n, _ = syscall.Read(int(fd), said) }) //nolint:gosec // A descriptor.
 	return err == nil && n > 0
+}
+
+// seeOff waits for the end of a program that was told to end. Where this guard is told to end, it is for it to tell the other one, and to end one
+// that does not.
+func seeOff(ctx context.Context, guarded *proc.Handle) error {
+	patient, lost := context.WithCancel(context.Background())
+	defer lost()
+	defer context.AfterFunc(ctx, func() {
+		time.AfterFunc(ending, lost)
+		tell(patient, guarded)
+	})()
+	if _, err := guarded.Wait(patient); err == nil || errors.Is(err, proc.ErrGone) {
+		return nil
+	}
+	_, err := end(guarded)
+	return err
+}
+
+// tell tells a process to end, again and again until ctx ends: of a signal that comes while it becomes another program it may never hear.
+func tell(ctx context.Context, process *proc.Handle) {
+	ticker := time.NewTicker(100 * time.Millisecond)
+	defer ticker.Stop()
+	for process.Signal(syscall.SIGTERM) == nil {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // end ends a process, waits for that, and says how it has ended.

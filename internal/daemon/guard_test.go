@@ -3,13 +3,16 @@ package daemon
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"tenure/internal/proc"
 	"tenure/internal/relay"
@@ -134,7 +137,7 @@ func TestAGuardIsDismissedLate(t *testing.T) {
 			}
 		}
 		h := &Handed{guard: &guard{line: there}, estate: estate{Patience: -time.Hour}}
-		if err := h.watch(t.Context(), nil); (err == nil) != said {
+		if _, err := h.watch(t.Context(), nil); (err == nil) != said {
 			t.Errorf("dismissed is %v, and it goes by %v", said, err)
 		}
 	}
@@ -177,17 +180,95 @@ func TestNobodyTakesThePlaceOfWhoWasToldToEnd(t *testing.T) {
 // A guard is gone when it was dismissed, also one that does not hear it or has ended before.
 func TestADismissedGuardIsGone(t *testing.T) {
 	t.Parallel()
-	for _, words := range [][]string{{"sleep", "infinity"}, {"true"}} {
+	for _, c := range []struct {
+		words []string
+		want  error
+	}{{[]string{"sleep", "infinity"}, errLate}, {[]string{"true"}, nil}} {
 		here, there := line(t)
-		child := exec.CommandContext(t.Context(), words[0], words[1:]...) //nolint:gosec // Of this test.
+		child := exec.CommandContext(t.Context(), c.words[0], c.words[1:]...) //nolint:gosec // Of this test.
 		child.ExtraFiles = []*os.File{there}
 		if err := errors.Join(child.Start(), there.Close()); err != nil {
 			t.Fatal(err)
 		}
-		(&guard{line: here, pid: child.Process.Pid}).dismiss(time.Millisecond)
+		info, err := proc.Read(child.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		patience := time.Millisecond
+		if c.want == nil {
+			patience = time.Hour
+		}
+		if err := (&guard{line: here, process: info.Process}).dismiss(t.Context(), patience); !errors.Is(err, c.want) {
+			t.Errorf("%v: %v, want %v", c.words, err, c.want)
+		}
 		if _, err := syscall.Wait4(child.Process.Pid, nil, syscall.WNOHANG, nil); !errors.Is(err, syscall.ECHILD) {
-			t.Errorf("%v: it is still there: %v", words, err)
+			t.Errorf("%v: it is still there: %v", c.words, err)
 		}
 		_ = child.Wait() // It was waited for.
+	}
+}
+
+// A guard stays beside a program that is told to end, also in the moment in which that dismisses it, until the program is gone: whoever has told
+// the one that is known sees no end before.
+func TestAGuardStaysUntilTheEnd(t *testing.T) {
+	t.Parallel()
+	for name, told := range map[string]bool{"the program is told": false, "the guard is told": true} {
+		lock, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer lock.Close() //nolint:errcheck // Nobody locks it.
+		// It is told, and takes its time.
+		guarded := exec.CommandContext(t.Context(), "sh", "-c", `trap "" TERM; echo ready; read go`)
+		input, inputErr := guarded.StdinPipe()
+		output, outputErr := guarded.StdoutPipe()
+		if err := errors.Join(inputErr, outputErr, guarded.Start()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(output, make([]byte, len("ready\n"))); err != nil {
+			t.Fatal(err)
+		}
+		info, err := proc.Read(guarded.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		here, there := line(t)
+		ctx, tell := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() {
+			ended <- Guard(ctx, Config{Root: t.TempDir(), Handed: Handed{
+				guard: &guard{line: there}, lock: lock, estate: estate{Patience: time.Hour, Guarded: info.Process},
+			}})
+		}()
+		if _, err := here.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		said := wordEnding
+		if told {
+			said = wordDismissed
+			tell()
+		}
+		if _, err := here.Write([]byte{byte(said)}); err != nil {
+			t.Fatal(err)
+		}
+		// Both ends are open, and the other process is there: that the guard has read the word it can say by nothing.
+		for unheard := 1; unheard > 0; runtime.Gosched() {
+			if unheard, err = unix.IoctlGetInt(descriptorOf(there), unix.TIOCINQ); err != nil {
+				t.Fatal(err)
+			}
+		}
+		select {
+		case err := <-ended:
+			t.Errorf("%s: the guard has gone: %v", name, err)
+		default:
+		}
+		if err := errors.Join(input.Close(), <-ended); err != nil {
+			t.Errorf("%s: the guard: %v", name, err)
+		}
+		_ = guarded.Wait() // The guard has waited for it.
+		if _, err := proc.Read(info.PID); !errors.Is(err, proc.ErrGone) {
+			t.Errorf("%s: the program has not ended: %v", name, err)
+		}
+		tell()
 	}
 }

@@ -37,10 +37,11 @@ type estate struct {
 	PreviousPath string        `json:"previous-path,omitempty"`
 	Patience     time.Duration `json:"patience,omitempty"`
 	Schema       uint64        `json:"schema,omitempty"`
-	// Guard is the descriptor of a line to the guard of this program, which is the child GuardPID; in the guard
+	// Guard is the descriptor of a line to the guard of this program, which is the process Guarding, of pid GuardPID; in the guard
 	// itself it leads to the process Guarded.
 	Guard    int            `json:"guard,omitempty"`
 	GuardPID int            `json:"guard-pid,omitempty"`
+	Guarding tenure.Process `json:"guarding,omitzero"`
 	Guarded  tenure.Process `json:"guarded,omitzero"`
 	// Failure is why this one comes back.
 	Failure string `json:"failure,omitempty"`
@@ -108,7 +109,12 @@ func Inherit(getenv func(string) string) (Handed, error) {
 		h.previous = &program{file: adopted(h.Previous, h.PreviousPath), path: h.PreviousPath}
 	}
 	if h.Guard > 0 {
-		h.guard = &guard{line: adopted(h.Guard, "guard"), pid: h.GuardPID}
+		h.guard = &guard{line: adopted(h.Guard, "guard"), process: h.Guarding}
+		if h.GuardPID > 0 && h.Guarding == (tenure.Process{}) {
+			// Of an older release: a child, which was not waited for.
+			info, err := proc.Read(h.GuardPID)
+			h.guard.process, errs = info.Process, append(errs, err)
+		}
 	}
 	// The name of a process that was executed by a descriptor is a number.
 	_ = os.WriteFile("/proc/self/comm", []byte("tenured"), 0) // It is only for people.
@@ -281,7 +287,7 @@ func (e *estate) enter(of belongings, way passage) (done func(), err error) {
 	}
 	if of.guard != nil {
 		fd, err := way.pass(of.guard.line)
-		errs, e.Guard, e.GuardPID = append(errs, err), fd, of.guard.pid
+		errs, e.Guard, e.GuardPID, e.Guarding = append(errs, err), fd, of.guard.process.PID, of.guard.process
 	}
 	return done, errors.Join(errs...)
 }

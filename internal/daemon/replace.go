@@ -59,11 +59,10 @@ func (p *parts) giveWay(ctx context.Context, next *replacement, own *program, le
 		if ctx.Err() != nil {
 			return errors.Join(ctx.Err(), with.guard.end())
 		}
-		// The next one says itself who it is if its guard has been killed.
-		p.notify(ctx, "NOTIFYACCESS=all\n"+knownAs(with.guard.pid))
+		p.notify(ctx, knownAs(with.guard.process.PID))
 	}
 	err := p.become(ctx, next.program, estate{Patience: next.patience, Schema: journal.Schema()}, with)
-	p.dismiss(with.guard)
+	p.dismiss(ctx, with.guard)
 	return err
 }
 
@@ -175,6 +174,9 @@ func (p *parts) succeed(life context.Context) *succession {
 		return s
 	}
 	context.AfterFunc(life, s.stay)
+	if handed.guard != nil {
+		go s.follow(handed.guard)
+	}
 	patience := startPatience
 	if handed.previous != nil {
 		patience = handed.Patience
@@ -224,17 +226,24 @@ func (p *parts) restarted() string {
 	return "the new program ended before it was ready, and this one was started"
 }
 
-// stay is that this program is told to end: it does, in whatever way, and its guard does not take its place. Where it does not end
-// by itself, whoever has told it ends it.
+// follow has this program end with its guard, if it loses that.
+func (s *succession) follow(guard *guard) {
+	if guard.lost() {
+		s.p.lost()
+	}
+}
+
+// stay is that this program is told to end: it does, in whatever way, and its guard does not take its place, but waits for that. Where it does
+// not end by itself, whoever has told it ends it.
 func (s *succession) stay() {
 	s.Lock()
 	defer s.Unlock()
 	s.dismiss()
 }
 
-// dismiss sends away the guard of this program, once.
+// dismiss sends away the guard of this program, once, or tells it of the end.
 func (s *succession) dismiss() {
-	s.p.dismiss(s.p.cfg.Handed.guard)
+	s.p.dismiss(s.life, s.p.cfg.Handed.guard)
 	s.p.cfg.Handed.guard = nil
 }
 
