@@ -58,7 +58,7 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	return s.begin(ctx, append(units, orphans...))
 }
 
-// begin lets units go on, and returns when they have looked where they are.
+// begin lets units go on, and returns when they have looked where they are, or have said too much.
 func (s *Supervisor) begin(ctx context.Context, units []*unit) error {
 	kept, err := s.cfg.Holder.Known(ctx, fdstore.Notify)
 	if err != nil {
@@ -72,23 +72,26 @@ func (s *Supervisor) begin(ctx context.Context, units []*unit) error {
 			adopted := make(chan struct{})
 			pending[u] = adopted
 			known := takeKept(kept, u)
-			s.spawn(ctx, u, func(ctx context.Context) {
-				defer close(adopted)
-				u.adopted(ctx, known)
-			})
+			s.spawn(ctx, u, func(ctx context.Context) { u.adopted(ctx, known, func() { close(adopted) }) })
 		}
 	}
 	for _, nobodys := range kept {
 		closeKept(nobodys)
 	}
+	late := time.After(hearing)
 	for u, adopted := range pending {
 		select {
 		case <-adopted:
 		case <-u.gone:
+		case <-late:
+			return nil
 		}
 	}
 	return nil
 }
+
+// hearing bounds how long is waited for what units have said while nobody heard them: one that does not stop keeps nobody from starting.
+const hearing = 5 * time.Second
 
 // takeKept takes out of kept what is u's. Generations of a service may have it in common.
 func takeKept(kept map[tenure.UnitID][]fdstore.Kept, u *unit) (taken []fdstore.Kept) {
@@ -239,30 +242,52 @@ func (s *Supervisor) spawn(_ context.Context, u *unit, first func(context.Contex
 	s.wg.Go(func() { u.run(s.life) })
 }
 
-// adopted is how a unit begins its life with another supervisor than before.
-func (u *unit) adopted(ctx context.Context, kept []fdstore.Kept) {
+// adopted is how a unit begins its life with another supervisor than before. It calls done when it has looked where it is.
+func (u *unit) adopted(ctx context.Context, kept []fdstore.Kept, done func()) {
 	u.openNotifyAgain(ctx, kept)
 	if !u.rec.Successor.IsZero() {
 		u.relabel()
 		u.settle(ctx)
 	}
 	u.recover(ctx)
-	if u.overlaps() && u.rec.State == supervise.Inactive {
+	switch {
+	case u.overlaps() && u.rec.State == supervise.Inactive:
 		u.vanish(ctx) // The last supervisor died over it.
-		return
-	}
-	if u.rec.Launching && u.rec.Ending == nil {
+	case u.rec.Launching && u.rec.Ending == nil:
 		u.adoptLaunch(ctx)
-		return
-	}
-	if u.rec.Passive && u.rec.Ending == nil && (u.rec.State.Alive() || !u.id.Named()) {
+	case u.rec.Passive && u.rec.Ending == nil && (u.rec.State.Alive() || !u.id.Named()):
 		u.attend(ctx)
+	default:
+		u.adoptProcesses(ctx, done)
 		return
 	}
-	if u.rec.Main.PID != 0 {
-		u.adoptMain(ctx)
+	done()
+}
+
+// adoptProcesses waits for the ends of the unit's processes again. Of one that has ended while nobody watched is heard first what it has
+// said before, as which process is the main one now.
+func (u *unit) adoptProcesses(ctx context.Context, done func()) {
+	main, aux := u.rec.Main, u.rec.Aux
+	goOn := func(ctx context.Context) {
+		defer done()
+		if u.main == nil && u.rec.Main.PID != 0 && u.rec.Main == main {
+			u.mainLost(ctx)
+		}
+		if u.aux == nil && u.rec.Aux != "" && u.rec.Aux == aux {
+			u.auxEnded(ctx, proc.Exit{}, supervise.Event{Cause: supervise.CauseExit})
+		}
+		u.goOn(ctx)
 	}
-	u.adoptAux(ctx)
+	mainThere, auxThere := u.adoptMain(), u.adoptAux()
+	if mainThere && auxThere {
+		goOn(ctx)
+		return
+	}
+	u.afterNotified(ctx, goOn)
+}
+
+// goOn takes up again what an adopted unit was about to do.
+func (u *unit) goOn(ctx context.Context) {
 	u.adoptAlarms(ctx)
 	switch {
 	case u.rec.Ending != nil:
@@ -306,17 +331,24 @@ func (u *unit) forkedUnseen() bool {
 		u.rec.Exit != nil && (!u.rec.Exit.Known || u.rec.Exit.Success())
 }
 
-// adoptMain waits for the main process again. One that ended while nobody
-// watched has an exit that nobody knows, but for a host.
-func (u *unit) adoptMain(ctx context.Context) {
-	handle, err := proc.Open(u.rec.Main)
-	if err == nil {
-		u.holdMain(handle)
-		if u.rec.Ending == nil {
-			u.serves() // The last supervisor may have died before it had said so.
-		}
-		return
+// adoptMain waits for the main process again, and reports whether it is there, if there was one.
+func (u *unit) adoptMain() bool {
+	if u.rec.Main.PID == 0 {
+		return true
 	}
+	handle, err := proc.Open(u.rec.Main)
+	if err != nil {
+		return false
+	}
+	u.holdMain(handle)
+	if u.rec.Ending == nil {
+		u.serves() // The last supervisor may have died before it had said so.
+	}
+	return true
+}
+
+// mainLost is the end of a main process while nobody watched: its exit nobody knows, but for a host.
+func (u *unit) mainLost(ctx context.Context) {
 	exit := u.exitByHost(ctx, u.rec.Group, u.rec.Main)
 	u.rec.Main, u.rec.Exit, u.rec.LastExit = tenure.Process{}, &exit, &exit
 	if u.rec.Ending != nil {
@@ -375,9 +407,10 @@ func (u *unit) adoptAlarms(ctx context.Context) {
 	u.awaitNext()
 }
 
-func (u *unit) adoptAux(ctx context.Context) {
+// adoptAux waits for the command that the unit runs again, and reports whether it is there, if there was one.
+func (u *unit) adoptAux() bool {
 	if u.rec.Aux == "" {
-		return
+		return true
 	}
 	if infos, err := proc.GroupAt(u.rec.Aux).Processes(); err == nil && len(infos) > 0 && u.rec.AuxMain.PID == 0 {
 		u.rec.AuxMain = infos[0].Process // The last supervisor died before it could write that.
@@ -385,8 +418,8 @@ func (u *unit) adoptAux(ctx context.Context) {
 	}
 	handle, err := proc.Open(u.rec.AuxMain)
 	if err != nil {
-		u.auxEnded(ctx, proc.Exit{}, supervise.Event{Cause: supervise.CauseExit})
-		return
+		return false
 	}
 	u.holdAux(handle)
+	return true
 }

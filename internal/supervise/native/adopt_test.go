@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -212,6 +213,47 @@ func TestAdoptTheDead(t *testing.T) {
 		t.Errorf("restarted %+v", status)
 	}
 	until(t, s, failed.Unit, func(s supervise.Status) bool { return s.State == supervise.Failed })
+}
+
+// A main process that ended while no daemon ran, and had said before which one is the main process from then on, has left the service to that.
+func TestAdoptWhatWasSaid(t *testing.T) {
+	t.Parallel()
+	r := newRoot(t)
+	p := r.process(t)
+	spec := service(t, "successive", supervisetest.Program{
+		Notify: true, TermSay: "STATUS=left\nMAINPID=CHILD", TermAfter: time.Millisecond, Children: []supervisetest.Program{{Name: "next"}},
+	})
+	p.start(spec)
+	group := proc.GroupAt(r.hierarchy.Path())
+	infos, err := group.Processes()
+	if err != nil || len(infos) != 2 {
+		t.Fatalf("processes %+v, %v", infos, err)
+	}
+	main, next := infos[0], infos[1]
+	if next.PPID != main.PID {
+		main, next = next, main
+	}
+	handle, err := proc.Open(main.Process)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer handle.Close()
+	p.kill()
+	if err := handle.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := handle.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// Whose parent has not seen the end yet would be there.
+	for handle.Signal(0) == nil {
+		<-time.After(time.Millisecond)
+	}
+	s := r.supervisor(t)
+	status := statusOf(t, s, spec.Unit)
+	if status.State != supervise.Running || status.Main != next.Process || status.Generation != 1 || status.Text != "left" {
+		t.Errorf("adopted %+v, want main process %v", status, next.Process)
+	}
 }
 
 // A stop in whose middle the daemon was killed is gone on with.

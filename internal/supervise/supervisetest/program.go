@@ -51,7 +51,7 @@ type Program struct {
 	IgnoreTerm bool          `json:"ignore_term,omitempty"`
 	TermAfter  time.Duration `json:"term_after,omitempty"`
 	TermCode   int           `json:"term_code,omitempty"`
-	// TermSay is what it says first when it is told to end.
+	// TermSay is what it says first when it is told to end, with CHILD as above.
 	TermSay string `json:"term_say,omitempty"`
 	// Reload is the status that SIGHUP makes it say, if it says any; without, SIGHUP ends it.
 	Reload string `json:"reload,omitempty"`

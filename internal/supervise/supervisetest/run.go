@@ -46,18 +46,18 @@ func (p Program) run(exe string) (int, error) {
 	if told {
 		syscall.CloseOnExec(begunFD)
 	}
-	err := p.begin(exe)
+	child, err := p.begin(exe)
 	if told {
 		err = errors.Join(err, syscall.Close(begunFD))
 	}
 	if err != nil {
 		return broken, err
 	}
-	return p.live(signals)
+	return p.live(signals, child)
 }
 
-// live goes on until something ends the program.
-func (p Program) live(signals <-chan os.Signal) (int, error) {
+// live goes on until something ends the program, of which the last child is given.
+func (p Program) live(signals <-chan os.Signal, child int) (int, error) {
 	var done, term, alive <-chan time.Time
 	if p.Exits {
 		done = time.After(p.RunFor)
@@ -85,7 +85,7 @@ func (p Program) live(signals <-chan os.Signal) (int, error) {
 				err = notify("STATUS=" + p.Reload)
 			case !p.IgnoreTerm:
 				term = time.After(p.TermAfter)
-				err = sayAll(0, p.TermSay)
+				err = sayAll(child, p.TermSay)
 			}
 		}
 		if err != nil {
@@ -127,65 +127,64 @@ func (p Program) hear(signals chan os.Signal) {
 }
 
 // begin does all that comes before the program is ready.
-func (p Program) begin(exe string) error { //nolint:gocognit // The behaviours of a program, one after another.
+func (p Program) begin(exe string) (child int, err error) { //nolint:gocognit // The behaviours of a program, one after another.
 	for _, line := range p.Print {
 		if _, err := fmt.Fprintln(os.Stdout, line); err != nil {
-			return err
+			return child, err
 		}
 	}
 	for _, name := range p.Env {
 		value, _ := os.LookupEnv(name)
 		if _, err := fmt.Fprintln(os.Stdout, name+"="+value); err != nil {
-			return err
+			return child, err
 		}
 	}
 	if p.Kill != "" {
 		value, _ := os.LookupEnv(p.Kill)
 		pid, err := strconv.Atoi(value)
 		if err != nil {
-			return fmt.Errorf("%s: %w", p.Kill, err)
+			return 0, fmt.Errorf("%s: %w", p.Kill, err)
 		}
 		if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
-			return err
+			return child, err
 		}
 	}
-	child := 0
 	for _, c := range p.Children {
 		pid, err := spawnProgram(exe, c)
 		if err != nil {
-			return err
+			return child, err
 		}
 		child = pid
 	}
 	if p.Passed {
 		names, _ := os.LookupEnv("LISTEN_FDNAMES")
 		if err := notify("STATUS=" + passedText(names)); err != nil {
-			return err
+			return child, err
 		}
 	}
 	for _, name := range p.Store {
 		if err := storeFile(name); err != nil {
-			return err
+			return child, err
 		}
 	}
 	if p.Serve {
 		if err := serve(); err != nil {
-			return err
+			return child, err
 		}
 	}
 	if !p.Notify {
-		return nil
+		return child, nil
 	}
 	if p.Status != "" {
 		if err := notify("STATUS=" + p.Status); err != nil {
-			return err
+			return child, err
 		}
 	}
 	if err := sayAll(child, p.Say...); err != nil {
-		return err
+		return child, err
 	}
 	<-time.After(p.ReadyAfter)
-	return sayAll(child, append([]string{"READY=1"}, p.Add...)...)
+	return child, sayAll(child, append([]string{"READY=1"}, p.Add...)...)
 }
 
 // storeFile has the supervisor keep a descriptor.
