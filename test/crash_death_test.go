@@ -159,10 +159,10 @@ func (s *scene) die(ctx context.Context, r *refresh, d death) []moment {
 	return moments
 }
 
-// dieEverywhere dies at every boundary of r, or at every third.
+// dieEverywhere dies at every boundary of r, or at every fifth.
 func (s *scene) dieEverywhere(ctx context.Context, r *refresh, kills *tally) {
 	s.t.Helper()
-	for n := 0; n < len(r.points); n += often(1, 3) {
+	for n := 0; n < len(r.points); n += often(1, 5) {
 		s.strike(ctx, r, death{at: n + 1}, kills)
 	}
 }

@@ -43,7 +43,7 @@ type sample struct {
 // newSample is what TENURE_CRASH asks for, within the time that the test has.
 func newSample(t *testing.T) sample {
 	t.Helper()
-	s := sample{share: often(9, 18), each: 2}
+	s := sample{share: often(12, 36), each: 2}
 	word := os.Getenv("TENURE_CRASH")
 	if only, found := strings.CutPrefix(word, "at="); found {
 		s.share = 1

@@ -92,7 +92,7 @@ func TestCrash(t *testing.T) {
 	})
 	t.Logf("\n%s", kills)
 	all, gap := kills.count()
-	if wantAll, wantGap := often(200, 75), often(20, 7); !t.Failed() && (all < wantAll || gap < wantGap) {
+	if wantAll, wantGap := often(200, 40), often(20, 3); !t.Failed() && (all < wantAll || gap < wantGap) {
 		t.Errorf("%d kills, %d of them in the gap; want %d and %d", all, gap, wantAll, wantGap)
 	}
 }
@@ -159,7 +159,7 @@ func crashHello(t *testing.T, kills *tally) {
 func crashHelloAgain(t *testing.T, kills *tally) {
 	s, good := helloScene(t), goodHello(t)
 	s.count(t.Context(), good)
-	for n := 0; n < len(good.points); n += often(1, 3) {
+	for n := 0; n < len(good.points); n += often(1, 5) {
 		s.strike(t.Context(), good, death{at: n + 1, again: 1 + n*5%11}, kills)
 	}
 }
@@ -254,7 +254,7 @@ func crashPostgresUndone(t *testing.T, kills *tally) {
 	s.count(t.Context(), bad)
 	// From the switch on; what comes before is as with any other.
 	for n, point := range bad.points {
-		if n >= 12 && point.Phase != "before-undo" && n%often(1, 3) == 0 {
+		if n >= 12 && point.Phase != "before-undo" && n%often(1, 5) == 0 {
 			s.strike(t.Context(), bad, death{at: n + 1}, kills)
 		}
 	}

@@ -86,7 +86,7 @@ func hostileCases(t *testing.T) int {
 	t.Helper()
 	asked := os.Getenv("HOSTILE")
 	if asked == "" {
-		return often(300, 60)
+		return often(150, 30)
 	}
 	n, err := strconv.Atoi(asked)
 	if err != nil {
