@@ -85,7 +85,7 @@ func TestUpgradeIsEndedAtItsStart(t *testing.T) {
 			<-u.Ended()
 		}},
 		{"next-waits-at-start", func(*proc.Handle) { u.Stop() }},
-		{"next-hangs-at-start", func(guard *proc.Handle) {
+		{"next-hangs-at-start", func(*proc.Handle) {
 			if err := syscall.Kill(u.PID(), syscall.SIGTERM); err != nil {
 				t.Fatal(err)
 			}
