@@ -37,7 +37,7 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 		if err != nil {
 			u.warn("workloads cannot be told apart", err)
 		}
-		u.matchers = matchers
+		u.matchers, u.adopting = matchers, true
 		for _, path := range append([]string{rec.Group, rec.Aux}, rec.Claims...) {
 			spoken[path] = true
 		}
@@ -58,7 +58,7 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	return s.begin(ctx, append(units, orphans...))
 }
 
-// begin lets units go on, and returns when they have looked where they are, or have said too much.
+// begin lets units go on, and returns when they have looked where they are.
 func (s *Supervisor) begin(ctx context.Context, units []*unit) error {
 	kept, err := s.cfg.Holder.Known(ctx, fdstore.Notify)
 	if err != nil {
@@ -78,19 +78,16 @@ func (s *Supervisor) begin(ctx context.Context, units []*unit) error {
 	for _, nobodys := range kept {
 		closeKept(nobodys)
 	}
-	late := time.After(hearing)
 	for u, adopted := range pending {
 		select {
 		case <-adopted:
 		case <-u.gone:
-		case <-late:
-			return nil
 		}
 	}
 	return nil
 }
 
-// hearing bounds how long is waited for what units have said while nobody heard them: one that does not stop keeps nobody from starting.
+// hearing bounds how long is waited for what a unit has said while nobody heard it: one that does not stop keeps nobody from starting.
 const hearing = 5 * time.Second
 
 // takeKept takes out of kept what is u's. Generations of a service may have it in common.
@@ -261,6 +258,7 @@ func (u *unit) adopted(ctx context.Context, kept []fdstore.Kept, done func()) {
 		u.adoptProcesses(ctx, done)
 		return
 	}
+	u.adopting = false
 	done()
 }
 
@@ -268,13 +266,21 @@ func (u *unit) adopted(ctx context.Context, kept []fdstore.Kept, done func()) {
 // said before, as which process is the main one now.
 func (u *unit) adoptProcesses(ctx context.Context, done func()) {
 	main, aux := u.rec.Main, u.rec.Aux
+	reloads := u.rec.State == supervise.Reloading && aux == ""
 	goOn := func(ctx context.Context) {
+		if !u.adopting {
+			return
+		}
+		u.adopting = false
 		defer done()
 		if u.main == nil && u.rec.Main.PID != 0 && u.rec.Main == main {
 			u.mainLost(ctx)
 		}
 		if u.aux == nil && u.rec.Aux != "" && u.rec.Aux == aux {
 			u.auxEnded(ctx, proc.Exit{}, supervise.Event{Cause: supervise.CauseExit})
+		}
+		if reloads && u.rec.State == supervise.Reloading {
+			u.state(supervise.Running)
 		}
 		u.goOn(ctx)
 	}
@@ -284,6 +290,14 @@ func (u *unit) adoptProcesses(ctx context.Context, done func()) {
 		return
 	}
 	u.afterNotified(ctx, goOn)
+	u.background(func(ctx context.Context) {
+		select {
+		case <-time.After(hearing):
+			_ = u.tell(ctx, goOn)
+		case <-u.gone:
+		case <-ctx.Done():
+		}
+	})
 }
 
 // goOn takes up again what an adopted unit was about to do.
@@ -296,8 +310,6 @@ func (u *unit) goOn(ctx context.Context) {
 		u.progress(ctx)
 	case u.rec.State == supervise.Listening:
 		u.listenAgain(ctx)
-	case u.rec.State == supervise.Reloading && u.rec.Aux == "":
-		u.state(supervise.Running)
 	case u.main == nil && u.forkedUnseen():
 		u.forked(ctx)
 	case u.rec.State.Alive() && u.main == nil:

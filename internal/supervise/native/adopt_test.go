@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -253,6 +254,29 @@ func TestAdoptWhatWasSaid(t *testing.T) {
 	status := statusOf(t, s, spec.Unit)
 	if status.State != supervise.Running || status.Main != next.Process || status.Generation != 1 || status.Text != "left" {
 		t.Errorf("adopted %+v, want main process %v", status, next.Process)
+	}
+}
+
+// A service that says that it lives does not pay for it that nobody has heard it for longer than it may be silent.
+func TestAdoptWhoWasNotHeard(t *testing.T) {
+	t.Parallel()
+	const often, most = 10 * time.Millisecond, 200 * time.Millisecond
+	r := newRoot(t)
+	p := r.process(t)
+	var specs []supervise.Spec
+	for n := range 8 { // Each might be lucky.
+		spec := service(t, "alive"+strconv.Itoa(n), supervisetest.Program{Notify: true, Alive: 1 << 20, Every: often})
+		spec.Watchdog = most
+		specs = append(specs, spec)
+	}
+	p.start(specs...)
+	p.kill()
+	<-time.After(2 * most)
+	s := r.supervisor(t)
+	for _, spec := range specs {
+		if status := statusOf(t, s, spec.Unit); status.State != supervise.Running || status.Generation != 1 {
+			t.Errorf("adopted %+v", status)
+		}
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"strings"
+	"time"
 
 	"tenure"
 )
@@ -24,7 +25,7 @@ func (u *unit) afterNotified(ctx context.Context, then func(context.Context)) {
 	address := u.notifyAddress()
 	u.barriers[word] = then
 	u.s.wg.Go(func() {
-		if err := sendBarrier(address, dir, word); err == nil {
+		if err := sendBarrier(ctx, address, dir, word); err == nil {
 			return
 		}
 		select {
@@ -56,8 +57,8 @@ func (u *unit) passBarrier(ctx context.Context, word string) {
 	}
 }
 
-// sendBarrier sends a word to the socket of a unit; it waits while that is full.
-func sendBarrier(address, dir, word string) error {
+// sendBarrier sends a word to the socket of a unit; it waits while that is full, which it may be for good.
+func sendBarrier(ctx context.Context, address, dir, word string) error {
 	if !strings.HasPrefix(address, "@") {
 		held, err := os.Open(dir)
 		if err != nil {
@@ -70,6 +71,7 @@ func sendBarrier(address, dir, word string) error {
 	if err != nil {
 		return err
 	}
+	defer context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(time.Unix(1, 0)) })() // It is closed otherwise.
 	_, err = conn.Write([]byte(barrierName + "=" + word))
 	return errors.Join(err, conn.Close())
 }

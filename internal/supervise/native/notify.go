@@ -370,8 +370,7 @@ func (u *unit) notified(ctx context.Context, heard datagram) {
 		return
 	}
 	n := heard.notification
-	// The main process may have ended meanwhile, and nobody else has its pid yet.
-	if heard.pid != u.rec.Main.PID && !u.owns(heard.pid) {
+	if !wasOf(heard.pid, u.rec.Main) && !u.owns(heard.pid) {
 		if n.MainPID != 0 && u.reloadedBy(heard.pid) {
 			u.changeMain(n.MainPID)
 			u.forward(datagram{notification: notification{MainPID: u.rec.Main.PID}})
@@ -414,11 +413,19 @@ func (u *unit) notified(ctx context.Context, heard datagram) {
 	u.save()
 }
 
-// sentBy reports whether a process may be heard, as owns; anybody may ask. The main process may
-// have ended meanwhile, and nobody else has its pid yet.
+// sentBy reports whether a process may be heard, as owns; anybody may ask.
 func (u *unit) sentBy(pid int) bool {
 	status := u.status.Load()
-	return pid == status.Main.PID || u.s.isIn(pid, status.Unit)
+	return wasOf(pid, status.Main) || u.s.isIn(pid, status.Unit)
+}
+
+// wasOf reports whether a pid is, or was, that of a main process, which may have ended meanwhile, and nobody else's by now.
+func wasOf(pid int, main tenure.Process) bool {
+	if pid != main.PID || pid == 0 {
+		return false
+	}
+	info, err := proc.Read(pid)
+	return errors.Is(err, proc.ErrGone) || err == nil && info.Process == main
 }
 
 // reloadedBy reports whether a process is the unit's reload command: it may say

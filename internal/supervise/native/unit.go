@@ -71,6 +71,8 @@ type unit struct {
 	// awaiting ends the wait for a bus name; unready is why there will be none.
 	awaiting func()
 	unready  error
+	// adopting is that it has not looked where it is yet: alarms that became due meanwhile do not know either.
+	adopting bool
 	// barriers are what waits until all is heard that a process has said.
 	barriers map[string]func(context.Context)
 	// young are processes that may be workloads when they have settled, and whose
@@ -184,6 +186,10 @@ func (u *unit) letGo() {
 
 // setTimer sets the one timer to the nearest alarm.
 func (u *unit) setTimer() {
+	if u.adopting {
+		u.timer.Stop()
+		return
+	}
 	next := moment(0)
 	for _, at := range u.rec.Deadline {
 		if next == 0 || at < next {
