@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -171,6 +172,7 @@ const (
 // What is not complete is called so: a backup, and the directory of a journal that is to take the place of a damaged one.
 const (
 	unfinishedBackup      = ".state.db.bak-*"
+	linkedBackup          = ".state.db.bak-linked"
 	unfinishedReplacement = ".state.db.new-*"
 )
 
@@ -291,14 +293,47 @@ func keepOld(path, old string) error {
 	if err != nil {
 		return err
 	}
-	if kept, err := os.Stat(old); err == nil && newest.ModTime().Sub(kept.ModTime()) < oldBackupAge {
-		return nil
+	if kept, err := os.Stat(old); err == nil {
+		age := newest.ModTime().Sub(kept.ModTime())
+		if age >= 0 && age < oldBackupAge || !whole(path) {
+			return nil
+		}
 	}
-	// Until it is replaced both are the same file.
-	if err := os.Remove(old); err != nil && !errors.Is(err, os.ErrNotExist) {
+	return link(path, old)
+}
+
+// link gives a file another name, which may be that of another file: it has that name at every time. Until either is replaced both are the same file.
+func link(path, name string) error {
+	begun := filepath.Join(filepath.Dir(name), linkedBackup)
+	if err := os.Remove(begun); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	return os.Link(path, old)
+	if err := os.Link(path, begun); err != nil {
+		return err
+	}
+	err := os.Rename(begun, name)
+	// It does nothing where both are one file already.
+	if left := os.Remove(begun); left != nil && !errors.Is(left, os.ErrNotExist) {
+		err = errors.Join(err, left)
+	}
+	return err
+}
+
+// whole reports whether a backup can be read, by this program.
+func whole(path string) bool {
+	err := guard(func() error {
+		b, err := bolt.Open(path, fileMode, &bolt.Options{ReadOnly: true, Timeout: time.Second})
+		if err != nil {
+			return err
+		}
+		return errors.Join(b.View(func(tx *bolt.Tx) error {
+			if version, err := readVersion(tx); err != nil || version > Schema() {
+				return cmp.Or(err, ErrNewer)
+			}
+			return check(tx)
+		}), b.Close())
+	})
+	return err == nil
 }
 
 // keepSchema backs the journal up before it is migrated from a version, and keeps that when the next backup is made.
@@ -307,22 +342,18 @@ func (db *DB) keepSchema(version uint64) error {
 		return err
 	}
 	kept := fmt.Sprint(db.cfg.Path, schemaSuffix, version)
-	// Until the backup is replaced both are the same file.
-	if err := os.Remove(kept); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("back up journal: %w", err)
-	}
-	if err := os.Link(db.cfg.Path+backupSuffix, kept); err != nil {
+	if err := link(db.cfg.Path+backupSuffix, kept); err != nil {
 		return fmt.Errorf("back up journal: %w", err)
 	}
 	return durable.Sync(filepath.Dir(kept))
 }
 
-// behind reports whether the file was written after it was last backed up.
+// behind reports whether the file was written after it was last backed up, by whatever clock.
 func (db *DB) behind() bool {
 	file, err := os.Stat(db.cfg.Path)
 	if err != nil {
 		return true
 	}
 	backup, err := os.Stat(db.cfg.Path + backupSuffix)
-	return err != nil || backup.ModTime().Before(file.ModTime())
+	return err != nil || !backup.ModTime().Equal(file.ModTime())
 }

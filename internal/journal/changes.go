@@ -85,10 +85,10 @@ func apply(tx *Tx, plans []update, gone []change.ID) error {
 		}
 	}
 	for _, id := range gone {
-		if err := tx.drop(b, number(uint64(id))); err != nil {
+		if err := tx.drop(b, placeOf(bucketChanges), number(uint64(id))); err != nil {
 			return err
 		}
-		if err := tx.dropBucket(apart, number(uint64(id))); err != nil {
+		if err := tx.dropBucket(apart, placeOf(bucketParts), number(uint64(id))); err != nil {
 			return err
 		}
 	}
@@ -122,7 +122,7 @@ func (u *update) write(tx *Tx, b, apart *bolt.Bucket) error {
 		}
 	}
 	if u.anew {
-		if err := tx.dropBucket(apart, number(id)); err != nil {
+		if err := tx.dropBucket(apart, placeOf(bucketParts), number(id)); err != nil {
 			return err
 		}
 	}
@@ -133,12 +133,12 @@ func (u *update) write(tx *Tx, b, apart *bolt.Bucket) error {
 	if err != nil {
 		return err
 	}
+	place := placeOf(bucketParts, string(number(id)))
 	for _, key := range u.drop {
-		if err := tx.drop(own, []byte(key)); err != nil {
+		if err := tx.drop(own, place, []byte(key)); err != nil {
 			return err
 		}
 	}
-	place := placeOf(bucketParts, string(number(id)))
 	for key, value := range u.put {
 		if err := tx.put(own, place, []byte(key), value); err != nil {
 			return err

@@ -133,7 +133,7 @@ func (d Documents[T]) Delete(key string) error {
 	if b == nil {
 		return err
 	}
-	if err := d.tx.drop(b, []byte(key)); err != nil {
+	if err := d.tx.drop(b, d.place(), []byte(key)); err != nil {
 		return fmt.Errorf("delete %s %q: %w", d.name, key, err)
 	}
 	return nil

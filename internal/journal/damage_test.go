@@ -3,6 +3,7 @@ package journal
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"os"
@@ -224,12 +225,129 @@ func TestDamagedBackup(t *testing.T) {
 	if r == nil || r.Backup != path+".bak.1" || len(changes) != filledChanges {
 		t.Errorf("%d changes, recovery %+v", len(changes), r)
 	}
+	// The one that nobody could read is kept, whatever it may have been, and does not take the place of the good one.
+	kept, err := filepath.Glob(path + ".bak.damaged-*")
+	if err != nil || len(kept) != 1 {
+		t.Fatalf("kept are %v, %v", kept, err)
+	}
+	if text, err := os.ReadFile(kept[0]); err != nil || string(text) != "text" {
+		t.Errorf("kept is %q, %v", text, err)
+	}
+	if !whole(path+".bak") || !whole(path+".bak.1") {
+		t.Error("a backup cannot be read")
+	}
 	if err := errors.Join(os.WriteFile(path+".bak", []byte("text"), 0o600), os.Remove(path+".bak.1"), os.WriteFile(path, []byte("text"), 0o600)); err != nil {
 		t.Fatal(err)
 	}
 	if r, changes = recovered(t, path); r == nil || r.New || r.Backup != "" || r.Damaged == "" || len(changes) != 0 {
 		t.Errorf("without a backup: %d changes, recovery %+v", len(changes), r)
 	}
+}
+
+// TestClock has a backup made of what none has, and the old one renewed, also after a time in which the clock was ahead.
+func TestClock(t *testing.T) {
+	t.Parallel()
+	path, _ := filled(t)
+	ahead := time.Now().Add(10 * 365 * 24 * time.Hour)
+	if err := errors.Join(copyFile(path+".bak", path+".bak.1"), os.Chtimes(path+".bak", ahead, ahead), os.Chtimes(path+".bak.1", ahead, ahead)); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 { // The first one takes the place of what was ahead, the second has it for the old one's.
+		db := openDB(t, path)
+		settle(t, db)
+		closeDB(t, db)
+	}
+	for _, suffix := range []string{"", ".bak", ".bak.1"} {
+		info, err := os.Stat(path + suffix)
+		if err != nil || info.ModTime().After(time.Now()) {
+			t.Errorf("%s is of %v, %v", path+suffix, info.ModTime(), err)
+		}
+	}
+}
+
+// TestOldBackup has the old backup replaced by one that can be read alone.
+func TestOldBackup(t *testing.T) {
+	t.Parallel()
+	path, _ := filled(t)
+	if err := os.WriteFile(path+".bak.1", []byte("good"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	long := time.Now().Add(-2 * oldBackupAge)
+	for _, good := range []bool{false, true} {
+		if err := os.Chtimes(path+".bak.1", long, long); err != nil {
+			t.Fatal(err)
+		}
+		content, err := os.ReadFile(path + ".bak")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !good {
+			if err := os.WriteFile(path+".bak", []byte("text"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := keepOld(path+".bak", path+".bak.1"); err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(path + ".bak.1")
+		if err != nil || bytes.Equal(text, content) != good || (string(text) == "good") == good {
+			t.Errorf("the newest can be read: %t; then the old one has %d bytes, %v", good, len(text), err)
+		}
+		if err := os.WriteFile(path+".bak", content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestTotalsOfAnotherForm refuses what a newer program has written that counts otherwise, and changes nothing.
+func TestTotalsOfAnotherForm(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state.db")
+	db := must(open(Config{Path: path}, append(migrations(), func(*bolt.Tx) error { return nil })))(t)
+	closeDB(t, db)
+	b := must(bolt.Open(path, 0o600, nil))(t)
+	err := b.Update(func(tx *bolt.Tx) error {
+		at, meta := placeOf(bucketMeta), tx.Bucket([]byte(bucketMeta))
+		value := binary.BigEndian.AppendUint64(make([]byte, 40), uint64(tx.ID())) //nolint:gosec // It counts up.
+		return errors.Join(meta.Put([]byte(keyTotals), at.seal([]byte(keyTotals), value)), sealed(tx, bucketDocuments).SetSequence(7))
+	})
+	if err := errors.Join(err, b.Close()); err != nil {
+		t.Fatal(err)
+	}
+	content := must(os.ReadFile(path))(t)
+	if _, err := Open(Config{Path: path}); !errors.Is(err, ErrNewer) {
+		t.Errorf("error %v, want ErrNewer", err)
+	}
+	if after, err := os.ReadFile(path); err != nil || !bytes.Equal(after, content) {
+		t.Errorf("it was modified: %v", err)
+	}
+}
+
+// TestHealed has a journal whole again when a value in which a bit has turned was written anew, or is gone.
+func TestHealed(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state.db")
+	db := openDB(t, path)
+	docs := NewCollection[string](db, "test")
+	for _, heal := range []func(tx *Tx) error{
+		func(tx *Tx) error { return docs.In(tx).Put("a", "two") },
+		func(tx *Tx) error { return docs.In(tx).Delete("a") },
+	} {
+		put(t, docs, "a", "one")
+		err := db.Update(func(tx *Tx) error {
+			b := sealed(tx.bolt, bucketDocuments).Bucket([]byte("test"))
+			turned := bytes.Clone(b.Get([]byte("a")))
+			turned[0] ^= 1
+			return b.Put([]byte("a"), turned)
+		})
+		if err := errors.Join(err, db.Update(heal)); err != nil {
+			t.Fatal(err)
+		}
+		if err := db.view(check); err != nil {
+			t.Error(err)
+		}
+	}
+	closeDB(t, db)
 }
 
 // TestBackup has what was written in a backup soon after, but not in a gap, and says how much a

@@ -236,8 +236,12 @@ func openBolt(cfg Config) (b *bolt.DB, err error) {
 			return file, err
 		},
 	}
+	var refused error
 	fault := guard(func() error {
 		b, err = bolt.Open(cfg.Path, fileMode, options)
+		if errors.As(err, new(syscall.Errno)) {
+			refused = err // As a map for which there is no memory: of what is in the file that says nothing.
+		}
 		if err != nil {
 			return err
 		}
@@ -251,7 +255,7 @@ func openBolt(cfg Config) (b *bolt.DB, err error) {
 		return b, fmt.Errorf("open journal %s: %w", cfg.Path, ErrInUse)
 	case errors.Is(fault, bolterrors.ErrVersionMismatch):
 		return b, fmt.Errorf("open journal %s: %w: %w", cfg.Path, ErrNewer, fault)
-	case errors.As(fault, &pathErr):
+	case refused != nil, errors.As(fault, &pathErr):
 		return b, fmt.Errorf("open journal: %w", fault)
 	}
 	return b, damaged(cfg.Path, fault)

@@ -136,24 +136,39 @@ func wantDoc(t *testing.T, path string, steps []migration, want string) {
 func TestMigrateFromNothing(t *testing.T) {
 	t.Parallel()
 	// What is left if the power goes while the first file is made.
-	path := filepath.Join(t.TempDir(), "state.db")
-	b, err := bolt.Open(path, 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := b.Close(); err != nil {
-		t.Fatal(err)
-	}
-	db := openDB(t, path)
-	defer closeDB(t, db)
-	err = db.view(func(tx *bolt.Tx) error {
-		if v, err := readVersion(tx); v != uint64(len(migrations())) || err != nil {
-			t.Errorf("version %d, %v", v, err)
+	for _, second := range []bool{true, false} {
+		path := filepath.Join(t.TempDir(), "state.db")
+		b, err := bolt.Open(path, 0o600, nil)
+		if err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
-	if err != nil {
-		t.Error(err)
+		if err := b.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if !second {
+			content, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			clear(content[pageSize : 2*pageSize]) // Its second head was not written yet.
+			if err := os.WriteFile(path, content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		db := openDB(t, path)
+		err = db.view(func(tx *bolt.Tx) error {
+			if v, err := readVersion(tx); v != uint64(len(migrations())) || err != nil {
+				t.Errorf("version %d, %v", v, err)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+		if damaged, err := filepath.Glob(path + ".damaged*"); err != nil || len(damaged) > 0 {
+			t.Errorf("the second head is there: %t; it was taken for damaged: %v, %v", second, damaged, err)
+		}
+		closeDB(t, db)
 	}
 }
 

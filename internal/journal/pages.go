@@ -58,8 +58,12 @@ func checkPages(tx *bolt.Tx) error {
 	if err != nil {
 		return err
 	}
-	if uint64(tx.Size()) != h.pages*l.size { //nolint:gosec // A size.
-		return fmt.Errorf("its head speaks of %d pages", h.pages)
+	info, err := file.Stat()
+	if err != nil {
+		return err
+	}
+	if most := uint64(info.Size()) / l.size; h.pages > most || uint64(tx.Size()) != h.pages*l.size { //nolint:gosec // A size.
+		return fmt.Errorf("its head speaks of %d pages, of %d", h.pages, most)
 	}
 	l.owned = make([]bool, h.pages)
 	l.owned[0], l.owned[1] = true, true
@@ -261,7 +265,10 @@ func (l *layout) bucket(value []byte) error {
 	case end != uint64(len(within)):
 		return errors.New("its page has no end, or another")
 	}
-	return errors.Join(inOrder(all, nil, nil), l.buckets(all))
+	if slices.ContainsFunc(all, func(e element) bool { return e.bucket }) {
+		return errors.New("a bucket is within the page of another")
+	}
+	return inOrder(all, nil, nil)
 }
 
 // element is one of a branch, which has a page, or of a leaf.

@@ -36,7 +36,7 @@ type Recovery struct {
 
 // Whole reports whether the backup has all that was ever written.
 func (r *Recovery) Whole() bool {
-	return r.Backup != "" && !r.Written.IsZero() && !r.Written.After(r.AsOf)
+	return r.Backup != "" && !r.Written.IsZero() && r.Written.Equal(r.AsOf)
 }
 
 // recoveries is the name of the collection, and lastRecovery the key of the only one that is kept.
@@ -75,7 +75,8 @@ func replace(cfg Config, steps []migration, broken *DamagedError) (err error) {
 	defer func() { err = errors.Join(err, os.RemoveAll(place)) }()
 	fresh := cfg
 	fresh.Path = filepath.Join(place, filepath.Base(cfg.Path))
-	if err := restore(fresh, steps, cfg.Path, &r); err != nil {
+	useless, err := restore(fresh, steps, cfg.Path, &r)
+	if err != nil {
 		return fmt.Errorf("replace the journal: %w", err)
 	}
 	if err := setAside(cfg.Path, &r); err != nil {
@@ -87,44 +88,56 @@ func replace(cfg Config, steps []migration, broken *DamagedError) (err error) {
 	if err := os.Rename(fresh.Path, cfg.Path); err != nil {
 		return fmt.Errorf("replace the journal: %w", err)
 	}
+	// The next backup would take the place of one that is of no use to this program, and perhaps to another.
+	for _, backup := range useless {
+		if err := os.Rename(backup, asideOf(backup, &r)); err != nil {
+			return fmt.Errorf("keep a backup of the journal: %w", err)
+		}
+	}
 	cfg.Logger.Error("the journal was damaged and is replaced", slog.String("cause", r.Cause),
 		slog.String("kept", cmp.Or(r.Damaged, "nothing")), slog.String("backup", cmp.Or(r.Backup, "none")), slog.Time("as_of", r.AsOf))
 	return durable.Sync(dir)
 }
 
-// restore copies the newest backup of a journal that can be read to a new place.
-func restore(fresh Config, steps []migration, path string, r *Recovery) error {
+// restore copies the newest backup of a journal that can be read to a new place. It returns those that are newer, and cannot.
+func restore(fresh Config, steps []migration, path string, r *Recovery) (useless []string, err error) {
 	var newer error
 	for _, backup := range backupsOf(path) {
 		info, err := os.Stat(backup)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if err := copyFile(backup, fresh.Path); err != nil {
-			return err
+			return nil, err
 		}
 		db, err := openGood(fresh, steps)
 		if _, bad := errors.AsType[*DamagedError](err); bad {
 			fresh.Logger.Error("a backup of the journal is damaged", slog.String("backup", backup), slog.Any("error", err))
+			useless = append(useless, backup)
 			continue
 		}
 		if errors.Is(err, ErrNewer) {
-			newer = cmp.Or(newer, err)
+			newer, useless = cmp.Or(newer, err), append(useless, backup)
 			continue
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		r.Backup, r.AsOf = backup, info.ModTime().UTC()
-		return db.shut()
+		return useless, db.shut()
 	}
 	if newer != nil {
-		return newer // There is a program that can go on.
+		return nil, newer // There is a program that can go on.
 	}
 	if err := os.Remove(fresh.Path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+		return nil, err
 	}
-	return nil
+	return useless, nil
+}
+
+// asideOf is what a file is called that cannot be used, and is kept.
+func asideOf(path string, r *Recovery) string {
+	return path + ".damaged-" + r.Found.Format("20060102T150405.000Z")
 }
 
 // setAside keeps a damaged file under another name, too.
@@ -136,7 +149,7 @@ func setAside(path string, r *Recovery) error {
 	if err != nil {
 		return err
 	}
-	r.Damaged, r.Written = path+".damaged-"+r.Found.Format("20060102T150405.000Z"), info.ModTime().UTC()
+	r.Damaged, r.Written = asideOf(path, r), info.ModTime().UTC()
 	return os.Link(path, r.Damaged)
 }
 

@@ -110,8 +110,11 @@ func checkVersionSum(tx *bolt.Tx, version uint64) error {
 
 // checkTotals sees that all that is sealed is what was there after the last transaction.
 func checkTotals(tx *bolt.Tx) error {
+	if version, err := readVersion(tx); err == nil && version > Schema() {
+		return nil // They may mean anything.
+	}
 	kept, err := totalsOf(tx)
-	if err != nil || kept.tx != uint64(tx.ID()) { //nolint:gosec // It counts up.
+	if err != nil || kept == (totals{}) || kept.tx != uint64(tx.ID()) { //nolint:gosec // It counts up.
 		return err
 	}
 	now, err := counted(tx)
@@ -146,8 +149,19 @@ func (tx *Tx) end() (err error) {
 	return tx.totals.put(tx.bolt.Bucket([]byte(bucketMeta)))
 }
 
+// mistrust has the totals counted anew if what goes is not what was counted: a bit of it has turned since.
+func (tx *Tx) mistrust(at place, key, goes []byte) {
+	if goes == nil {
+		return
+	}
+	if _, err := at.unseal(key, goes); err != nil {
+		tx.known = false
+	}
+}
+
 // put keeps a value.
 func (tx *Tx) put(in *bolt.Bucket, at place, key, value []byte) error {
+	tx.mistrust(at, key, in.Get(key))
 	kept, next := at.seal(key, value), tx.totals
 	next.replace(in.Get(key), kept)
 	if err := in.Put(key, kept); err != nil {
@@ -158,7 +172,8 @@ func (tx *Tx) put(in *bolt.Bucket, at place, key, value []byte) error {
 }
 
 // drop removes a value, if there is one.
-func (tx *Tx) drop(in *bolt.Bucket, key []byte) error {
+func (tx *Tx) drop(in *bolt.Bucket, at place, key []byte) error {
+	tx.mistrust(at, key, in.Get(key))
 	next := tx.totals
 	next.replace(in.Get(key), nil)
 	if err := in.Delete(key); err != nil {
@@ -169,10 +184,17 @@ func (tx *Tx) drop(in *bolt.Bucket, key []byte) error {
 }
 
 // dropBucket removes a bucket with its values, if there is one.
-func (tx *Tx) dropBucket(in *bolt.Bucket, name []byte) error {
+func (tx *Tx) dropBucket(in *bolt.Bucket, at place, name []byte) error {
 	b := in.Bucket(name)
 	if b == nil {
 		return nil
+	}
+	err := b.ForEach(func(k, kept []byte) error {
+		tx.mistrust(at.below(string(name)), k, kept)
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	var gone totals
 	if err := gone.addAll(b); err != nil {
