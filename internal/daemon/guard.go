@@ -4,11 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strconv"
-	"sync/atomic"
+	"sync"
 	"syscall"
 	"time"
 
@@ -22,8 +21,21 @@ type guard struct {
 	// line leads to the other one. A byte is that the guard is at its post, or a word for the guard; its end is the end of who has the other end.
 	line    *os.File
 	process tenure.Process
-	// sent is that it was told to go: then its end is no loss.
-	sent atomic.Bool
+	// said is that it has said that whoever manages the daemon knows who that is from now on. It may be read when over is closed, by the
+	// end of the guard.
+	said bool
+	over chan struct{}
+}
+
+// newGuard is a guard that is at its post, at the other end of a line.
+func newGuard(line *os.File, process tenure.Process) *guard {
+	g := &guard{line: line, process: process, over: make(chan struct{})}
+	go func() {
+		defer close(g.over)
+		n, _ := line.Read(make([]byte, 1)) // The end says all.
+		g.said = n > 0
+	}()
+	return g
 }
 
 // word is what a program says to its guard.
@@ -81,8 +93,8 @@ func (p *parts) post(own *program, patience time.Duration, of belongings) (*guar
 	argv := append([]string{own.path, "guard"}, p.cfg.Args...)
 	pidfd, attributes := -1, &syscall.SysProcAttr{}
 	attributes.PidFD = &pidfd
-	if p.cfg.Manager.Notify != nil {
-		// A child of whoever manages this process, which waits for the end of its own children alone.
+	if p.cfg.Manager.Notify != nil && os.Getpid() != 1 {
+		// A child of whoever manages this process, which waits for the end of its own children alone. Process 1 has no parent here.
 		attributes.Cloneflags = syscall.CLONE_PARENT
 	}
 	if _, err := syscall.ForkExec(own.executable(), argv, &syscall.ProcAttr{Env: env, Files: files, Sys: attributes}); err != nil {
@@ -93,14 +105,15 @@ func (p *parts) post(own *program, patience time.Duration, of belongings) (*guar
 		return fail(errors.Join(err, here.Close()))
 	}
 	defer process.Close()
-	g := &guard{line: here, process: process.Process()}
-	if err := errors.Join(there.Close(), here.SetReadDeadline(time.Now().Add(posting))); err != nil {
-		return fail(errors.Join(err, g.end()))
+	err = errors.Join(there.Close(), here.SetReadDeadline(time.Now().Add(posting)))
+	if err == nil {
+		_, err = here.Read(make([]byte, 1))
 	}
-	if _, err := here.Read(make([]byte, 1)); err != nil {
-		return fail(errors.Join(err, g.end()))
+	if err = errors.Join(err, here.SetReadDeadline(time.Time{})); err != nil {
+		_, endErr := end(process)
+		return fail(errors.Join(err, endErr, here.Close()))
 	}
-	return g, here.SetReadDeadline(time.Time{})
+	return newGuard(here, process.Process()), nil
 }
 
 // inFork are the descriptors that become those of a child, in their order.
@@ -125,22 +138,15 @@ func (g *guard) end() error {
 	return errors.Join(err, g.line.Close())
 }
 
-// lost returns when a guard has ended that was not told to go.
-func (g *guard) lost() bool {
-	_, err := g.line.Read(make([]byte, 1))
-	return errors.Is(err, io.EOF) && !g.sent.Load()
-}
-
 // Ways in which a guard takes a word.
 var (
 	errStays = errors.New("the guard stays until the end of this program")
-	errLate  = errors.New("the guard did not go, and was ended")
+	errLost  = errors.New("the guard has ended before it had said who the daemon is")
 )
 
-// dismiss sends the guard away. When it returns nil or errLate that is gone: one that does not go in time is ended, or it would end a daemon that serves.
+// dismiss sends the guard away. When it returns nil or errLost that is gone: one that does not go in time is ended, or it would end a daemon that serves.
 // Where life, that of this program, ends before, it is errStays.
 func (g *guard) dismiss(life context.Context, patience time.Duration) error {
-	g.sent.Store(true)
 	if err := g.line.SetWriteDeadline(time.Now().Add(patience)); err != nil {
 		return errStays // It hears nothing, and sees the end.
 	}
@@ -158,21 +164,18 @@ func (g *guard) dismiss(life context.Context, patience time.Duration) error {
 // gone waits until a guard is, as dismiss does.
 func (g *guard) gone(life context.Context, patience time.Duration) error {
 	process, err := proc.Open(g.process)
-	if errors.Is(err, proc.ErrGone) {
-		return nil
+	if err == nil {
+		defer process.Close()
+		defer time.AfterFunc(patience, func() { _ = process.Signal(syscall.SIGKILL) }).Stop() // It is gone otherwise.
+		_, err = process.Wait(life)
 	}
-	if err != nil {
+	if err != nil && !errors.Is(err, proc.ErrGone) {
 		return errStays
 	}
-	defer process.Close()
-	late := time.AfterFunc(patience, func() { _ = process.Signal(syscall.SIGKILL) }) // It is gone otherwise.
-	_, err = process.Wait(life)
-	switch {
-	case err != nil && !errors.Is(err, proc.ErrGone):
-		late.Stop()
-		return errStays
-	case !late.Stop():
-		return errLate
+	// Whoever else might have its end of the line is not waited for, only what was said on it.
+	_ = syscall.Shutdown(descriptorOf(g.line), syscall.SHUT_RD) // It is at its end otherwise.
+	if <-g.over; !g.said {
+		return errLost
 	}
 	return nil
 }
@@ -180,7 +183,7 @@ func (g *guard) gone(life context.Context, patience time.Duration) error {
 // dismiss sends away the guard of a start, if there is one, or tells it that life, that of this program, has ended. When it is gone whoever manages
 // this process knows it as the daemon: the guard has said so.
 func (p *parts) dismiss(life context.Context, g *guard) {
-	if g != nil && errors.Is(g.dismiss(life, leaving), errLate) {
+	if g != nil && errors.Is(g.dismiss(life, leaving), errLost) {
 		p.lost()
 	}
 }
@@ -219,21 +222,24 @@ func Guard(ctx context.Context, cfg Config) error {
 		return fmt.Errorf("guard: %w", err)
 	}
 	go p.cfg.Manager.tellAlive(alive, func() { p.notify(alive, "WATCHDOG=1") })
-	said, why := h.watch(ctx, guarded)
+	// However often it is waited for the other one after this one was told to end, it is not for longer.
+	by := sync.OnceValue(func() time.Time { return time.Now().Add(ending) })
+	said, why := h.watch(ctx, guarded, by)
 	switch {
 	case why == nil && said == wordEnding:
 		p.cfg.Logger.Info("the program that begins was told to end", slog.Int("process", guarded.Process().PID))
-		return seeOff(ctx, guarded)
+		return seeOff(ctx, guarded, by)
 	case why == nil:
 		p.notify(alive, knownAs(guarded.Process().PID))
 		p.cfg.Manager.heard(alive)
+		_, _ = h.guard.line.Write([]byte{0}) // An older program does not listen.
 		// Whoever has told the daemon to end before it knew of another one has told this one.
 		hear := p.cfg.Told.deafen()
 		if ctx.Err() == nil {
 			return nil
 		}
 		hear()
-		return seeOff(ctx, guarded)
+		return seeOff(ctx, guarded, by)
 	case ctx.Err() != nil:
 		_, err := end(guarded)
 		return err
@@ -268,8 +274,8 @@ func meant(exit proc.Exit) bool {
 var errEndedEarly = errors.New("it ended before it was ready; its last words are in the log")
 
 // watch returns what the other one says, or why that cannot be the daemon. Whoever is known as the daemon is told to
-// end it: that is for the other one.
-func (h *Handed) watch(ctx context.Context, guarded *proc.Handle) (word, error) {
+// end it: that is for the other one, which is waited for until a time.
+func (h *Handed) watch(ctx context.Context, guarded *proc.Handle, by func() time.Time) (word, error) {
 	line := h.guard.line
 	if err := line.SetReadDeadline(time.Now().Add(h.Patience + overdue(h.Patience))); err != nil {
 		return 0, err
@@ -277,7 +283,7 @@ func (h *Handed) watch(ctx context.Context, guarded *proc.Handle) (word, error) 
 	watched, done := context.WithCancel(context.Background())
 	defer done()
 	defer context.AfterFunc(ctx, func() {
-		_ = line.SetReadDeadline(time.Now().Add(ending))
+		_ = line.SetReadDeadline(by())
 		tell(watched, guarded)
 	})()
 	said := make([]byte, 1)
@@ -303,12 +309,12 @@ func unread(line *os.File, said []byte) bool {
 }
 
 // seeOff waits for the end of a program that was told to end. Where this guard is told to end, it is for it to tell the other one, and to end one
-// that does not.
-func seeOff(ctx context.Context, guarded *proc.Handle) error {
+// that does not in time.
+func seeOff(ctx context.Context, guarded *proc.Handle, by func() time.Time) error {
 	patient, lost := context.WithCancel(context.Background())
 	defer lost()
 	defer context.AfterFunc(ctx, func() {
-		time.AfterFunc(ending, lost)
+		time.AfterFunc(time.Until(by()), lost)
 		tell(patient, guarded)
 	})()
 	if _, err := guarded.Wait(patient); err == nil || errors.Is(err, proc.ErrGone) {

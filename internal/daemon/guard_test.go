@@ -136,7 +136,7 @@ func TestAGuardIsDismissedLate(t *testing.T) {
 			}
 		}
 		h := &Handed{guard: &guard{line: there}, estate: estate{Patience: -time.Hour}}
-		if _, err := h.watch(t.Context(), nil); (err == nil) != said {
+		if _, err := h.watch(t.Context(), nil, time.Now); (err == nil) != said {
 			t.Errorf("dismissed is %v, and it goes by %v", said, err)
 		}
 	}
@@ -180,11 +180,11 @@ func TestNobodyTakesThePlaceOfWhoWasToldToEnd(t *testing.T) {
 func TestADismissedGuardIsGone(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
-		words []string
+		words string
 		want  error
-	}{{[]string{"sleep", "infinity"}, errLate}, {[]string{"true"}, nil}} {
+	}{{"exec sleep infinity", errLost}, {"true", errLost}, {"printf . >&3", nil}} {
 		here, there := line(t)
-		child := exec.CommandContext(t.Context(), c.words[0], c.words[1:]...) //nolint:gosec // Of this test.
+		child := exec.CommandContext(t.Context(), "sh", "-c", c.words) //nolint:gosec // Of this test.
 		child.ExtraFiles = []*os.File{there}
 		if err := errors.Join(child.Start(), there.Close()); err != nil {
 			t.Fatal(err)
@@ -197,11 +197,11 @@ func TestADismissedGuardIsGone(t *testing.T) {
 		if c.want == nil {
 			patience = time.Hour
 		}
-		if err := (&guard{line: here, process: info.Process}).dismiss(t.Context(), patience); !errors.Is(err, c.want) {
-			t.Errorf("%v: %v, want %v", c.words, err, c.want)
+		if err := newGuard(here, info.Process).dismiss(t.Context(), patience); !errors.Is(err, c.want) {
+			t.Errorf("%q: %v, want %v", c.words, err, c.want)
 		}
 		if _, err := syscall.Wait4(child.Process.Pid, nil, syscall.WNOHANG, nil); !errors.Is(err, syscall.ECHILD) {
-			t.Errorf("%v: it is still there: %v", c.words, err)
+			t.Errorf("%q: it is still there: %v", c.words, err)
 		}
 		_ = child.Wait() // It was waited for.
 	}
@@ -218,13 +218,13 @@ func TestAGuardStaysUntilTheEnd(t *testing.T) {
 		}
 		defer lock.Close() //nolint:errcheck // Nobody locks it.
 		// It is told, and takes its time.
-		guarded := exec.CommandContext(t.Context(), "sh", "-c", `trap "" TERM; echo ready; read go`)
+		guarded := exec.CommandContext(t.Context(), "sh", "-c", `trap "" TERM; echo; while read back; do echo; done`)
 		input, inputErr := guarded.StdinPipe()
 		output, outputErr := guarded.StdoutPipe()
 		if err := errors.Join(inputErr, outputErr, guarded.Start()); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := io.ReadFull(output, make([]byte, len("ready\n"))); err != nil {
+		if _, err := output.Read(make([]byte, 1)); err != nil {
 			t.Fatal(err)
 		}
 		info, err := proc.Read(guarded.Process.Pid)
@@ -257,6 +257,15 @@ func TestAGuardStaysUntilTheEnd(t *testing.T) {
 		if !errors.Is(err, syscall.EAGAIN) {
 			t.Fatal(err)
 		}
+		// Who was to go would be gone in this time.
+		for range 100 {
+			if _, err := io.WriteString(input, "\n"); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := output.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
 		select {
 		case err := <-ended:
 			t.Errorf("%s: the guard has gone: %v", name, err)
@@ -270,5 +279,34 @@ func TestAGuardStaysUntilTheEnd(t *testing.T) {
 			t.Errorf("%s: the program has not ended: %v", name, err)
 		}
 		tell()
+	}
+}
+
+// A program that does not end when it is told to is ended by its guard, if that was told, in its time.
+func TestAGuardEndsWhoDoesNot(t *testing.T) {
+	t.Parallel()
+	guarded := exec.CommandContext(t.Context(), "sh", "-c", `trap "" TERM; echo; while :; do read never; done`)
+	input, inputErr := guarded.StdinPipe() // Without an end.
+	output, outputErr := guarded.StdoutPipe()
+	if err := errors.Join(inputErr, outputErr, guarded.Start()); err != nil {
+		t.Fatal(err)
+	}
+	defer input.Close() //nolint:errcheck // Nothing is written.
+	if _, err := output.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	process, err := proc.OpenPID(guarded.Process.Pid)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer process.Close()
+	ctx, tell := context.WithCancel(t.Context())
+	tell()
+	if err := seeOff(ctx, process, time.Now); err != nil {
+		t.Error(err)
+	}
+	_ = guarded.Wait() // The guard has waited for it.
+	if process.Signal(0) == nil {
+		t.Error("it has not ended")
 	}
 }

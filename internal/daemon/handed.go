@@ -109,16 +109,29 @@ func Inherit(getenv func(string) string) (Handed, error) {
 		h.previous = &program{file: adopted(h.Previous, h.PreviousPath), path: h.PreviousPath}
 	}
 	if h.Guard > 0 {
-		h.guard = &guard{line: adopted(h.Guard, "guard"), process: h.Guarding}
-		if h.GuardPID > 0 && h.Guarding == (tenure.Process{}) {
-			// Of an older release: a child, which was not waited for.
-			info, err := proc.Read(h.GuardPID)
-			h.guard.process, errs = info.Process, append(errs, err)
-		}
+		var err error
+		h.guard, err = h.inheritGuard(adopted(h.Guard, "guard"))
+		errs = append(errs, err)
 	}
 	// The name of a process that was executed by a descriptor is a number.
 	_ = os.WriteFile("/proc/self/comm", []byte("tenured"), 0) // It is only for people.
 	return h, errors.Join(append(errs, fault(context.Background(), "inherit"))...)
+}
+
+// inheritGuard is the guard of this program, or this program as one.
+func (h *Handed) inheritGuard(line *os.File) (*guard, error) {
+	switch none := (tenure.Process{}); {
+	case h.Guarded != none:
+		return &guard{line: line}, nil
+	case h.Guarding != none:
+		return newGuard(line, h.Guarding), nil
+	}
+	// Of an older release: a child, which was not waited for, and says nothing at its end.
+	g := &guard{line: line, said: true, over: make(chan struct{})}
+	close(g.over)
+	info, err := proc.Read(h.GuardPID)
+	g.process = info.Process
+	return g, err
 }
 
 // readKept reads the list of connections that were passed, and takes them.

@@ -204,6 +204,9 @@ func (s *succession) ready() {
 	s.settled = true
 	s.stop()
 	s.dismiss()
+	if s.life.Err() != nil {
+		return // The next start says what has become of the upgrade.
+	}
 	failure := s.p.cfg.Handed.Failure
 	if !s.p.cfg.Handed.is {
 		failure = s.p.restarted()
@@ -228,7 +231,7 @@ func (p *parts) restarted() string {
 
 // follow has this program end with its guard, if it loses that.
 func (s *succession) follow(guard *guard) {
-	if guard.lost() {
+	if <-guard.over; !guard.said {
 		s.p.lost()
 	}
 }
