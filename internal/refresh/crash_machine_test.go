@@ -45,8 +45,10 @@ type mortal struct {
 	life  *life
 	// prepared is how many changes there have been before the operation.
 	prepared int
-	over     chan struct{}
-	seed     maphash.Seed
+	// asked has what the operation has come to for who has asked for it.
+	asked chan error
+	over  chan struct{}
+	seed  maphash.Seed
 	// see is that of the next life.
 	see func(asked int) uint64
 	// failed hears why a daemon does not start.
@@ -337,7 +339,7 @@ func workplace(t testing.TB) string {
 // has: what is written down has paths in it.
 func newMortal(t *testing.T, dir string, g *grave) *mortal {
 	t.Helper()
-	m := &mortal{t: t, dir: dir, twin: supervisetest.NewTwin(), over: make(chan struct{}), seed: maphash.MakeSeed()}
+	m := &mortal{t: t, dir: dir, twin: supervisetest.NewTwin(), asked: make(chan error, 1), over: make(chan struct{}), seed: maphash.MakeSeed()}
 	m.failed = func(err error) { t.Errorf("boot: %v", err) }
 	m.table = mounttest.NewTwin(m.usersAt)
 	if err := os.RemoveAll(dir); err != nil {

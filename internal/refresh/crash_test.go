@@ -137,10 +137,14 @@ func (op *crashing) places(t *testing.T, used *grave, everywhere bool) *tally {
 	inBubble(func(t *testing.T) {
 		m := newMortal(t, machine, g)
 		defer m.close()
-		if !op.die(m, -1, m.fingerprint, nil) {
+		var was tenure.Process
+		if !op.die(m, -1, m.fingerprint, &was) {
 			t.Fatal("it has died by itself")
 		}
-		row.places, places = m.life.many(), m.life.different()
+		op.done(m, was)
+		if row.places, places = m.life.many(), m.life.different(); len(places) == 0 {
+			t.Error("there is no place to die at")
+		}
 		after = m.look()
 		if diff := cmp.Diff(op.after.facts(), after.facts); diff != "" {
 			t.Errorf("nobody has died (-want +got):\n%s", diff)
@@ -162,7 +166,28 @@ func (op *crashing) places(t *testing.T, used *grave, everywhere bool) *tally {
 		}
 		inBubble(func(t *testing.T) { op.at(newMortal(t, machine, g), at, again, row, allowed) })
 	}
+	if !t.Failed() && row.died == 0 {
+		t.Error("nobody has died")
+	}
 	return row
+}
+
+// done sees that what was asked for was done where nobody has died, or has failed as it should: all else may look as if it was.
+func (op *crashing) done(m *mortal, was tenure.Process) {
+	m.t.Helper()
+	if op.boots {
+		return
+	}
+	if err := <-m.asked; err != nil && !op.fails {
+		m.t.Errorf("it is refused: %v", err)
+	}
+	list := m.engine.List(change.Filter{Select: change.All})
+	if op.fails && (len(list) <= m.prepared || list[len(list)-1].Status == change.Done) {
+		m.t.Error("it does not fail")
+	}
+	if op.renews && m.main() == was {
+		m.t.Error("the service is the process that it was")
+	}
 }
 
 // at has the daemon die at a place, and the next one at another, and looks at what comes of it.
@@ -211,7 +236,7 @@ func (op *crashing) die(m *mortal, left int, see func(asked int) uint64, was *te
 		*was = m.main()
 	}
 	m.life.from(left, see)
-	go func() { _ = op.ask(m.t.Context(), m) }() // It may die before it answers.
+	go func() { m.asked <- op.ask(m.t.Context(), m) }() // It may die before it answers.
 	return m.settle() && m.survives()
 }
 
