@@ -182,8 +182,9 @@ func (w *world) choose(d drawn, names []string, busy map[string]bool) (op, bool)
 	case "many":
 		w.chooseMany(&o, d, names, busy)
 	}
-	// What waits would be given up whenever it is aborted, also after the step.
-	if o.Kind != "refresh" && o.Kind != "revert" || o.Want == refused || o.Want == waits {
+	// What waits would be given up whenever it is aborted, also after the step; and what is staged is taken when the services have
+	// ended for which it waits, also for a change that is undone then.
+	if o.Kind != "refresh" && o.Kind != "revert" || o.Want == refused || o.Want == waits || s.Staged != 0 {
 		o.Abort = 0
 	}
 	return o, o.Kind != "rule" || !busy[theRules]
