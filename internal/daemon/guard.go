@@ -97,11 +97,13 @@ func (p *parts) post(own *program, patience time.Duration, of belongings) (*guar
 		// A child of whoever manages this process, which waits for the end of its own children alone. Process 1 has no parent here.
 		attributes.Cloneflags = syscall.CLONE_PARENT
 	}
-	if _, err := syscall.ForkExec(own.executable(), argv, &syscall.ProcAttr{Env: env, Files: files, Sys: attributes}); err != nil {
+	pid, err := syscall.ForkExec(own.executable(), argv, &syscall.ProcAttr{Env: env, Files: files, Sys: attributes})
+	if err != nil {
 		return fail(errors.Join(err, here.Close()))
 	}
 	process, err := proc.FromPIDFD(os.NewFile(uintptr(pidfd), "guard")) //nolint:gosec // A descriptor.
 	if err != nil {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // It has just been made, and would take the end of the line for that of this one.
 		return fail(errors.Join(err, here.Close()))
 	}
 	defer process.Close()
