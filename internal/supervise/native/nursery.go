@@ -19,10 +19,20 @@ const (
 	// childrenSettle is how much longer it is for who has not: even on a machine that
 	// is busy, a program that goes to the background has done so by then.
 	childrenSettle = 10
-	// earlyPatience bounds how long a service that goes on may stand still. One whose
-	// processes do not, because one is deep inside the kernel, is split when it stops.
+	// earlyPatience bounds how long a service that goes on may stand still. With one whose
+	// processes do not, because one is deep inside the kernel, or waits for a processor, it is tried again
+	// after earlyAgain, so that it stands still for little of its time; at the latest it is split when it stops.
 	earlyPatience = 200 * time.Millisecond
+	earlyAgain    = 10 * time.Second
 )
+
+// early is how a unit is split while it goes on.
+type early struct {
+	stand func(context.Context, time.Duration) (thaw func(), err error)
+	again time.Duration
+	// failed is that it did not stand still the last time.
+	failed bool
+}
 
 // nursery hears of processes that become other programs, and wakes the unit of each
 // that matches one of its patterns. It listens only while a service with patterns
@@ -156,12 +166,17 @@ func (u *unit) setApartEarly(ctx context.Context) {
 	if grown := u.grown(); len(grown) == 0 {
 		return
 	}
-	thaw, err := u.stand(ctx, earlyPatience)
+	thaw, err := u.early.stand(ctx, earlyPatience)
 	defer thaw()
 	if err != nil {
-		u.warn("workloads are not set apart before the service stops", err)
+		if !u.early.failed {
+			u.warn("workloads are not set apart yet", err)
+		}
+		u.early.failed = true
+		u.setAlarm(alarmSplit, u.early.again)
 		return
 	}
+	u.early.failed = false
 	u.giveAll(ctx, u.grown())
 	u.save()
 }

@@ -133,6 +133,39 @@ func TestWorkloadIsAUnitWhileItsServiceRuns(t *testing.T) {
 	}
 }
 
+// A service that does not stand still in time is asked to again.
+func TestWorkloadIsAUnitInTheEnd(t *testing.T) {
+	t.Parallel()
+	r := newRoot(t)
+	r.settle = time.Millisecond
+	s := r.supervisor(t)
+	spec := manages(t)
+	if err := s.Start(t.Context(), spec); err != nil {
+		t.Fatal(err)
+	}
+	u, _ := s.find(spec.Unit)
+	prepared, failed := make(chan struct{}), make(chan struct{})
+	err := u.tell(t.Context(), func(context.Context) {
+		defer close(prepared)
+		u.early.again = time.Millisecond
+		u.early.stand = func(context.Context, time.Duration) (func(), error) {
+			defer close(failed)
+			u.early.stand = u.stand
+			return func() {}, context.DeadlineExceeded
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-prepared
+	found := splits(t, s)
+	fork(t, s, spec.Unit, supervisetest.Program{Name: "machine", Daemonize: true})
+	<-failed
+	if split := next(t, found); split.Parent != spec.Unit || split.Unit.Name != "vm" {
+		t.Errorf("event %+v, want a vm of %s", split, spec.Unit)
+	}
+}
+
 // Workloads that started while no supervisor ran are set apart by the next one.
 func TestWorkloadIsAUnitAfterAdoption(t *testing.T) {
 	t.Parallel()

@@ -71,6 +71,7 @@ type unit struct {
 	// awaiting ends the wait for a bus name; unready is why there will be none.
 	awaiting func()
 	unready  error
+	early    early
 	// adopting is that it has not looked where it is yet: alarms that became due meanwhile do not know either.
 	adopting bool
 	// barriers are what waits until all is heard that a process has said.
@@ -120,9 +121,11 @@ func newUnit(s *Supervisor, rec record) *unit {
 		inbox: make(chan func(context.Context), 4),
 		gone:  make(chan struct{}),
 
+		early:    early{again: earlyAgain},
 		barriers: make(map[string]func(context.Context)),
 		young:    make(map[tenure.Process]bool),
 	}
+	u.early.stand = u.stand
 	u.publish()
 	return u
 }
