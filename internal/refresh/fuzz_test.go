@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -162,8 +163,9 @@ func FuzzState(f *testing.F) {
 		if value.text, err = another(value.text, int(at), other); err != nil {
 			return // No text of JSON, such as "\xff".
 		}
-		hung := time.AfterFunc(time.Minute, func() { panic("there is no end to it") })
-		defer hung.Stop()
+		ended := make(chan struct{})
+		defer close(ended)
+		go bounded(ended, used(), time.Minute)
 		synctest.Test(t, func(t *testing.T) {
 			m := newMortal(t, filepath.Join(top, "machine"), machine)
 			// Processes in memory are none whose ends the kernel tells: whoever waited for them would be told at once, again and again.
@@ -173,6 +175,27 @@ func FuzzState(f *testing.F) {
 			}
 		})
 	})
+}
+
+// bounded panics when more than so much time of processors has been used since began, and something has not ended.
+func bounded(ended <-chan struct{}, began, most time.Duration) {
+	for {
+		select {
+		case <-ended:
+			return
+		case <-time.After(time.Second):
+			if used()-began > most {
+				panic("there is no end to it")
+			}
+		}
+	}
+}
+
+// used is the time of processors that this process has used, which does not depend on how many others want to.
+func used() time.Duration {
+	var usage syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &usage) // It cannot fail.
+	return time.Duration(usage.Utime.Nano() + usage.Stime.Nano())
 }
 
 // livesOn has a daemon start, if it can, and be asked for all sorts of things.
