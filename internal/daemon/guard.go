@@ -90,20 +90,8 @@ func (p *parts) post(own *program, patience time.Duration, of belongings) (*guar
 	if err != nil {
 		return fail(errors.Join(err, here.Close()))
 	}
-	argv := append([]string{own.path, "guard"}, p.cfg.Args...)
-	pidfd, attributes := -1, &syscall.SysProcAttr{}
-	attributes.PidFD = &pidfd
-	if p.cfg.Manager.Notify != nil && os.Getpid() != 1 {
-		// A child of whoever manages this process, which waits for the end of its own children alone. Process 1 has no parent here.
-		attributes.Cloneflags = syscall.CLONE_PARENT
-	}
-	pid, err := syscall.ForkExec(own.executable(), argv, &syscall.ProcAttr{Env: env, Files: files, Sys: attributes})
+	process, err := p.startGuard(own, env, files)
 	if err != nil {
-		return fail(errors.Join(err, here.Close()))
-	}
-	process, err := proc.FromPIDFD(os.NewFile(uintptr(pidfd), "guard")) //nolint:gosec // A descriptor.
-	if err != nil {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // It has just been made, and would take the end of the line for that of this one.
 		return fail(errors.Join(err, here.Close()))
 	}
 	defer process.Close()
@@ -116,6 +104,26 @@ func (p *parts) post(own *program, patience time.Duration, of belongings) (*guar
 		return fail(errors.Join(err, endErr, here.Close()))
 	}
 	return newGuard(here, process.Process()), nil
+}
+
+// startGuard starts a guard with an environment and descriptors.
+func (p *parts) startGuard(own *program, env []string, files inFork) (*proc.Handle, error) {
+	pidfd, attributes := -1, &syscall.SysProcAttr{}
+	attributes.PidFD = &pidfd
+	if p.cfg.Manager.Notify != nil && os.Getpid() != 1 {
+		// A child of whoever manages this process, which waits for the end of its own children alone. Process 1 has no parent here.
+		attributes.Cloneflags = syscall.CLONE_PARENT
+	}
+	argv := append([]string{own.path, "guard"}, p.cfg.Args...)
+	pid, err := syscall.ForkExec(own.executable(), argv, &syscall.ProcAttr{Env: env, Files: files, Sys: attributes})
+	if err != nil {
+		return nil, err
+	}
+	process, err := proc.FromPIDFD(os.NewFile(uintptr(pidfd), "guard")) //nolint:gosec // A descriptor.
+	if err != nil {
+		_ = syscall.Kill(pid, syscall.SIGKILL) // It has just been made, and would take the end of the line for that of this one.
+	}
+	return process, err
 }
 
 // inFork are the descriptors that become those of a child, in their order.

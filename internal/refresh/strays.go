@@ -29,7 +29,8 @@ const (
 // somebody else; so does what runs the programs of a base.
 func (m *Manager) strays(ctx context.Context, state *snapState) ([]policy.Stray, error) {
 	apps := slices.DeleteFunc(slices.Clone(state.Line.Kept()), func(rev tenure.Revision) bool {
-		return state.Kept[rev].Info.Type != snapfile.TypeApp
+		info := state.Kept[rev].Info // Nil only if somebody has written in the journal.
+		return info == nil || info.Type != snapfile.TypeApp
 	})
 	byDev, infos, err := m.mounted(state.Instance, apps)
 	if err != nil || len(infos) == 0 {
