@@ -37,7 +37,7 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 		if err != nil {
 			u.warn("workloads cannot be told apart", err)
 		}
-		u.matchers, u.adopting = matchers, true
+		u.matchers = matchers
 		for _, path := range append([]string{rec.Group, rec.Aux}, rec.Claims...) {
 			spoken[path] = true
 		}
@@ -68,6 +68,7 @@ func (s *Supervisor) begin(ctx context.Context, units []*unit) error {
 	}
 	pending := make(map[*unit]chan struct{})
 	for _, u := range units {
+		u.adopting = true
 		if s.add(u) {
 			adopted := make(chan struct{})
 			pending[u] = adopted
