@@ -19,33 +19,28 @@ import (
 // instant on, with nothing left to do.
 func Listen(path string) (*net.UnixListener, error) {
 	fail := func(err error) (*net.UnixListener, error) { return nil, fmt.Errorf("listen at %s: %w", path, err) }
-	dir, err := os.OpenRoot(filepath.Dir(path))
+	dir, err := os.Open(filepath.Dir(path))
 	if err != nil {
 		return fail(err)
 	}
 	defer dir.Close() //nolint:errcheck // Only looked at.
-	name, begun := filepath.Base(path), "."+filepath.Base(path)+".new"
-	if err := dir.Remove(begun); err != nil && !errors.Is(err, os.ErrNotExist) {
+	begun := filepath.Join(filepath.Dir(path), "."+filepath.Base(path)+".new")
+	if err := os.Remove(begun); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fail(err)
 	}
-	way, err := dir.Open(".")
-	if err != nil {
-		return fail(err)
-	}
-	defer way.Close() //nolint:errcheck // Only looked at.
 	// The path may be longer than a socket address has room for.
-	short := fmt.Sprintf("/proc/self/fd/%d/%s", way.Fd(), begun)
+	short := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), filepath.Base(begun))
 	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: short, Net: "unix"})
 	if err != nil {
 		return fail(err)
 	}
 	listener.SetUnlinkOnClose(false)
-	err = dir.Chmod(begun, 0o666)
+	err = os.Chmod(begun, 0o666) //nolint:gosec // Everybody may connect.
 	if err == nil {
-		err = dir.Rename(begun, name)
+		err = os.Rename(begun, path)
 	}
 	if err != nil {
-		return fail(errors.Join(err, dir.Remove(begun), listener.Close()))
+		return fail(errors.Join(err, os.Remove(begun), listener.Close()))
 	}
 	return listener, nil
 }
