@@ -133,7 +133,7 @@ func bounds() map[string]float64 {
 		"daemon goroutines": 10,
 		"daemon threads":    6, "holder threads": 6,
 		"daemon descriptors": 8, "holder descriptors": 8,
-		"unit files": 16, "unit files KiB": 64, "state files": 40,
+		"unit files": 8, "unit files KiB": 64, "state files": 40,
 	}
 }
 
