@@ -306,6 +306,9 @@ func (r *operator) rule(ctx context.Context, w *world, snap string) error {
 			fmt.Fprintf(&text, "- name: %s-endures\n  when: snap.name == %q && app.name == %q\n  do: {verdict: endure}\n", name, name, ready)
 		}
 	}
+	if len(names) == 0 {
+		text.WriteString("[]\n") // An empty file would be one that was cut off.
+	}
 	path := r.Path("etc/tenure/policy.yaml")
 	err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), //nolint:gosec // As on any machine.
 		os.WriteFile(path+".new", []byte(text.String()), 0o600), os.Rename(path+".new", path))
