@@ -12,8 +12,12 @@ import (
 	"tenure/test/rig"
 )
 
-// pollInterval is the pause between two questions.
-const pollInterval = 200 * time.Microsecond
+// The pause between two questions: where a single service is asked, and where several are side by side, which are not to take
+// the processors from each other.
+const (
+	oneEvery  = 200 * time.Microsecond
+	manyEvery = time.Millisecond
+)
 
 // handover is the moment at which another process began to answer.
 type handover struct {
@@ -25,19 +29,25 @@ type handover struct {
 
 func (h handover) gap() time.Duration { return h.first.Sub(h.last) }
 
-// poller asks a socket all the time who answers there.
+// poller asks a socket who answers there, while it is asked to: what it costs itself and who answers, a third of a
+// processor, is to disturb nothing else that is measured.
 type poller struct {
-	path string
-	stop chan struct{}
-	// seen has the first process too, with a gap without meaning.
+	path  string
+	every time.Duration
+	// begun has it ask, until another process answers; answers is that the one before did.
+	begun, answers, stop chan struct{}
+	// seen is who was the other one.
 	seen chan handover
 }
 
-// poll asks until the benchmark ends. It has a thread and system calls of its
+// poll makes a poller, which lives as long as the benchmark. It has a thread and system calls of its
 // own: the runtime's timers have a resolution of a millisecond when idle.
-func poll(b *testing.B, path string) *poller {
+func poll(b *testing.B, path string, every time.Duration) *poller {
 	b.Helper()
-	p := &poller{path: path, stop: make(chan struct{}), seen: make(chan handover, 8)}
+	p := &poller{
+		path: path, every: every, begun: make(chan struct{}, 1), answers: make(chan struct{}, 1),
+		stop: make(chan struct{}), seen: make(chan handover, 1),
+	}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
@@ -52,27 +62,58 @@ func poll(b *testing.B, path string) *poller {
 }
 
 func (p *poller) run() {
-	var current hello.Answer
-	last := time.Now()
 	for {
 		select {
 		case <-p.stop:
 			return
-		default:
+		case <-p.begun:
 		}
-		answer, err := ask(p.path)
-		if now := time.Now(); err == nil {
-			if answer.PID != current.PID {
-				p.seen <- handover{to: answer, last: last, first: now}
+		before, last, ok := p.answer(0)
+		if !ok {
+			return
+		}
+		p.answers <- struct{}{}
+		for other := before; other.PID == before.PID; {
+			h := handover{last: last}
+			if other, last, ok = p.answer(p.every); !ok {
+				return
 			}
-			current, last = answer, now
+			if h.to, h.first = other, last; other.PID != before.PID {
+				p.seen <- h
+			}
 		}
-		pause := unix.NsecToTimespec(int64(pollInterval))
-		_ = unix.Nanosleep(&pause, nil) // Woken early it asks early.
 	}
 }
 
-// next waits until another process answers.
+// answer asks after a pause until somebody answers; false is that the benchmark has ended.
+func (p *poller) answer(pause time.Duration) (answer hello.Answer, at time.Time, ok bool) {
+	for ; ; pause = p.every {
+		wait := unix.NsecToTimespec(int64(pause))
+		_ = unix.Nanosleep(&wait, nil) // Woken early it asks early.
+		select {
+		case <-p.stop:
+			return answer, at, false
+		default:
+		}
+		answer, err := ask(p.path)
+		if at = time.Now(); err == nil {
+			return answer, at, true
+		}
+	}
+}
+
+// begin has it ask from now on. The process that is to be replaced has answered when it returns.
+func (p *poller) begin(b *testing.B) {
+	b.Helper()
+	p.begun <- struct{}{}
+	select {
+	case <-p.answers:
+	case <-time.After(rig.Patience):
+		b.Fatalf("nobody answers at %s within %s", p.path, rig.Patience)
+	}
+}
+
+// next waits until another process answers. Then it asks no more.
 func (p *poller) next(b *testing.B) handover {
 	b.Helper()
 	select {

@@ -23,24 +23,28 @@ const (
 func benchRefresh(b *testing.B, t *table, n int) {
 	files := []string{snap(b, 1), snap(b, 2)}
 	i := newHello(b, files[0])
-	served := poll(b, i.Path("var/snap/hello/common/hello.sock"))
-	served.next(b)
+	served := poll(b, i.Path("var/snap/hello/common/hello.sock"), oneEvery)
 
 	hand := newByHand(b, b.TempDir(), files[0])
 	hand.start(b)
-	floor := poll(b, hand.socket)
-	floor.next(b)
+	floor := poll(b, hand.socket, oneEvery)
 
 	var floors, gaps, starts, stops, commands series
+	refresh := func(k int) time.Duration { return timed(i, "refresh", "--dangerous", files[(k+1)%len(files)]) }
 	for k := range n {
+		floor.begin(b)
 		ending, began := hand.restart(b)
 		h := floor.next(b)
 		floors.add(h.gap())
 		stops.add(ending)
 		starts.add(h.first.Sub(began))
 
-		commands.add(timed(i, "refresh", "--dangerous", files[(k+1)%len(files)]))
+		served.begin(b)
+		refresh(k)
 		gaps.add(served.next(b).gap())
+	}
+	for k := n; k < 2*n; k++ {
+		commands.add(refresh(k)) // With nobody who asks.
 	}
 	t.row("hello alone: SIGTERM to its end", stops)
 	t.row("hello alone: exec to its first answer", starts)

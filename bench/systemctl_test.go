@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"tenure/internal/mount"
 )
@@ -73,17 +74,22 @@ func benchBelowSystemd(b *testing.B, t *table, n int) {
 	dir := b.TempDir()
 	files := []string{snap(b, 1), snap(b, 2)}
 	i := newHello(b, files[0])
-	served := poll(b, i.Path("var/snap/hello/common/hello.sock"))
+	served := poll(b, i.Path("var/snap/hello/common/hello.sock"), oneEvery)
 	restart, socket := newBare(b, dir, files[0])
-	floor := poll(b, socket)
-	_, _ = served.next(b), floor.next(b)
+	floor := poll(b, socket, oneEvery)
 
 	var floors, gaps, commands series
+	refresh := func(k int) time.Duration { return timed(i, "refresh", "--dangerous", files[(k+1)%len(files)]) }
 	for k := range n {
+		floor.begin(b)
 		restart()
 		floors.add(floor.next(b).gap())
-		commands.add(timed(i, "refresh", "--dangerous", files[(k+1)%len(files)]))
+		served.begin(b)
+		refresh(k)
 		gaps.add(served.next(b).gap())
+	}
+	for k := n; k < 2*n; k++ {
+		commands.add(refresh(k)) // With nobody who asks.
 	}
 	t.row("systemd: floor of the gap, systemctl restart", floors)
 	t.row("systemd: gap of a refresh", gaps)

@@ -50,25 +50,21 @@ func newHands(b *testing.B, file string, services int) *hands {
 		hand.start(b)
 		h.all = append(h.all, hand)
 		if k == 0 || k == services/2 || k == services-1 {
-			p := poll(b, hand.socket)
-			p.next(b)
-			h.pollers = append(h.pollers, p)
+			h.pollers = append(h.pollers, poll(b, hand.socket, manyEvery))
 		}
 	}
 	return h
 }
 
-func (h *hands) restart(b *testing.B) (longest time.Duration) {
+func (h *hands) restart(b *testing.B) time.Duration {
 	b.Helper()
+	begin(b, h.pollers)
 	var all sync.WaitGroup
 	for _, hand := range h.all {
 		all.Go(func() { hand.restart(b) })
 	}
 	all.Wait()
-	for _, p := range h.pollers {
-		longest = max(longest, p.next(b).gap())
-	}
-	return longest
+	return longestOf(b, h.pollers)
 }
 
 // together is an installed snap of services, of which the first, the last and one between are polled.
@@ -95,18 +91,31 @@ func newTogether(b *testing.B, i *rig.Instance, name string, services int) *toge
 		polled = []int{0, services / 2, services - 1}
 	}
 	for _, k := range polled {
-		p := poll(b, i.Path(fmt.Sprintf("var/snap/%s/common/s%d.sock", name, k)))
-		p.next(b)
-		s.pollers = append(s.pollers, p)
+		s.pollers = append(s.pollers, poll(b, i.Path(fmt.Sprintf("var/snap/%s/common/s%d.sock", name, k)), manyEvery))
 	}
 	return s
 }
 
 // refresh makes the same file the next revision, and returns the longest gap.
-func (s *together) refresh(b *testing.B) (longest time.Duration) {
+func (s *together) refresh(b *testing.B) time.Duration {
 	b.Helper()
+	begin(b, s.pollers)
 	s.i.Tenure("refresh", "--dangerous", s.file)
-	for _, p := range s.pollers {
+	return longestOf(b, s.pollers)
+}
+
+// begin has all of pollers ask.
+func begin(b *testing.B, pollers []*poller) {
+	b.Helper()
+	for _, p := range pollers {
+		p.begin(b)
+	}
+}
+
+// longestOf is the longest gap that pollers see.
+func longestOf(b *testing.B, pollers []*poller) (longest time.Duration) {
+	b.Helper()
+	for _, p := range pollers {
 		longest = max(longest, p.next(b).gap())
 	}
 	return longest
