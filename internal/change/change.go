@@ -195,6 +195,8 @@ const (
 	WaitingOnly
 	// ReadyOnly are those that have ended.
 	ReadyOnly
+	// Unfinished are those that have not ended.
+	Unfinished
 )
 
 // Filter selects changes. The zero value selects all.
@@ -207,7 +209,7 @@ type Filter struct {
 }
 
 // Match reports whether f selects c.
-func (f Filter) Match(c Change) bool {
+func (f Filter) Match(c *Change) bool {
 	if f.Snap != "" && !slices.Contains(c.Snaps, f.Snap) {
 		return false
 	}
@@ -221,6 +223,8 @@ func (f Filter) Match(c Change) bool {
 		return c.Status == Wait
 	case ReadyOnly:
 		return c.Status.Ready()
+	case Unfinished:
+		return !c.Status.Ready()
 	case All:
 	}
 	return true

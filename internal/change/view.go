@@ -2,10 +2,10 @@ package change
 
 import (
 	"cmp"
+	"container/list"
 	"context"
 	"fmt"
 	"iter"
-	"maps"
 	"slices"
 	"sync"
 )
@@ -13,23 +13,30 @@ import (
 // view is what readers see: copies of all changes that exist, as of the last
 // step of each. Only the owner writes to it.
 type view struct {
-	mu      sync.Mutex
-	rev     uint64
-	changes map[ID]Change
+	mu  sync.Mutex
+	rev uint64
+	// changes are the copies, which nobody modifies any more, ordered by when they were made: hundreds have ended, and who
+	// follows those that go on looks at the last few alone. at is where each is.
+	changes *list.List
+	at      map[ID]*list.Element
 	// moved is closed, and replaced, when rev grows.
 	moved chan struct{}
 }
 
 func newView() *view {
-	return &view{changes: make(map[ID]Change), moved: make(chan struct{})}
+	return &view{changes: list.New(), at: make(map[ID]*list.Element), moved: make(chan struct{})}
 }
+
+// seen is the copy that is in the list.
+func seen(e *list.Element) *Change { return e.Value.(*Change) } //nolint:forcetypeassert // Nothing else is put into it.
 
 func (v *view) put(c Change) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.rev++
 	c.Rev = v.rev
-	v.changes[c.ID] = c
+	v.remove(c.ID)
+	v.at[c.ID] = v.changes.PushBack(&c)
 	close(v.moved)
 	v.moved = make(chan struct{})
 }
@@ -37,35 +44,54 @@ func (v *view) put(c Change) {
 func (v *view) drop(id ID) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	delete(v.changes, id)
+	v.remove(id)
+}
+
+func (v *view) remove(id ID) {
+	if e, ok := v.at[id]; ok {
+		v.changes.Remove(e)
+		delete(v.at, id)
+	}
 }
 
 func (v *view) get(id ID) (Change, bool) {
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	c, ok := v.changes[id]
+	c, ok, _ := v.one(id)
 	return c, ok
 }
 
-// all returns the changes modified after rev, ordered by that, the revision
+// after returns the changes modified after rev, ordered by that, the revision
 // now, and what is closed when it grows.
-func (v *view) all(after uint64) ([]Change, uint64, <-chan struct{}) {
+func (v *view) after(rev uint64) ([]Change, uint64, <-chan struct{}) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	changes := make([]Change, 0, 8)
-	for c := range maps.Values(v.changes) {
-		if c.Rev > after {
-			changes = append(changes, c)
-		}
+	var changes []Change
+	for e := v.changes.Back(); e != nil && seen(e).Rev > rev; e = e.Prev() {
+		changes = append(changes, *seen(e))
 	}
-	slices.SortFunc(changes, func(a, b Change) int { return cmp.Compare(a.Rev, b.Rev) })
+	slices.Reverse(changes)
 	return changes, v.rev, v.moved
 }
 
-func (v *view) one(id ID) (Change, bool, <-chan struct{}) {
+// matching are the changes that f selects.
+func (v *view) matching(f Filter) (changes []Change) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	c, ok := v.changes[id]
+	for e := v.changes.Front(); e != nil; e = e.Next() {
+		if f.Match(seen(e)) {
+			changes = append(changes, *seen(e))
+		}
+	}
+	return changes
+}
+
+// one is a change, whether it exists, and what is closed when any is modified.
+func (v *view) one(id ID) (c Change, ok bool, moved <-chan struct{}) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	e, ok := v.at[id]
+	if ok {
+		c = *seen(e)
+	}
 	return c, ok, v.moved
 }
 
@@ -81,8 +107,7 @@ func (e *Engine) Get(id ID) (Change, error) {
 
 // List returns the changes that f selects, ordered by ID.
 func (e *Engine) List(f Filter) []Change {
-	changes, _, _ := e.view.all(0)
-	changes = slices.DeleteFunc(changes, func(c Change) bool { return !f.Match(c) })
+	changes := e.view.matching(f)
 	slices.SortFunc(changes, func(a, b Change) int { return cmp.Compare(a.ID, b.ID) })
 	return changes
 }
@@ -127,7 +152,7 @@ func (e *Engine) WaitFor(ctx context.Context, id ID) (Change, error) {
 func (e *Engine) Subscribe(ctx context.Context, rev uint64) iter.Seq[Change] {
 	return func(yield func(Change) bool) {
 		for {
-			changes, now, moved := e.view.all(rev)
+			changes, now, moved := e.view.after(rev)
 			for _, c := range changes {
 				if !yield(c) {
 					return

@@ -81,7 +81,7 @@ func (p *parts) tellStatus(ctx context.Context) {
 	inProgress, filter, last := map[change.ID]string{}, change.Filter{Select: change.InProgress}, status(nil)
 	for c := range p.engine.Subscribe(ctx, 0) {
 		delete(inProgress, c.ID)
-		if filter.Match(c) {
+		if filter.Match(&c) {
 			inProgress[c.ID] = c.Summary
 		}
 		if text := status(inProgress); text != last {

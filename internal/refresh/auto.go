@@ -223,8 +223,8 @@ func (m *Manager) looked(start, now time.Time) error {
 
 // claim takes a snap, unless something works on it: then the end of that wakes a look.
 func (a *automatic) claim(snap tenure.Instance) bool {
-	for _, c := range a.m.engine.List(change.Filter{Snap: snap}) {
-		if _, waits := deferral(c); !c.Status.Ready() && !waits {
+	for _, c := range a.m.engine.List(change.Filter{Select: change.Unfinished, Snap: snap}) {
+		if _, waits := deferral(c); !waits {
 			return false
 		}
 	}
@@ -353,7 +353,7 @@ var errBusy = errors.New("it is observed after the last change of it")
 // undisturbed refuses an automatic change to a snap that is observed.
 func (m *Manager) undisturbed(_ context.Context, _ string, snaps []tenure.Instance) error {
 	for _, snap := range snaps {
-		for _, c := range m.engine.List(change.Filter{Snap: snap}) {
+		for _, c := range m.engine.List(change.Filter{Select: change.Unfinished, Snap: snap}) {
 			if observationBegun(&c) {
 				return &Error{Kind: KindConflict, Op: "refresh", Object: string(snap), Err: fmt.Errorf("change %s: %w", c.ID, errBusy)}
 			}

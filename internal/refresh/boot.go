@@ -408,7 +408,7 @@ func (m *Manager) sweepStaging() {
 	if err != nil {
 		return
 	}
-	unfinished := slices.DeleteFunc(m.engine.List(change.Filter{}), func(c change.Change) bool { return c.Status.Ready() })
+	unfinished := m.engine.List(change.Filter{Select: change.Unfinished})
 	for _, entry := range entries {
 		path := filepath.Join(m.cfg.Paths.Staging(), entry.Name())
 		speaks := func(t change.Task) bool { return strings.Contains(string(t.Params), path) }

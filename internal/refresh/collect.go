@@ -89,8 +89,8 @@ func (m *Manager) pinFacts(ctx context.Context, snap tenure.Instance) (revision.
 		}
 	}
 	own := change.IDFrom(ctx)
-	for _, running := range m.engine.List(change.Filter{Select: change.All, Snap: snap}) {
-		if running.Status.Ready() || running.ID == own {
+	for _, running := range m.engine.List(change.Filter{Select: change.Unfinished, Snap: snap}) {
+		if running.ID == own {
 			continue
 		}
 		for _, rev := range mentioned(running, snap) {
@@ -331,8 +331,8 @@ func (m *Manager) sweepSnap(ctx context.Context, snap tenure.Instance, state *sn
 		}
 	}
 	own := change.IDFrom(ctx)
-	for _, running := range m.engine.List(change.Filter{Select: change.All, Snap: snap}) {
-		if running.Status.Ready() || running.ID == own {
+	for _, running := range m.engine.List(change.Filter{Select: change.Unfinished, Snap: snap}) {
+		if running.ID == own {
 			continue
 		}
 		if _, waits := deferral(running); !waits {

@@ -76,8 +76,8 @@ func (m *Manager) askGates(ctx context.Context, u *Update) error {
 // is due has to be looked at again.
 func (m *Manager) awaitGates(ctx context.Context, gates []gateParams) error {
 	for i := range gates {
-		for _, busy := range m.engine.List(change.Filter{Snap: gates[i].Snap}) {
-			if busy.Status.Ready() || !busy.Holds {
+		for _, busy := range m.engine.List(change.Filter{Select: change.Unfinished, Snap: gates[i].Snap}) {
+			if !busy.Holds {
 				continue
 			}
 			if _, err := m.engine.WaitFor(ctx, busy.ID); err != nil {

@@ -347,8 +347,8 @@ func (m *Manager) forgetHooks(ctx context.Context, snap tenure.Instance) error {
 	}
 	own := change.IDFrom(ctx)
 	running := map[change.ID]bool{}
-	for _, c := range m.engine.List(change.Filter{Snap: snap}) {
-		running[c.ID] = !c.Status.Ready() && c.ID != own
+	for _, c := range m.engine.List(change.Filter{Select: change.Unfinished, Snap: snap}) {
+		running[c.ID] = c.ID != own
 	}
 	var units []tenure.UnitID
 	for _, status := range statuses {

@@ -125,7 +125,7 @@ func (m *Manager) between(ctx context.Context, snaps []tenure.Instance, f func()
 
 // held reports whether a change works on a snap.
 func (m *Manager) held(snap tenure.Instance) bool {
-	all := m.engine.List(change.Filter{Select: change.All, Snap: snap})
+	all := m.engine.List(change.Filter{Select: change.Unfinished, Snap: snap})
 	return slices.ContainsFunc(all, func(c change.Change) bool { return c.Holds })
 }
 
@@ -171,10 +171,7 @@ func (m *Manager) mendCommands() {
 
 // linking is what the changes that go on have done to links, or may have done.
 func (m *Manager) linking() (links []relinked, err error) {
-	for _, c := range m.engine.List(change.Filter{Select: change.All}) {
-		if c.Status.Ready() {
-			continue
-		}
+	for _, c := range m.engine.List(change.Filter{Select: change.Unfinished}) {
 		for i := range c.Tasks {
 			link, failed := relinkedBy(&c.Tasks[i])
 			if err = errors.Join(err, failed); link != nil {

@@ -333,7 +333,7 @@ func (t *trust) forget(id change.ID) {
 func (m *Manager) vacate(ctx context.Context, op string, snaps []tenure.Instance) error {
 	var stale error
 	for _, snap := range snaps {
-		for _, c := range m.engine.List(change.Filter{Snap: snap}) {
+		for _, c := range m.engine.List(change.Filter{Select: change.Unfinished, Snap: snap}) {
 			if !observationBegun(&c) {
 				continue
 			}

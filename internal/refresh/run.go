@@ -195,7 +195,7 @@ func (m *Manager) claimSettled(ctx context.Context, snap tenure.Instance, say fu
 		if err != nil {
 			return nil, err
 		}
-		changes := m.engine.List(change.Filter{Snap: snap})
+		changes := m.engine.List(change.Filter{Select: change.Unfinished, Snap: snap})
 		at := slices.IndexFunc(changes, func(c change.Change) bool { return unsettled(&c) })
 		if at < 0 {
 			return release, nil
