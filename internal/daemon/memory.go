@@ -4,6 +4,7 @@ import (
 	"context"
 	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"sync"
 	"time"
 
@@ -16,8 +17,8 @@ import (
 const quiet = 2 * time.Second
 
 // giveBack gives memory back to the system after changes and requests, which need several
-// times what the daemon needs at rest.
-func giveBack(ctx context.Context, engine *change.Engine, asked <-chan struct{}) {
+// times what the daemon needs at rest. rested is called when that is done.
+func giveBack(ctx context.Context, engine *change.Engine, asked <-chan struct{}, rested func()) {
 	// The start of the daemon is like a change: everything was read.
 	timer := time.NewTimer(quiet)
 	defer timer.Stop()
@@ -38,6 +39,7 @@ func giveBack(ctx context.Context, engine *change.Engine, asked <-chan struct{})
 			timer.Reset(quiet)
 		case <-timer.C:
 			slim()
+			rested()
 		case <-ctx.Done():
 			return
 		}
@@ -67,6 +69,9 @@ const (
 	// startedAt is how much the heap grows in the start, in percent: a daemon that adopts a thousand
 	// services needs 13 MiB in the end.
 	startedAt = 400
+	// room is what the heap may always have before it is collected, in bytes. A change makes some MiB of garbage; where little
+	// else is there it would be collected several times, each time with some milliseconds of a processor.
+	room = 12 << 20
 )
 
 // sparing keeps collections of the heap out of gaps. On a machine that is busy one
@@ -76,8 +81,9 @@ const (
 // It keeps most of them out of the start, too: nearly all that is read there stays.
 type sparing struct {
 	mu sync.Mutex
-	// usual is when the heap is collected otherwise; 0 until that was changed.
+	// usual is when the heap is collected otherwise, least the smallest that it was; 0 until that was changed.
 	usual    int
+	least    int
 	starting bool
 	// timer runs while a gap is spared.
 	timer *time.Timer
@@ -101,8 +107,27 @@ func (s *sparing) set() {
 		at = sparedAt
 	}
 	if before := debug.SetGCPercent(at); s.usual == 0 {
-		s.usual = before
+		s.usual, s.least = before, before
 	}
+}
+
+// rested is told when all of the heap is in use: it says how much there is room for.
+func (s *sparing) rested() {
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(live)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.set()
+	s.usual = max(s.least, growth(live[0].Value.Uint64()))
+	s.set()
+}
+
+// growth is by how many percent a heap of so many bytes grows until it is as large as room.
+func growth(live uint64) int {
+	if live == 0 || live >= room {
+		return 0
+	}
+	return int((room - live) * 100 / live) //nolint:gosec // It is less than room.
 }
 
 // gap is told when the first gap begins, and when the last one ends.
