@@ -129,7 +129,9 @@ type call struct {
 	method, path string
 	query        url.Values
 	body         io.Reader
-	contentType  string
+	// length is that of body, in bytes; 0 if that is not known.
+	length      int64
+	contentType string
 }
 
 func (c *Client) request(ctx context.Context, r call) (*http.Response, error) {
@@ -140,6 +142,9 @@ func (c *Client) request(ctx context.Context, r call) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, r.method, target, r.body)
 	if err != nil {
 		return nil, fmt.Errorf("%s %s: %w", r.method, r.path, err)
+	}
+	if r.length > 0 {
+		req.ContentLength = r.length
 	}
 	if r.contentType != "" {
 		req.Header.Set("Content-Type", r.contentType)
@@ -344,39 +349,70 @@ func (c *Client) send(ctx context.Context, action Action, result any) (*Response
 	}
 	reader, writer := io.Pipe()
 	form := multipart.NewWriter(writer)
-	go func() { _ = writer.CloseWithError(writeForm(form, action)) }()
+	go func() { _ = writer.CloseWithError(writeForm(form, action, sendFile)) }()
 	defer reader.Close() //nolint:errcheck // It ends the writer.
-	resp, err := c.request(ctx, call{method: http.MethodPost, path: path, body: reader, contentType: form.FormDataContentType()})
+	resp, err := c.request(ctx, call{method: http.MethodPost, path: path, body: reader, length: formLength(action), contentType: form.FormDataContentType()})
 	if err != nil {
 		return nil, err
 	}
 	return decode(resp, result)
 }
 
-func writeForm(form *multipart.Writer, action Action) error {
+// writeForm writes an action, with its files, each by send.
+func writeForm(form *multipart.Writer, action Action, send func(to io.Writer, path string) error) error {
 	for name, value := range action.form() {
 		if err := form.WriteField(name, value); err != nil {
 			return err
 		}
 	}
 	for _, path := range action.Files {
-		if err := writeFile(form, path); err != nil {
+		part, err := form.CreateFormFile("snap", path)
+		if err != nil {
+			return err
+		}
+		if err := send(part, path); err != nil {
 			return err
 		}
 	}
 	return form.Close()
 }
 
-func writeFile(form *multipart.Writer, path string) error {
+func sendFile(to io.Writer, path string) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer file.Close() //nolint:errcheck // Opened for reading.
-	part, err := form.CreateFormFile("snap", path)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(part, file)
+	_, err = io.Copy(to, file)
 	return err
+}
+
+// formLength is how long the form of an action is, so that it need not be sent in chunks, which costs three system calls for one;
+// 0 if a file tells no length, as a pipe does.
+func formLength(action Action) int64 {
+	var length count
+	err := writeForm(multipart.NewWriter(&length), action, func(_ io.Writer, path string) error {
+		info, err := os.Stat(path)
+		if err == nil && !info.Mode().IsRegular() {
+			err = errNoLength
+		}
+		if err == nil {
+			length += count(info.Size())
+		}
+		return err
+	})
+	if err != nil {
+		return 0
+	}
+	return int64(length)
+}
+
+var errNoLength = errors.New("it is no regular file")
+
+// count counts what is written, in bytes.
+type count int64
+
+func (c *count) Write(b []byte) (int, error) {
+	*c += count(len(b))
+	return len(b), nil
 }

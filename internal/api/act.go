@@ -15,6 +15,7 @@ import (
 
 	"tenure"
 	"tenure/client"
+	"tenure/internal/durable"
 	"tenure/internal/policy"
 	"tenure/internal/refresh"
 )
@@ -292,6 +293,7 @@ func (u *upload) file(part *multipart.Part, label string) (err error) {
 	if err = file.Chmod(0o644); err == nil {
 		_, err = io.Copy(file, part)
 	}
+	durable.Begin(file)
 	if err := errors.Join(err, file.Close()); err != nil {
 		return fmt.Errorf("receive %q: %w", label, err)
 	}

@@ -81,6 +81,11 @@ func sync(path string) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
+// Begin has what was written to a file go to the disk, and does not wait for that: who does, later, waits less.
+func Begin(f *os.File) {
+	_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE) // What fails will fail again there.
+}
+
 // Left are the paths in dir whose names match a pattern of filepath.Match, as those of files have that somebody
 // has died over; none if there is no dir. Whatever is in the name of dir stands for itself, unlike in filepath.Glob.
 func Left(dir, pattern string) ([]string, error) {

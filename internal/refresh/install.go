@@ -223,6 +223,7 @@ func (m *Manager) stage(ctx context.Context, j *job, files map[tenure.Instance]s
 		if err := os.Rename(from, j.Staged); err != nil {
 			return fmt.Errorf("stage %s: %w", j.snap(), err)
 		}
+		m.sound.Store(j.Staged, true)
 		return nil
 	}
 	source, err := os.Open(from)

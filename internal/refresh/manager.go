@@ -11,6 +11,7 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"tenure"
@@ -105,6 +106,9 @@ type Manager struct {
 	copies running
 	// aheads are the programs of revisions that are about to start.
 	aheads aheads
+	// sound are the paths of staged files that this daemon has admitted as they are: nobody else writes to them, and what
+	// it reads is what was admitted, whatever has come to the disk.
+	sound sync.Map
 	// collect wakes the collector.
 	collect chan struct{}
 	// mends is what the disk has refused.

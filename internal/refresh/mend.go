@@ -184,6 +184,7 @@ func (m *Manager) linking() (links []relinked, err error) {
 
 // removeStaged removes a file that a change may have taken.
 func (m *Manager) removeStaged(path string) {
+	m.sound.Delete(path)
 	if removeExisting(path) != nil {
 		m.mend("the removal of "+path, func(context.Context) error { return removeExisting(path) })
 	}

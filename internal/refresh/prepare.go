@@ -31,7 +31,7 @@ type prepareParams struct {
 	Ref    tenure.Ref `json:"ref"`
 	Staged string     `json:"staged"`
 	// Digest is what the file was when it was admitted, a SHA-256 in hex: nobody has waited
-	// for it to be on the disk.
+	// for it to be on the disk, so that another daemon, after a power cut, has to look.
 	Digest string `json:"digest,omitempty"`
 }
 
@@ -46,7 +46,10 @@ func (s prepareStep) Do(ctx context.Context, p prepareParams) (nothing, error) {
 }
 
 func (s prepareStep) keep(ctx context.Context, p prepareParams) error {
-	err := admitted(ctx, p.Staged, p.Digest)
+	var err error
+	if _, sound := s.m.sound.LoadAndDelete(p.Staged); !sound {
+		err = admitted(ctx, p.Staged, p.Digest)
+	}
 	if err == nil {
 		_, err = s.m.cfg.Mounts.Take(ctx, p.Ref.Snap, p.Ref.Revision, p.Staged)
 	}
