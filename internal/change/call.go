@@ -96,6 +96,7 @@ func (e *Engine) doReturned(r *run, i int, res result, amended amendment) {
 	default:
 		if _, ok := errors.AsType[*partialError](res.err); ok {
 			t.Status, t.Undo, t.Ready = Done, res.done, time.Now()
+			r.along = append(r.along, amended.along...)
 		}
 		if r.aborting && (errors.Is(res.err, ErrAborted) || errors.Is(res.err, context.Canceled)) {
 			e.turn(r)
@@ -107,6 +108,7 @@ func (e *Engine) doReturned(r *run, i int, res result, amended amendment) {
 
 // amend applies what the step of task i decided for the rest of the change.
 func (e *Engine) amend(r *run, i int, a amendment) {
+	r.along = append(r.along, a.along...)
 	if a.details != nil {
 		r.c.Details = a.details
 	}
@@ -180,15 +182,18 @@ func (e *Engine) undo(r *run, i int) {
 	e.boundary(r, i, BeforeUndo)
 	e.call(r, i, func(ctx context.Context) result {
 		return result{err: step.undo(ctx, params, done)}
-	}, func(res result, _ amendment) {
+	}, func(res result, amended amendment) {
 		e.boundary(r, i, AfterUndo)
-		e.undoReturned(r, i, res.err)
+		e.undoReturned(r, i, res.err, amended)
 	})
 	r.abort = nil
 }
 
-func (e *Engine) undoReturned(r *run, i int, err error) {
+func (e *Engine) undoReturned(r *run, i int, err error, amended amendment) {
 	t := &r.c.Tasks[i]
+	if err == nil {
+		r.along = append(r.along, amended.along...)
+	}
 	var waiting *Waiting
 	switch {
 	case errors.As(err, &waiting):

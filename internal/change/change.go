@@ -140,7 +140,9 @@ type Task struct {
 	Summary string `json:"summary"`
 	Status  Status `json:"status"`
 	// Gap marks a task of the switch.
-	Gap    bool            `json:"gap,omitempty"`
+	Gap bool `json:"gap,omitempty"`
+	// Joined marks a task that begins before what the one before it did is durable.
+	Joined bool            `json:"joined,omitempty"`
 	Params json.RawMessage `json:"params"`
 	// Undo is what the step did, for its undo.
 	Undo     json.RawMessage `json:"undo,omitempty"`

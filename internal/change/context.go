@@ -50,6 +50,8 @@ type amendment struct {
 	plan                json.RawMessage
 	rest                []Task
 	details             json.RawMessage
+	// along is what the Store is to keep together with what the step did.
+	along []any
 }
 
 // progressEvery is how often the progress of one task becomes visible.
@@ -113,7 +115,7 @@ func replan(ctx context.Context, a amendment, rest []TaskSpec) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	a.rest, a.details = tasks, c.amended.details
+	a.rest, a.details, a.along = tasks, c.amended.details, c.amended.along
 	c.amended = a
 	return nil
 }
@@ -129,6 +131,20 @@ func SetDetails(ctx context.Context, details json.RawMessage) error {
 	defer c.mu.Unlock()
 	c.amended.details = details
 	return nil
+}
+
+// Along has the Store keep something together with what the running step did, or undid: in one write, or not at all. What
+// that may be, the Store says; until it is written nobody can read it. A step that fails, and not in part, leaves nothing. It
+// reports whether a step is running; nothing becomes of it otherwise.
+func Along(ctx context.Context, what any) bool {
+	c := callFrom(ctx)
+	if c == nil {
+		return false
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.amended.along = append(c.amended.along, what)
+	return true
 }
 
 func (c *call) Progress(label string, done, total int64) {

@@ -4,7 +4,8 @@
 // Always true: a step begins only when everything before it, and the intent to
 // begin it, is durable in the Store; so the process may end between any two
 // instructions, and the next Run finishes or undoes every change, never half.
-// The one exception is the gap, below, whose steps can all be probed.
+// There are two exceptions: the gap, below, whose steps can all be probed, and tasks
+// that are joined to the one before them, which are all done again.
 //
 // The life of a change; every arrow but those inside a gap is one durable write:
 //
@@ -26,6 +27,9 @@
 // After a crash: a step whose intent is durable, and whose result is not, is
 // probed if it can be, and otherwise done again. A change that was going
 // forward goes on; one that was aborted or undoing goes on undoing.
+//
+// What a step writes elsewhere in the Store is durable together with its result, by
+// Along: it costs no write of its own, and no crash comes between them.
 //
 // Killed is not shutting down: when the context of Run ends, running steps see
 // their context cancelled with the cause ErrShutdown, and their changes stay as

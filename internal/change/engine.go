@@ -326,13 +326,21 @@ func (c *Change) number(tasks []Task, now time.Time) []Task {
 }
 
 // intend notes that task i is to begin, and with it the whole gap that it is
-// part of. The caller saves the change before it does.
+// part of, or what is joined to it. The caller saves the change before it does.
 func (c *Change) intend(i int) {
 	if i >= len(c.Tasks) {
 		return
 	}
-	c.Tasks[i].Begun = true
-	for j := i + 1; j < len(c.Tasks) && c.Tasks[j].Gap && c.Tasks[i].Gap; j++ {
-		c.Tasks[j].Begun = true
+	for c.Tasks[i].Begun = true; c.atOnce(i); i++ {
+		c.Tasks[i+1].Begun = true
 	}
+}
+
+// atOnce reports whether the task after i begins when that is done, and nothing is written between.
+func (c *Change) atOnce(i int) bool {
+	if i+1 >= len(c.Tasks) {
+		return false
+	}
+	next := &c.Tasks[i+1]
+	return next.Joined || next.Gap && c.Tasks[i].Gap
 }

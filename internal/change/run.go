@@ -38,6 +38,8 @@ type run struct {
 	refused func(error)
 	// then is what follows the next write, writing what follows the present one.
 	then, writing []func()
+	// along is what is kept with the next write (Along), beside what is in the present one.
+	along, alongNow []any
 }
 
 // idle reports whether nothing goes on that would call step.
@@ -206,12 +208,11 @@ func (e *Engine) leaveGap(r *run) {
 	}
 }
 
-// advance goes on after task i is done: inside a gap at once, else when that,
+// advance goes on after task i is done: inside a gap, and to what is joined to it, at once, else when that,
 // and the intent of what follows, is durable.
 func (e *Engine) advance(r *run, i int) {
 	tasks := r.c.Tasks
-	inGap := tasks[i].Gap && i+1 < len(tasks) && tasks[i+1].Gap
-	if inGap {
+	if r.c.atOnce(i) {
 		e.publish(r)
 		e.step(r)
 		return

@@ -159,6 +159,8 @@ type TaskSpec struct {
 	Summary string
 	// Gap makes the task part of the switch, together with its neighbours.
 	Gap bool
+	// Joined joins the task to the one before it: see TaskSpec.JoinedOn.
+	Joined bool
 
 	params     any
 	paramsType reflect.Type
@@ -172,6 +174,13 @@ func NewTask[P any](kind, summary string, params P) TaskSpec {
 // InGap is t as part of the switch.
 func (t TaskSpec) InGap() TaskSpec {
 	t.Gap = true
+	return t
+}
+
+// JoinedOn is t as one that is done in one go with the task before it: the disk is waited for once, when both are done.
+// After a crash before that both are done again, so that each must bear to be repeated after the other one.
+func (t TaskSpec) JoinedOn() TaskSpec {
+	t.Joined = true
 	return t
 }
 
@@ -195,7 +204,7 @@ func (reg *Registry) tasks(specs []TaskSpec) ([]Task, error) {
 		if err != nil {
 			return nil, fmt.Errorf("task %q: write parameters: %w", spec.Summary, err)
 		}
-		tasks = append(tasks, Task{Kind: spec.Kind, Summary: spec.Summary, Status: Do, Gap: spec.Gap, Params: params})
+		tasks = append(tasks, Task{Kind: spec.Kind, Summary: spec.Summary, Status: Do, Gap: spec.Gap, Joined: spec.Joined, Params: params})
 	}
 	return tasks, nil
 }

@@ -59,7 +59,9 @@ func (e *Engine) flush() {
 	for _, r := range b.runs {
 		b.Put = append(b.Put, r.c.clone())
 		b.then = append(b.then, r.then...)
+		b.Along = append(b.Along, r.along...)
 		r.writing, r.then = r.then, nil
+		r.alongNow, r.along = r.along, nil
 	}
 	w.writing, w.dirty, w.delete, w.refused = true, nil, nil, nil
 	ctx := context.WithoutCancel(e.steps)
@@ -76,7 +78,7 @@ func (e *Engine) written(b batch, err error) {
 		if err != nil {
 			e.unwritten(r, err)
 		}
-		r.writing = nil
+		r.writing, r.alongNow = nil, nil
 	}
 	if err != nil {
 		e.writer.delete, e.writer.refused = append(b.gone, e.writer.delete...), append(b.refused, e.writer.refused...)
@@ -101,6 +103,7 @@ func (e *Engine) unwritten(r *run, err error) {
 		return
 	}
 	r.then = append(r.writing, r.then...)
+	r.along = append(r.alongNow, r.along...)
 	if !slices.Contains(e.writer.dirty, r) {
 		e.writer.dirty = append(e.writer.dirty, r)
 	}

@@ -3,6 +3,7 @@ package journal
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
@@ -60,7 +61,7 @@ func (c *changes) Apply(_ context.Context, batch change.Batch) error {
 			return fmt.Errorf("write change %s: %w", batch.Put[i].ID, err)
 		}
 	}
-	err := c.db.write(func(tx *Tx) error { return apply(tx, plans, batch.Delete) })
+	err := c.db.write(func(tx *Tx) error { return errors.Join(apply(tx, plans, batch.Delete), applyAlong(tx, batch.Along)) })
 	for i := range plans {
 		// Of what could not be written nobody knows how much of it is there.
 		delete(c.kept, plans[i].id)
@@ -73,6 +74,31 @@ func (c *changes) Apply(_ context.Context, batch change.Batch) error {
 	}
 	for _, id := range batch.Delete {
 		delete(c.kept, id)
+	}
+	return nil
+}
+
+// Along has f write in the transaction that keeps what the step did that runs with ctx: both are durable together, or
+// neither is. f is called again if that has failed. Where no step runs it is Update.
+func (db *DB) Along(ctx context.Context, f func(tx *Tx) error) error {
+	if change.Along(ctx, along(f)) {
+		return nil
+	}
+	return db.Update(f)
+}
+
+// along is what a step wants written.
+type along func(tx *Tx) error
+
+func applyAlong(tx *Tx, all []any) error {
+	for _, one := range all {
+		write, ok := one.(along)
+		if !ok {
+			return fmt.Errorf("the journal cannot keep a %T", one)
+		}
+		if err := write(tx); err != nil {
+			return err
+		}
 	}
 	return nil
 }

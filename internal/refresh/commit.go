@@ -24,7 +24,7 @@ func (s commitStep) Do(ctx context.Context, p commitParams) (nothing, error) {
 		after.left(p.Before, s.m.cfg.Now())
 	}
 	if after == nil || !after.Line.Active {
-		return nothing{}, s.m.snaps.Put(p.Snap, after)
+		return nothing{}, s.m.snaps.PutAlong(ctx, p.Snap, after)
 	}
 	if info := after.Kept[after.Line.Current].Info; info != nil {
 		all, err := s.m.wanted(ctx, p.Snap, services(info))
@@ -33,11 +33,11 @@ func (s commitStep) Do(ctx context.Context, p commitParams) (nothing, error) {
 		}
 		after = after.apply(all)
 	}
-	return nothing{}, s.m.snaps.Put(p.Snap, after)
+	return nothing{}, s.m.snaps.PutAlong(ctx, p.Snap, after)
 }
 
-func (s commitStep) Undo(_ context.Context, p commitParams, _ nothing) error {
-	return s.m.snaps.Put(p.Snap, p.Before)
+func (s commitStep) Undo(ctx context.Context, p commitParams, _ nothing) error {
+	return s.m.snaps.PutAlong(ctx, p.Snap, p.Before)
 }
 
 // collectStep collects what nothing needs after a change, so that it is gone

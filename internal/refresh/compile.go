@@ -121,7 +121,7 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 		tasks, failures = append(tasks, more...), append(failures, err)
 	}
 	if from, to := j.from(), j.to(); !from.IsZero() && !to.IsZero() && from != to {
-		add(change.NewTask(taskKeepConf, fmt.Sprintf("Keep the configuration of %q", snap), keepConfParams{Change: j.change()}))
+		add(change.NewTask(taskKeepConf, fmt.Sprintf("Keep the configuration of %q", snap), keepConfParams{Change: j.change()}).JoinedOn())
 	}
 	follow := followParams{Change: j.change(), Services: sw.Follow}
 	if len(sw.Follow) > 0 {

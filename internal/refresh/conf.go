@@ -186,23 +186,26 @@ type keepConfParams struct {
 	Change policy.Change `json:"change"`
 }
 
-func (s keepConfStep) Do(_ context.Context, p keepConfParams) (hook.Document, error) {
+func (s keepConfStep) Do(ctx context.Context, p keepConfParams) (hook.Document, error) {
 	c, snap := &s.m.confs, p.Change.Snap
 	before, err := c.of(snap)
 	if err != nil {
 		return nil, err
 	}
-	err = c.db.Update(func(tx *journal.Tx) error {
-		from := tenure.Ref{Snap: snap, Revision: p.Change.From}.String()
-		if err := c.kept.In(tx).Put(from, before); err != nil || p.Change.Reason != tenure.ReasonRevert {
-			return err
-		}
-		old, found, err := c.kept.In(tx).Get(tenure.Ref{Snap: snap, Revision: p.Change.To}.String())
-		if err != nil || !found {
-			return err
-		}
-		return putConf(tx, c.current, snap, old)
-	})
+	var old hook.Document
+	found := false
+	if p.Change.Reason == tenure.ReasonRevert {
+		old, found, err = c.kept.Get(tenure.Ref{Snap: snap, Revision: p.Change.To}.String())
+	}
+	if err == nil {
+		err = c.db.Along(ctx, func(tx *journal.Tx) error {
+			from := tenure.Ref{Snap: snap, Revision: p.Change.From}.String()
+			if err := c.kept.In(tx).Put(from, before); err != nil || !found {
+				return err
+			}
+			return putConf(tx, c.current, snap, old)
+		})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("keep the configuration of %s: %w", snap, err)
 	}

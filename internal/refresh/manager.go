@@ -280,6 +280,21 @@ func (s *states) Put(snap tenure.Instance, state *snapState) error {
 	return nil
 }
 
+// PutAlong has state become durable together with what the step did that runs with ctx; nil drops that of snap. Until then
+// Get returns the one before.
+func (s *states) PutAlong(ctx context.Context, snap tenure.Instance, state *snapState) error {
+	err := s.db.Along(ctx, func(tx *journal.Tx) error {
+		if state == nil {
+			return s.docs.In(tx).Delete(string(snap))
+		}
+		return s.docs.In(tx).Put(string(snap), *state)
+	})
+	if err != nil {
+		return fmt.Errorf("record snap %s: %w", snap, err)
+	}
+	return nil
+}
+
 // PutAll makes all of states durable, or none.
 func (s *states) PutAll(all []*snapState) error {
 	if len(all) == 0 {

@@ -106,11 +106,15 @@ func (m *Manager) preparations(jobs []job) (tasks []change.TaskSpec) {
 	if slices.ContainsFunc(copies, func(p copyParams) bool { return p.Copy }) {
 		summary = "Copy data of %s"
 	}
+	copying := together(taskCopy, taskCopyAll, summary, copies, copied)
+	if len(copying) > 0 && len(mounts) > 0 && len(aside) == 0 {
+		copying[0] = copying[0].JoinedOn() // On the mount.
+	}
 	return slices.Concat(
 		together(taskPrepare, taskPrepareAll, "Keep snap file of %s", keep, func(p prepareParams) string { return p.Ref.String() }),
 		together(taskMount, taskMountAll, "Mount %s", mounts, func(p mountParams) string { return p.Ref.String() }),
 		aside,
-		together(taskCopy, taskCopyAll, summary, copies, copied),
+		copying,
 	)
 }
 
