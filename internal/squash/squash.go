@@ -7,7 +7,7 @@
 // processes, and limits on memory, time and output. What it prints is untrusted
 // as well, and is parsed as such.
 //
-// A Reader holds no state: any number of its methods may run at the same time,
+// A Reader holds no state but an empty network: any number of its methods may run at the same time,
 // also on one file. Build may run beside anything, but not twice for one output.
 package squash
 
@@ -20,6 +20,7 @@ import (
 	"os"
 	"path"
 	"strings"
+	"sync"
 	"time"
 )
 
@@ -80,10 +81,14 @@ func (c Config) withDefaults() Config {
 // Reader reads snap files that nobody trusts.
 type Reader struct {
 	cfg Config
+	// nowhere is the network namespace of all children, made when the first of them needs it; nil where there cannot be one.
+	nowhere func() *os.File
 }
 
 // Open returns a Reader.
-func Open(cfg Config) *Reader { return &Reader{cfg: cfg.withDefaults()} }
+func Open(cfg Config) *Reader {
+	return &Reader{cfg: cfg.withDefaults(), nowhere: sync.OnceValue(newNowhere)}
+}
 
 // ReadFile returns the regular file inner ("meta/snap.yaml") of a snap file, or
 // ErrTooBig if it has more than limit bytes. A symlink inside the image is
