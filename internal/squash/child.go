@@ -59,6 +59,8 @@ func (r *Reader) run(ctx context.Context, snapPath string, lim limits, sink func
 	c := child{argv: r.argv(lim, args), files: []*os.File{image}, uid: r.cfg.UID, gid: r.cfg.GID, network: r.nowhere()}
 	if lim.into != nil {
 		c.files = append(c.files, lim.into)
+	} else if os.Geteuid() == 0 {
+		c.own = firstOwn + r.children.Add(1)%owns
 	}
 	err = c.run(ctx, lim.output, sink)
 	if errors.Is(err, context.DeadlineExceeded) {
@@ -133,6 +135,8 @@ type child struct {
 	argv     []string
 	files    []*os.File
 	uid, gid uint32
+	// own, if not 0, is a number that no other process has for a user or group.
+	own uint32
 	// network is the namespace that it lives in; with nil it gets one of its own.
 	network *os.File
 }
@@ -165,14 +169,30 @@ func (c child) run(ctx context.Context, limit int64, sink func([]byte) error) er
 	return verdict(waitErr, stderr.String())
 }
 
-// namespaces are tried from the most to the least separate: containers forbid
-// some of them.
-func (c child) namespaces() []uintptr {
+// The numbers of children of their own: systemd has given them to nobody (UIDS-GIDS, of its documentation).
+const (
+	firstOwn = 1_900_000_000
+	owns     = 1 << 16
+)
+
+// way is who a child is, and from whom it is apart.
+type way struct {
+	namespaces uintptr
+	uid, gid   uint32
+}
+
+// ways are tried from the most to the least separate: containers forbid some of them. Who shares a number with others needs a
+// user namespace, or could look into their memory, by /proc. Who is alone does not, and need not be forked off a copy of
+// this process, whose size that takes time for (Go forks so where there is a user namespace to be set up).
+func (c child) ways() (ways []way) {
 	all := uintptr(syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS)
 	if c.network == nil {
 		all |= syscall.CLONE_NEWNET
 	}
-	return []uintptr{all | syscall.CLONE_NEWUSER, all, 0}
+	if c.own != 0 {
+		ways = append(ways, way{all, c.own, c.own})
+	}
+	return append(ways, way{all | syscall.CLONE_NEWUSER, c.uid, c.gid}, way{all, c.uid, c.gid}, way{0, c.uid, c.gid})
 }
 
 // newNowhere makes a network namespace with nothing in it, not even a loopback that is up, which belongs to no child: none has a
@@ -196,8 +216,8 @@ func newNowhere() *os.File {
 
 func (c child) start(ctx context.Context, stdout *os.File, stderr io.Writer) (*exec.Cmd, error) {
 	var err error
-	for _, flags := range c.namespaces() {
-		cmd := c.command(ctx, flags)
+	for _, way := range c.ways() {
+		cmd := c.command(ctx, way)
 		cmd.Stdout, cmd.Stderr = stdout, stderr
 		err = startWithoutPrivileges(cmd, c.network)
 		if err == nil {
@@ -210,21 +230,21 @@ func (c child) start(ctx context.Context, stdout *os.File, stderr io.Writer) (*e
 	return nil, fmt.Errorf("start %s: %w", c.argv[0], err)
 }
 
-func (c child) command(ctx context.Context, flags uintptr) *exec.Cmd {
+func (c child) command(ctx context.Context, w way) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, c.argv[0], c.argv[1:]...) //nolint:gosec // The programs are those of the configuration.
 	cmd.Env = []string{"LC_ALL=C", "TZ=UTC", "MALLOC_ARENA_MAX=1"}
 	cmd.Dir = "/"
 	cmd.ExtraFiles = c.files
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setpgid:    true,
-		Cloneflags: flags,
+		Cloneflags: w.namespaces,
 	}
 	if os.Geteuid() == 0 {
-		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: c.uid, Gid: c.gid}
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: w.uid, Gid: w.gid}
 	}
-	if flags&syscall.CLONE_NEWUSER != 0 {
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: int(c.uid), HostID: int(c.uid), Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: int(c.gid), HostID: int(c.gid), Size: 1}}
+	if w.namespaces&syscall.CLONE_NEWUSER != 0 {
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: int(w.uid), HostID: int(w.uid), Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: int(w.gid), HostID: int(w.gid), Size: 1}}
 		cmd.SysProcAttr.GidMappingsEnableSetgroups = true
 	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }

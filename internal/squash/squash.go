@@ -7,7 +7,7 @@
 // processes, and limits on memory, time and output. What it prints is untrusted
 // as well, and is parsed as such.
 //
-// A Reader holds no state but an empty network: any number of its methods may run at the same time,
+// A Reader holds no state but an empty network, and the number of its children: any number of its methods may run at the same time,
 // also on one file. Build may run beside anything, but not twice for one output.
 package squash
 
@@ -17,10 +17,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"math/rand/v2"
 	"os"
 	"path"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -48,7 +50,8 @@ type Config struct {
 	// Unsquashfs and Prlimit are the programs to run, by default found in
 	// /usr/bin and /bin.
 	Unsquashfs, Prlimit string
-	// UID and GID are what the child runs as. Zero means 65534.
+	// UID and GID are what a child runs as that unpacks, and every one where there are no others: one that only
+	// reads has numbers that are nobody else's. Zero means 65534.
 	UID, GID uint32
 	// Memory is the child's address space in bytes, by default 256 MiB.
 	Memory int64
@@ -83,11 +86,15 @@ type Reader struct {
 	cfg Config
 	// nowhere is the network namespace of all children, made when the first of them needs it; nil where there cannot be one.
 	nowhere func() *os.File
+	// children counts them, from anywhere.
+	children atomic.Uint32
 }
 
 // Open returns a Reader.
 func Open(cfg Config) *Reader {
-	return &Reader{cfg: cfg.withDefaults(), nowhere: sync.OnceValue(newNowhere)}
+	r := &Reader{cfg: cfg.withDefaults(), nowhere: sync.OnceValue(newNowhere)}
+	r.children.Store(rand.Uint32()) //nolint:gosec // Where others begin is likely to be elsewhere.
+	return r
 }
 
 // ReadFile returns the regular file inner ("meta/snap.yaml") of a snap file, or

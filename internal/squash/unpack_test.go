@@ -79,7 +79,7 @@ func TestUnpack(t *testing.T) {
 // unpackProbe is run in place of unsquashfs, and tells what it may do where it unpacks.
 const unpackProbe = `#!/bin/sh
 mkdir /proc/self/fd/4/tree
-{ cat /proc/self/status; tr -s " " </proc/self/limits; } >/proc/self/fd/4/tree/said
+{ cat /proc/self/status; tr -s " " </proc/self/limits; readlink /proc/self/ns/user; } >/proc/self/fd/4/tree/said
 `
 
 func TestUnpackHasNoRights(t *testing.T) {
@@ -104,5 +104,9 @@ func TestUnpackHasNoRights(t *testing.T) {
 		if !strings.Contains(string(said), want) {
 			t.Errorf("the child's state lacks %q:\n%s", want, said)
 		}
+	}
+	ours, err := os.Readlink("/proc/self/ns/user")
+	if err != nil || strings.Contains(string(said), ours) {
+		t.Errorf("the child, whom others share a number with, shares our namespace %s, too (%v)", ours, err)
 	}
 }
