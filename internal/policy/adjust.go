@@ -16,10 +16,11 @@ func (d *decider) item(s subject) Item {
 		Unit: s.ID, Revision: s.Revision, Main: s.Main, Since: s.Since,
 		Verdict: r.verdict, Rule: r.rule, Remedy: r.remedy,
 	}
-	for _, p := range s.Processes {
-		item.Processes = append(item.Processes, p.Process)
-	}
 	if len(s.Processes) > 0 {
+		item.Processes = make([]tenure.Process, 0, len(s.Processes))
+		for i := range s.Processes {
+			item.Processes = append(item.Processes, s.Processes[i].Process)
+		}
 		item.Command = s.Processes[0].CommandLine
 	}
 	d.adjustToKind(s, &item)

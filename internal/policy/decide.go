@@ -17,8 +17,10 @@ func Decide(f Facts) Plan {
 		d.declarations[tenure.Ref{Snap: decl.Snap, Revision: decl.Revision}] = decl
 	}
 	plan := Plan{Change: f.Change}
-	for _, s := range d.subjects() {
-		plan.Items = append(plan.Items, d.item(s))
+	subjects := d.subjects()
+	plan.Items = slices.Grow(plan.Items, len(subjects))
+	for i := range subjects {
+		plan.Items = append(plan.Items, d.item(subjects[i]))
 	}
 	d.checkEstimates(plan.Items)
 	plan.Evacuate = d.evacuation(plan.Items)

@@ -134,19 +134,31 @@ func (d *decider) serviceRule(s subject) (ruled, bool) {
 }
 
 func declared(verdict tenure.Verdict, key, what string) ruled {
-	text := fmt.Sprintf("the package says that %s", map[tenure.Verdict]string{
-		tenure.Restart:  what + " is to be restarted",
-		tenure.Reload:   what + " is to be reloaded",
-		tenure.HandOver: what + " hands over to the new one",
-		tenure.Endure:   what + " is to live on",
-		tenure.Defer:    what + " is waited for",
-		tenure.Stop:     what + " is to end",
-		tenure.Refuse:   what + " must not be interrupted",
-	}[verdict])
+	text := "the package says that " + what + " " + declaration(verdict)
 	return ruled{verdict, Rule{Package, key, text}, "stop it first, or use --force"}
 }
 
-func appKey(s subject, key string) string { return fmt.Sprintf("apps.%s.%s", s.ID.App, key) }
+func declaration(verdict tenure.Verdict) string {
+	switch verdict {
+	case tenure.Restart:
+		return "is to be restarted"
+	case tenure.Reload:
+		return "is to be reloaded"
+	case tenure.HandOver:
+		return "hands over to the new one"
+	case tenure.Endure:
+		return "is to live on"
+	case tenure.Defer:
+		return "is waited for"
+	case tenure.Stop:
+		return "is to end"
+	case tenure.Refuse:
+		return "must not be interrupted"
+	}
+	return ""
+}
+
+func appKey(s subject, key string) string { return "apps." + string(s.ID.App) + "." + key }
 
 func workloadKey(s subject, key string) string {
 	return appKey(s, "lifecycle.workloads."+s.ID.Name+"."+key)

@@ -1,7 +1,9 @@
 package rules
 
 import (
+	"runtime"
 	"slices"
+	"sync"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
@@ -93,7 +95,7 @@ func (e *evaluation) rule(r *rule) {
 		return
 	}
 	if !r.when.units {
-		m := e.match(r, nil)
+		m := e.match(r, nil, func() finding { return r.eval(e.common) })
 		e.give(r, nil, m, func(key string) bool { return !aboutUnits(key) })
 		for _, unit := range e.units {
 			e.give(r, unit.Unit, m, aboutUnits)
@@ -102,9 +104,13 @@ func (e *evaluation) rule(r *rule) {
 	}
 	m, settled := e.settled(r)
 	any := m
-	for _, unit := range e.units {
+	var found []finding
+	if !settled {
+		found = e.evalAll(r)
+	}
+	for i, unit := range e.units {
 		if !settled {
-			m = e.match(r, unit)
+			m = e.match(r, unit, func() finding { return found[i] })
 		}
 		any.yes = any.yes || m.yes
 		e.give(r, unit.Unit, m, func(key string) bool { return aboutUnits(key) || key == doRefuse })
@@ -119,32 +125,60 @@ func (e *evaluation) settled(r *rule) (m match, settled bool) {
 	if e.spent >= maxTotal {
 		return m, false
 	}
-	yes, err := e.eval(r, e.common)
-	return match{yes: yes}, err == nil
+	f := r.eval(e.common)
+	e.spent += f.spent
+	return match{yes: f.yes}, f.err == nil
 }
 
-// eval evaluates the condition of a rule once, and counts what it took.
-func (e *evaluation) eval(r *rule, about cel.Activation) (yes bool, err error) {
+// finding is what the evaluation of a condition gave, and took.
+type finding struct {
+	yes   bool
+	err   error
+	spent uint64
+}
+
+// eval evaluates the condition of a rule once.
+func (r *rule) eval(about cel.Activation) (f finding) {
 	out, details, err := r.when.program.Eval(about)
 	if details != nil && details.ActualCost() != nil {
-		e.spent += *details.ActualCost()
+		f.spent = *details.ActualCost()
 	}
-	return err == nil && out == types.True, err
+	f.yes, f.err = err == nil && out == types.True, err
+	return f
 }
 
-// match evaluates the condition of a rule, for a unit if it speaks of units.
-func (e *evaluation) match(r *rule, unit *variables) match {
-	m := match{}
-	about := e.common
-	if unit != nil {
-		about = unit
+// evalAll evaluates the condition of a rule for all units, on all processors. What it gives for each is what it gives alone; those
+// before which more has been spent than may be are left out.
+func (e *evaluation) evalAll(r *rule) []finding {
+	found := make([]finding, len(e.units))
+	var working sync.WaitGroup
+	share := max(aside, (len(e.units)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
+	for from := 0; from < len(e.units); from += share {
+		working.Go(func() {
+			spent := e.spent
+			for i := from; i < min(from+share, len(e.units)) && spent < maxTotal; i++ {
+				found[i] = r.eval(e.units[i])
+				spent += found[i].spent
+			}
+		})
 	}
+	working.Wait()
+	return found
+}
+
+// aside is for how many units at least a processor more is of use.
+const aside = 32
+
+// match is what comes of the condition of a rule that was evaluated, for a unit if it speaks of units.
+func (e *evaluation) match(r *rule, unit *variables, found func() finding) match {
+	m := match{}
 	if e.spent >= maxTotal {
 		m.failed = "the rules together take too many steps"
 	} else {
-		var err error
-		if m.yes, err = e.eval(r, about); err != nil {
-			m.failed, m.missing = failure(err)
+		f := found()
+		e.spent += f.spent
+		if m.yes = f.yes; f.err != nil {
+			m.failed, m.missing = failure(f.err)
 		}
 	}
 	// What is not known because there is no update is not missed.
