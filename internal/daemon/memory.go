@@ -17,8 +17,8 @@ import (
 const quiet = 2 * time.Second
 
 // giveBack gives memory back to the system after changes and requests, which need several
-// times what the daemon needs at rest. rested is called when that is done.
-func giveBack(ctx context.Context, engine *change.Engine, asked <-chan struct{}, rested func()) {
+// times what the daemon needs at rest. fit is called whenever what is in use may have become another.
+func giveBack(ctx context.Context, engine *change.Engine, asked <-chan struct{}, fit func()) {
 	// The start of the daemon is like a change: everything was read.
 	timer := time.NewTimer(quiet)
 	defer timer.Stop()
@@ -34,12 +34,13 @@ func giveBack(ctx context.Context, engine *change.Engine, asked <-chan struct{},
 	for {
 		select {
 		case <-moved:
+			fit()
 			timer.Reset(quiet)
 		case <-asked:
 			timer.Reset(quiet)
 		case <-timer.C:
 			slim()
-			rested()
+			fit()
 		case <-ctx.Done():
 			return
 		}
@@ -111,23 +112,29 @@ func (s *sparing) set() {
 	}
 }
 
-// rested is told when all of the heap is in use: it says how much there is room for.
-func (s *sparing) rested() {
+// fit has the heap grow by what there is room for: by less, the more of it is in use.
+func (s *sparing) fit() {
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(live)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.set()
-	s.usual = max(s.least, growth(live[0].Value.Uint64()))
-	s.set()
+	if s.usual == 0 {
+		s.set() // It finds out what is usual.
+	}
+	if at := max(s.least, growth(live[0].Value.Uint64())); at != s.usual {
+		s.usual = at
+		s.set()
+	}
 }
 
-// growth is by how many percent a heap of so many bytes grows until it is as large as room.
+// growth is by how many percent a heap of so many bytes grows until it is as large as room, in steps, since to say so stops
+// everything for a moment.
 func growth(live uint64) int {
+	const step, most = 50, 300 // The runtime takes 4 MiB for what is in use where it is less.
 	if live == 0 || live >= room {
 		return 0
 	}
-	return int((room - live) * 100 / live) //nolint:gosec // It is less than room.
+	return int(min((room-live)*100/live/step*step, most)) //nolint:gosec // It is no more than most.
 }
 
 // gap is told when the first gap begins, and when the last one ends.

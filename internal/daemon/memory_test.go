@@ -44,7 +44,7 @@ func TestSparing(t *testing.T) {
 
 func TestGrowth(t *testing.T) {
 	t.Parallel()
-	for live, want := range map[uint64]int{0: 0, 1 << 20: 1100, 8 << 20: 50, room: 0, 2 * room: 0} {
+	for live, want := range map[uint64]int{0: 0, 1 << 20: 300, 5 << 20: 100, 8 << 20: 50, 9 << 20: 0, room: 0, 2 * room: 0} {
 		if got := growth(live); got != want {
 			t.Errorf("a heap of %d bytes grows by %d %%, want %d", live, got, want)
 		}
