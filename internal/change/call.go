@@ -155,6 +155,9 @@ func (e *Engine) probeReturned(r *run, i int, res result, amended amendment) {
 	default:
 		delete(r.crashed, i)
 		r.unproved[i] = res.done
+		for ; !r.c.Tasks[i].Gap && r.c.atOnce(i); i++ {
+			delete(r.crashed, i+1) // It would have begun after that.
+		}
 		e.step(r)
 	}
 }

@@ -141,7 +141,7 @@ type Task struct {
 	Status  Status `json:"status"`
 	// Gap marks a task of the switch.
 	Gap bool `json:"gap,omitempty"`
-	// Joined marks a task that begins before what the one before it did is durable.
+	// Joined marks a task that begins before what the one before it did is durable (TaskSpec.JoinedOn).
 	Joined bool            `json:"joined,omitempty"`
 	Params json.RawMessage `json:"params"`
 	// Undo is what the step did, for its undo.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -29,13 +30,15 @@ type world struct {
 	off     func()
 	effects []string
 	faults  []string
+	// kept are the names of the steps of which the store says, by what it has kept along, that they are done.
+	kept map[string]bool
 	// inGap is set while nothing may be written.
 	inGap bool
 	store changetest.Memory
 }
 
 func newWorld() *world {
-	w := &world{left: -1}
+	w := &world{left: -1, kept: make(map[string]bool)}
 	w.store.Before = func() error {
 		w.mu.Lock()
 		if w.inGap && !w.dead {
@@ -77,6 +80,17 @@ func (w *world) boundary(p change.Point) {
 	case change.AfterDo, change.BeforeDo, change.BeforeProbe, change.AfterProbe, change.AfterUndo:
 	}
 	_ = w.tickLocked() // The engine does not hear of it either.
+}
+
+// keep has the store keep, along with what a step did, whether it is done.
+func (w *world) keep(ctx context.Context, name string, done bool) {
+	change.Along(ctx, func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if delete(w.kept, name); done {
+			w.kept[name] = true
+		}
+	})
 }
 
 func (w *world) endGap() {
@@ -161,6 +175,7 @@ func (s plain) Do(ctx context.Context, p part) (done, error) {
 	}
 	switch {
 	case p.Fails:
+		s.w.keep(ctx, p.Name, true)
 		return done{}, errors.New("boom")
 	case p.Waits && !s.w.has("woken "+p.Name):
 		go s.wake(change.IDFrom(ctx))
@@ -174,27 +189,32 @@ func (s plain) Do(ctx context.Context, p part) (done, error) {
 	if err := s.w.set(p.Name, s.exact); err != nil {
 		return done{}, err
 	}
+	s.w.keep(ctx, p.Name, true)
 	if p.Partly {
 		return done{p.Name}, change.Partial(errors.New("half a boom"))
 	}
 	return done{p.Name}, nil
 }
 
-func (s plain) Undo(_ context.Context, p part, d done) error {
+func (s plain) Undo(ctx context.Context, p part, d done) error {
 	if d.Name != p.Name {
 		return fmt.Errorf("undo of %s got %q", p.Name, d.Name)
 	}
 	if err := s.w.clear(p.Name); err != nil {
 		return err
 	}
+	s.w.keep(ctx, p.Name, false)
 	if p.UndoFails {
 		return errors.New("undo boom")
 	}
 	return nil
 }
 
-func (s probed) Probe(_ context.Context, p part) (done, bool, error) {
+func (s probed) Probe(ctx context.Context, p part) (done, bool, error) {
 	has := s.w.has(p.Name)
+	if has {
+		s.w.keep(ctx, p.Name, true)
+	}
 	if has && p.Partly {
 		return done{p.Name}, true, change.Partial(errors.New("half a boom"))
 	}
@@ -368,6 +388,8 @@ func drawPlan(t *rapid.T, draw func(i int, p *part)) plan {
 			p = append(p, change.NewTask("probed", part.Name, part).InGap())
 		case kind == "blind":
 			p = append(p, change.NewTask("blind", part.Name, part).InGap())
+		case rapid.Bool().Draw(t, "joined"):
+			p = append(p, change.NewTask(kind, part.Name, part).JoinedOn())
 		default:
 			p = append(p, change.NewTask(kind, part.Name, part))
 		}
@@ -412,8 +434,9 @@ func TestCrashAnywhere(t *testing.T) {
 			if !began {
 				t.Fatalf("crash at %d: the change never ended", k)
 			}
-			if c.Status != wantStatus || !slices.Equal(effects, wantEffects) {
-				t.Fatalf("crash at %d: %s with %v, want %s with %v\n%+v", k, c.Status, effects, wantStatus, wantEffects, c)
+			kept := slices.Sorted(maps.Keys(w.kept))
+			if c.Status != wantStatus || !slices.Equal(effects, wantEffects) || !slices.Equal(kept, wantEffects) {
+				t.Fatalf("crash at %d: %s with %v (kept %v), want %s with %v\n%+v", k, c.Status, effects, kept, wantStatus, wantEffects, c)
 			}
 		}
 	})

@@ -342,5 +342,8 @@ func (c *Change) atOnce(i int) bool {
 		return false
 	}
 	next := &c.Tasks[i+1]
-	return next.Joined || next.Gap && c.Tasks[i].Gap
+	if c.Tasks[i].Gap {
+		return next.Gap
+	}
+	return next.Joined && !next.Gap
 }

@@ -396,6 +396,61 @@ func TestGapWaitsForNoWrite(t *testing.T) {
 	}
 }
 
+// TestJoined has tasks begin before what those before them did is written.
+func TestJoined(t *testing.T) {
+	t.Parallel()
+	store := new(changetest.Memory)
+	s := newScript()
+	var writes []int
+	note := func(context.Context) (string, error) {
+		writes = append(writes, store.Writes())
+		return "", nil
+	}
+	for _, name := range []string{"a", "b", "c", "d"} {
+		s.do[name] = note
+	}
+	n := on("x", "a", "b", "c", "d")
+	n.Tasks[1], n.Tasks[2] = n.Tasks[1].JoinedOn(), n.Tasks[2].JoinedOn()
+	e, _ := run(t, change.Config{Store: store, Registry: s.registry()})
+	wait(t, e, start(t, e, n), change.Done)
+	if want := []int{1, 1, 1, 2}; !slices.Equal(writes, want) || store.Writes() != 3 {
+		t.Errorf("writes before each task %v, of %d, want %v, of 3", writes, store.Writes(), want)
+	}
+}
+
+// TestAlongWhileWritesFail has what is kept along be kept once the disk has room again, and no more than once.
+func TestAlongWhileWritesFail(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		store := new(changetest.Memory)
+		var failures atomic.Int32
+		store.Before = func() error {
+			if failures.Add(-1) >= 0 {
+				return errors.New("no space left")
+			}
+			return nil
+		}
+		s := newScript()
+		kept := 0
+		s.do["a"] = func(ctx context.Context) (string, error) {
+			if !change.Along(ctx, func() { kept++ }) {
+				t.Error("no step is running")
+			}
+			failures.Store(2)
+			return "", nil
+		}
+		e, stop := run(t, change.Config{Store: store, Registry: s.registry()})
+		wait(t, e, start(t, e, on("x", "a", "b")), change.Done)
+		if kept != 1 {
+			t.Errorf("it was kept %d times, want 1", kept)
+		}
+		if change.Along(t.Context(), func() {}) {
+			t.Error("a step is running where none is")
+		}
+		stop()
+	})
+}
+
 // Who is told of gaps hears of all that run as of one, and of the end of one that fails.
 func TestGapIsTold(t *testing.T) {
 	t.Parallel()

@@ -155,13 +155,18 @@ func (e *Engine) step(r *run) {
 }
 
 func (e *Engine) stepOn(r *run) {
-	if len(r.crashed) > 0 {
-		e.resolve(r, slices.Min(slices.Collect(maps.Keys(r.crashed))))
-		return
-	}
 	i := slices.IndexFunc(r.c.Tasks, func(t Task) bool { return t.Status == Do || t.Status == Doing || t.Status == Wait })
+	back := r.aborting || r.failed
+	if len(r.crashed) > 0 {
+		crashed := slices.Min(slices.Collect(maps.Keys(r.crashed)))
+		// What is joined to one that is not done any more, and waits, comes after it again.
+		if back || i >= crashed || r.c.Tasks[crashed].Gap {
+			e.resolve(r, crashed)
+			return
+		}
+	}
 	switch {
-	case r.aborting || r.failed:
+	case back:
 		e.turn(r)
 	case i < 0:
 		e.finish(r)

@@ -178,7 +178,8 @@ func (t TaskSpec) InGap() TaskSpec {
 }
 
 // JoinedOn is t as one that is done in one go with the task before it: the disk is waited for once, when both are done.
-// After a crash before that both are done again, so that each must bear to be repeated after the other one.
+// After a crash before that both are done again, so that each must bear to be repeated after the other one. Nothing comes of it
+// where one of them is in a gap.
 func (t TaskSpec) JoinedOn() TaskSpec {
 	t.Joined = true
 	return t

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"tenure"
+	"tenure/internal/change"
 )
 
 type doc struct {
@@ -115,5 +116,38 @@ func TestUnreadableDocument(t *testing.T) {
 	}
 	if err := NewCollection[any](db, Snaps).Put("x", make(chan int)); err == nil {
 		t.Error("Put of what is no JSON")
+	}
+}
+
+// TestAlong writes what a step wants kept with what it did: with the change, or not at all.
+func TestAlong(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "state.db")
+	db := openDB(t, path)
+	snaps := NewCollection[doc](db, Snaps)
+	keep := func(name string) along {
+		return func(tx *Tx) error { return snaps.In(tx).Put(name, doc{Name: name}) }
+	}
+	one := change.Change{ID: 1, Status: change.Doing, Tasks: []change.Task{}}
+	if err := db.Changes().Apply(t.Context(), change.Batch{Put: []change.Change{one}, Along: []any{keep("virt"), keep("qemu")}}); err != nil {
+		t.Fatalf("Apply: %v", err)
+	}
+	refused := errors.New("refused")
+	two := change.Change{ID: 2, Status: change.Doing, Tasks: []change.Task{}}
+	for _, wrong := range []any{along(func(*Tx) error { return refused }), "a word"} {
+		if err := db.Changes().Apply(t.Context(), change.Batch{Put: []change.Change{two}, Along: []any{keep("gone"), wrong}}); err == nil {
+			t.Errorf("it was kept, with %T", wrong)
+		}
+	}
+	// Where no step runs it is written at once.
+	if err := db.Along(t.Context(), keep("alone")); err != nil {
+		t.Errorf("Along: %v", err)
+	}
+	closeDB(t, db)
+	db = openDB(t, path)
+	wantAll(t, NewCollection[doc](db, Snaps), map[string]doc{"virt": {Name: "virt"}, "qemu": {Name: "qemu"}, "alone": {Name: "alone"}})
+	saved, err := db.Changes().Load(t.Context())
+	if err != nil || len(saved.Changes) != 1 || saved.Changes[0].ID != 1 {
+		t.Errorf("changes %+v, %v, want the first alone", saved.Changes, err)
 	}
 }

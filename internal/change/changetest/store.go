@@ -12,7 +12,7 @@ import (
 )
 
 // Memory is a Store that forgets everything when the process ends. Its zero
-// value is empty.
+// value is empty. What steps have it keep along (change.Along) is a func(), which is called in the write.
 type Memory struct {
 	// Before, if set, is called before each write, and fails it by its error.
 	Before func() error
@@ -80,6 +80,13 @@ func (m *Memory) apply(b change.Batch) error {
 	defer m.mu.Unlock()
 	if m.changes == nil {
 		m.changes = make(map[change.ID][]byte)
+	}
+	for _, along := range b.Along {
+		write, ok := along.(func())
+		if !ok {
+			return fmt.Errorf("a store in memory takes functions along, and not %T", along)
+		}
+		write()
 	}
 	m.writes++
 	for id, raw := range encoded {
