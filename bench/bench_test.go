@@ -35,7 +35,7 @@ func BenchmarkTenure(b *testing.B) {
 		return
 	}
 	b.Run("decide", func(b *testing.B) { benchDecide(b, t, n) })
-	b.Run("copy", func(b *testing.B) { benchCopy(b, t, n >= fullRefreshes) })
+	b.Run("copy", func(b *testing.B) { benchCopy(b, t, filesOfData(b, n)) })
 	b.Run("refresh", func(b *testing.B) { benchRefresh(b, t, n) })
 	b.Run("together", func(b *testing.B) { benchTogether(b, t, max(3, n/5)) })
 	b.Run("serve", func(b *testing.B) { benchServe(b, t, max(3, n/5)) })
@@ -49,6 +49,24 @@ func BenchmarkTenure(b *testing.B) {
 	}
 	b.Run("many", func(b *testing.B) { benchMany(b, t, max(3, n/5), many) })
 	t.end(b, n)
+}
+
+// filesOfData is how many files of data are copied: BENCH_FILES, or by how long the run is.
+func filesOfData(b *testing.B, refreshes int) int {
+	b.Helper()
+	const few, many = 200, 10_000
+	asked := os.Getenv("BENCH_FILES")
+	switch {
+	case asked == "" && refreshes < fullRefreshes:
+		return few
+	case asked == "":
+		return many
+	}
+	files, err := strconv.Atoi(asked)
+	if err != nil || files < changedPart {
+		b.Fatalf("BENCH_FILES=%q: want a number of files of %d KiB, %d at least", asked, sizeOfData/kib, changedPart)
+	}
+	return files
 }
 
 // snap is the file of hello in a version.

@@ -19,23 +19,23 @@ import (
 // may take secondPart of a full copy.
 const (
 	block       = 4 * kib
+	sizeOfData  = 100 * kib
 	filesPerDir = 100
 	changedPart = 100
 	secondPart  = 10
 	// moreBytes is how many times larger files are where blocks are shared, and sharedFactor what
 	// the second pass may take for them then.
+	// mostShared is how many of them there is room for.
 	moreBytes    = 16
+	mostShared   = 1000
 	sharedFactor = 1.5
 )
 
 // benchCopy is the copy of the data of a snap: what of it lies in the gap, after 1 % of them have changed, against
 // a full copy, and where blocks are shared against files that are smaller.
-func benchCopy(b *testing.B, t *table, full bool) {
-	files, size := 200, 100*kib
-	if full {
-		files = 10_000
-	}
-	fewer := max(changedPart, files/10)
+func benchCopy(b *testing.B, t *table, files int) {
+	const size = sizeOfData
+	fewer := min(max(changedPart, files/10), mostShared)
 	plain := copyTwice(b, b.TempDir(), files, size)
 	t.row(fmt.Sprintf("data, %d files of %d KiB: cp -a and sync", files, size/kib), plain.peer)
 	t.row("data: first pass and sync", plain.first)

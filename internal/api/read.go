@@ -220,6 +220,9 @@ func aboutChange(op string, id change.ID, err error) error {
 		}
 	}
 	if ended, ok := errors.AsType[*change.FinishedError](err); ok {
+		if !ended.Status.Ready() {
+			return bad(fmt.Sprintf("cannot %s change %s: it is at its end, and what it has done cannot be undone any more", op, id))
+		}
 		return bad(fmt.Sprintf("cannot %s change %s: it has ended (%s)", op, id, ended.Status))
 	}
 	return err

@@ -142,7 +142,9 @@ type Task struct {
 	// Gap marks a task of the switch.
 	Gap bool `json:"gap,omitempty"`
 	// Joined marks a task that begins before what the one before it did is durable (TaskSpec.JoinedOn).
-	Joined bool            `json:"joined,omitempty"`
+	Joined bool `json:"joined,omitempty"`
+	// Final marks a task from whose beginning on the change cannot be aborted (TaskSpec.AtTheEnd).
+	Final  bool            `json:"final,omitempty"`
 	Params json.RawMessage `json:"params"`
 	// Undo is what the step did, for its undo.
 	Undo     json.RawMessage `json:"undo,omitempty"`

@@ -243,8 +243,8 @@ func (e *Engine) Start(ctx context.Context, n NewChange) (ID, error) {
 // Abort asks a change to turn round: the step that runs sees its context
 // cancelled with the cause ErrAborted, and what was done is undone. The wish is
 // durable when Abort returns; WaitFor tells when the change has ended. Aborting
-// a change that is undoing already does nothing; one that has ended is a
-// *FinishedError.
+// a change that is undoing already does nothing; one that has ended, or has begun to take away what an undo would
+// need, is a *FinishedError.
 func (e *Engine) Abort(ctx context.Context, id ID) error {
 	err := e.ask(ctx, func(reply chan<- error) {
 		r, err := e.unfinished(id)
@@ -254,6 +254,10 @@ func (e *Engine) Abort(ctx context.Context, id ID) error {
 		}
 		if r.aborting || r.c.Backward {
 			reply <- nil
+			return
+		}
+		if slices.ContainsFunc(r.c.Tasks, func(t Task) bool { return t.Final && t.Begun }) {
+			reply <- &FinishedError{ID: id, Status: r.c.Status}
 			return
 		}
 		r.queued = r.idle()

@@ -292,6 +292,33 @@ func TestAbortRunning(t *testing.T) {
 	}
 }
 
+// TestAbortAtTheEnd aborts while that is done which cannot be undone, and before.
+func TestAbortAtTheEnd(t *testing.T) {
+	t.Parallel()
+	s, before, end := newScript(), newGate(), newGate()
+	s.do["b"], s.do["c"] = before.do, end.do
+	e, _ := run(t, change.Config{Store: new(changetest.Memory), Registry: s.registry()})
+	n := on("x", "a", "b", "c")
+	n.Tasks[2] = n.Tasks[2].AtTheEnd()
+
+	early := start(t, e, n)
+	<-before.begun
+	if err := e.Abort(t.Context(), early); err != nil {
+		t.Errorf("an abort in time: %v", err)
+	}
+	wait(t, e, early, change.Undone)
+
+	s.do["b"] = nil
+	late := start(t, e, n)
+	<-end.begun
+	var finished *change.FinishedError
+	if err := e.Abort(t.Context(), late); !errors.As(err, &finished) {
+		t.Errorf("an abort at the end: %v", err)
+	}
+	close(end.open)
+	wait(t, e, late, change.Done)
+}
+
 func TestAbortBeforeAnythingIsHold(t *testing.T) {
 	t.Parallel()
 	s := newScript()

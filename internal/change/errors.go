@@ -41,6 +41,9 @@ type FinishedError struct {
 
 // Error says how the change ended.
 func (e *FinishedError) Error() string {
+	if !e.Status.Ready() {
+		return fmt.Sprintf("change %s is at its end, and cannot be undone any more", e.ID)
+	}
 	return fmt.Sprintf("change %s has ended (%s)", e.ID, e.Status)
 }
 

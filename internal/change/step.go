@@ -161,6 +161,8 @@ type TaskSpec struct {
 	Gap bool
 	// Joined joins the task to the one before it: see TaskSpec.JoinedOn.
 	Joined bool
+	// Final is that nobody turns the change round any more: see TaskSpec.AtTheEnd.
+	Final bool
 
 	params     any
 	paramsType reflect.Type
@@ -185,6 +187,13 @@ func (t TaskSpec) JoinedOn() TaskSpec {
 	return t
 }
 
+// AtTheEnd is t as one that takes away what an undo would need: once it may have begun, an abort is refused. It must not
+// fail, and nothing may come after it that does.
+func (t TaskSpec) AtTheEnd() TaskSpec {
+	t.Final = true
+	return t
+}
+
 // Params are what NewTask got, for tests of those who compile plans into tasks.
 func (t TaskSpec) Params() any { return t.params }
 
@@ -205,7 +214,7 @@ func (reg *Registry) tasks(specs []TaskSpec) ([]Task, error) {
 		if err != nil {
 			return nil, fmt.Errorf("task %q: write parameters: %w", spec.Summary, err)
 		}
-		tasks = append(tasks, Task{Kind: spec.Kind, Summary: spec.Summary, Status: Do, Gap: spec.Gap, Joined: spec.Joined, Params: params})
+		tasks = append(tasks, Task{Kind: spec.Kind, Summary: spec.Summary, Status: Do, Gap: spec.Gap, Joined: spec.Joined, Final: spec.Final, Params: params})
 	}
 	return tasks, nil
 }

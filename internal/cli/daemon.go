@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -100,6 +101,10 @@ Only root may be able to change the program and the directories that it is in.`,
 
 // upgradeDaemon has the daemon replace itself, and waits for what becomes of it.
 func (a *app) upgradeDaemon(ctx context.Context, program string, patience time.Duration) error {
+	running, err := a.client().Daemon(ctx)
+	if err != nil {
+		return err
+	}
 	begun, err := a.client().Upgrade(ctx, program, patience)
 	if err != nil {
 		return err
@@ -111,7 +116,9 @@ func (a *app) upgradeDaemon(ctx context.Context, program string, patience time.D
 	}
 	// It is rehearsed, then done, and perhaps taken back.
 	const starts = 3
-	ended, err := a.awaitUpgrade(ctx, begun, starts*patience+awayAtMost)
+	ctx, cancel := context.WithTimeoutCause(ctx, starts*patience+awayAtMost, errors.New("it is not known what became of it: see tenure daemon status"))
+	defer cancel()
+	ended, err := a.awaitUpgrade(ctx, begun, running.PID, awayAtMost)
 	line.end()
 	if err != nil {
 		return err
@@ -127,17 +134,28 @@ func (a *app) upgradeDaemon(ctx context.Context, program string, patience time.D
 	return nil
 }
 
-// awayAtMost is how long a daemon may be away beyond what its start takes.
-const awayAtMost = 20 * time.Second
+const (
+	// awayAtMost is how long a daemon may be away beyond what its start takes.
+	awayAtMost = 20 * time.Second
+	// glance is how long one that is asked may take to answer. The socket may be somebody else's, who keeps it for the next daemon.
+	glance = 2 * time.Second
+)
 
-// awaitUpgrade asks whoever answers what has become of an upgrade, until that is known.
-func (a *app) awaitUpgrade(ctx context.Context, begun client.Upgrade, patience time.Duration) (client.Upgrade, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, patience, errors.New("it is not known what became of it: see tenure daemon status"))
-	defer cancel()
+// awaitUpgrade asks whoever answers what has become of an upgrade, until that is known. A daemon is replaced in its process: where that
+// has ended, with all that took its place, only its manager starts the next one, and may be waiting for this command.
+func (a *app) awaitUpgrade(ctx context.Context, begun client.Upgrade, pid int, away time.Duration) (client.Upgrade, error) {
 	daemon := a.client()
+	var ended time.Time
 	for {
-		now, err := daemon.Daemon(ctx)
+		now, err := look(ctx, daemon)
+		if err == nil || !over(pid) {
+			ended = time.Time{}
+		} else if ended.IsZero() {
+			ended = time.Now()
+		}
 		switch {
+		case !ended.IsZero() && time.Since(ended) > away:
+			return begun, fmt.Errorf("upgrade tenured to %s: process %d has ended, and nobody has answered for %s since: see the log of tenured", begun.To, pid, away) //nolint:err113 // For people.
 		case ctx.Err() != nil:
 			return begun, fmt.Errorf("upgrade tenured to %s: %w", begun.To, context.Cause(ctx))
 		case err != nil && !gone(err):
@@ -150,3 +168,13 @@ func (a *app) awaitUpgrade(ctx context.Context, begun client.Upgrade, patience t
 		pause(ctx, knock)
 	}
 }
+
+// look asks the daemon, if there is one.
+func look(ctx context.Context, daemon *client.Client) (client.Daemon, error) {
+	ctx, cancel := context.WithTimeout(ctx, glance)
+	defer cancel()
+	return daemon.Daemon(ctx)
+}
+
+// over reports whether a process has ended.
+func over(pid int) bool { return errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) }

@@ -149,7 +149,7 @@ func taskKey(place uint64) string {
 // sameTask reports whether two states of a task are written alike. Texts, raw JSON and log lines that are there never change.
 func sameTask(a, b *change.Task) bool {
 	return a.Status == b.Status && a.Begun == b.Begun && a.Progress == b.Progress && a.Err == b.Err &&
-		a.ID == b.ID && a.Kind == b.Kind && a.Summary == b.Summary && a.Gap == b.Gap && a.Joined == b.Joined &&
+		a.ID == b.ID && a.Kind == b.Kind && a.Summary == b.Summary && a.Gap == b.Gap && a.Joined == b.Joined && a.Final == b.Final &&
 		a.Started.Equal(b.Started) && a.Ready.Equal(b.Ready) && a.Spawned.Equal(b.Spawned) &&
 		sameBytes(a.Params, b.Params) && sameBytes(a.Undo, b.Undo) && slices.Equal(a.Log, b.Log)
 }

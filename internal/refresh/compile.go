@@ -199,7 +199,7 @@ func collectTask(snaps ...tenure.Instance) change.TaskSpec {
 	if len(snaps) == 1 {
 		of = fmt.Sprintf("%q", snaps[0])
 	}
-	return change.NewTask(taskCollect, fmt.Sprintf("Collect revisions of %s that nothing needs", of), collectParams{Snaps: snaps})
+	return change.NewTask(taskCollect, fmt.Sprintf("Collect revisions of %s that nothing needs", of), collectParams{Snaps: snaps}).AtTheEnd()
 }
 
 func compareTask() change.TaskSpec {
