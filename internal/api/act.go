@@ -293,7 +293,9 @@ func (u *upload) file(part *multipart.Part, label string) (err error) {
 	if err = file.Chmod(0o644); err == nil {
 		_, err = io.Copy(file, part)
 	}
-	durable.Begin(file)
+	if err == nil {
+		durable.Begin(file)
+	}
 	if err := errors.Join(err, file.Close()); err != nil {
 		return fmt.Errorf("receive %q: %w", label, err)
 	}

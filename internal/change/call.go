@@ -82,11 +82,12 @@ func (e *Engine) doReturned(r *run, i int, res result, amended amendment) {
 	switch {
 	case res.err == nil:
 		t.Status, t.Undo, t.Ready = Done, res.done, time.Now()
+		r.along = append(r.along, amended.along...)
 		e.amend(r, i, amended)
 		e.advance(r, i)
 	case errors.As(res.err, &waiting):
 		e.amend(r, i, amended)
-		if r.aborting {
+		if r.aborting || r.failed {
 			e.turn(r)
 			return
 		}
@@ -108,7 +109,6 @@ func (e *Engine) doReturned(r *run, i int, res result, amended amendment) {
 
 // amend applies what the step of task i decided for the rest of the change.
 func (e *Engine) amend(r *run, i int, a amendment) {
-	r.along = append(r.along, a.along...)
 	if a.details != nil {
 		r.c.Details = a.details
 	}
@@ -118,8 +118,23 @@ func (e *Engine) amend(r *run, i int, a amendment) {
 		if a.inserted {
 			rest = append(rest, r.c.Tasks[i+1:]...)
 		}
+		r.crashed, r.unproved = moved(r.crashed, i, &a), moved(r.unproved, i, &a)
 		r.c.Tasks = append(r.c.Tasks[:i+1:i+1], rest...)
 	}
+}
+
+// moved is what is known of tasks by their places, after that of i has been amended: others have come between, or instead.
+func moved[T any](of map[int]T, i int, a *amendment) map[int]T {
+	all := make(map[int]T, len(of))
+	for at, known := range of {
+		switch {
+		case at <= i:
+			all[at] = known
+		case a.inserted:
+			all[at+len(a.rest)] = known
+		}
+	}
+	return all
 }
 
 func (e *Engine) probe(r *run, i int) {
@@ -144,12 +159,14 @@ func (e *Engine) probeReturned(r *run, i int, res result, amended amendment) {
 		if _, ok := errors.AsType[*partialError](res.err); ok {
 			r.unproved[i] = res.done
 			r.prove(i)
+			r.along = append(r.along, amended.along...)
 		}
 		e.fail(r, i, fmt.Errorf("read what was done: %w", res.err))
 	case res.probed:
 		delete(r.crashed, i)
 		r.unproved[i] = res.done
 		r.prove(i)
+		r.along = append(r.along, amended.along...)
 		e.amend(r, i, amended)
 		e.advance(r, i)
 	default:

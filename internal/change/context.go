@@ -134,8 +134,8 @@ func SetDetails(ctx context.Context, details json.RawMessage) error {
 }
 
 // Along has the Store keep something together with what the running step did, or undid: in one write, or not at all. What
-// that may be, the Store says; until it is written nobody can read it. A step that fails, and not in part, leaves nothing. It
-// reports whether a step is running; nothing becomes of it otherwise.
+// that may be, the Store says; until it is written nobody can read it, though the task may be seen to be Done. A step that waits, or fails, and not in part,
+// leaves nothing; a Probe that finds something done says it again. It reports whether a step is running; nothing becomes of it otherwise.
 func Along(ctx context.Context, what any) bool {
 	c := callFrom(ctx)
 	if c == nil {
@@ -143,8 +143,10 @@ func Along(ctx context.Context, what any) bool {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.amended.along = append(c.amended.along, what)
-	return true
+	if !c.closed {
+		c.amended.along = append(c.amended.along, what)
+	}
+	return !c.closed
 }
 
 func (c *call) Progress(label string, done, total int64) {

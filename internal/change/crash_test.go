@@ -150,7 +150,12 @@ type part struct {
 	Aborts bool
 	// Waits makes Do wait, once, for someone to wake it.
 	Waits bool
+	// Inserts makes Do insert a task, joined to its own, which only has something kept along.
+	Inserts bool
 }
+
+// inserted is the name of what a part of that name inserts.
+func inserted(name string) string { return name + "+" }
 
 // done is what the steps of these tests say that they did.
 type done struct{ Name string }
@@ -185,6 +190,12 @@ func (s plain) Do(ctx context.Context, p part) (done, error) {
 		return done{}, &change.Waiting{For: "a friend"}
 	case p.Aborts:
 		s.abort(change.IDFrom(ctx))
+	}
+	if p.Inserts {
+		name := inserted(p.Name)
+		if err := change.Insert(ctx, nil, change.NewTask("keeper", name, part{Name: name}).JoinedOn()); err != nil {
+			return done{}, err
+		}
 	}
 	if err := s.w.set(p.Name, s.exact); err != nil {
 		return done{}, err
@@ -243,6 +254,19 @@ func (s blind) Probe(_ context.Context, p part) (done, bool, error) {
 	return done{p.Name}, false, nil
 }
 
+// keeper is a step that does nothing but have something kept.
+type keeper struct{ w *world }
+
+func (s keeper) Do(ctx context.Context, p part) (done, error) {
+	s.w.keep(ctx, p.Name, true)
+	return done{p.Name}, nil
+}
+
+func (s keeper) Undo(ctx context.Context, p part, _ done) error {
+	s.w.keep(ctx, p.Name, false)
+	return nil
+}
+
 // remember notes something that is no effect of a step.
 func (w *world) remember(note string) error {
 	w.mu.Lock()
@@ -282,6 +306,7 @@ func (w *world) begin(ctx context.Context, left int) *session {
 	change.Register(reg, "plain", steps)
 	change.Register(reg, "probed", probed{exact})
 	change.Register(reg, "blind", blind{w})
+	change.Register(reg, "keeper", keeper{w})
 	s.engine = change.New(change.Config{Store: &w.store, Registry: reg, Boundary: w.boundary})
 	go func() { s.ended <- s.engine.Run(ctx) }()
 	return s
@@ -391,6 +416,7 @@ func drawPlan(t *rapid.T, draw func(i int, p *part)) plan {
 		case rapid.Bool().Draw(t, "joined"):
 			p = append(p, change.NewTask(kind, part.Name, part).JoinedOn())
 		default:
+			part.Inserts = kind == "plain" && !part.Fails && !part.Partly && rapid.Bool().Draw(t, "inserts")
 			p = append(p, change.NewTask(kind, part.Name, part))
 		}
 	}
@@ -423,6 +449,13 @@ func TestCrashAnywhere(t *testing.T) {
 			}
 		})
 		wantEffects, wantStatus := outcome(p)
+		wantKept := slices.Clone(wantEffects)
+		for _, spec := range p {
+			if part, _ := spec.Params().(part); part.Inserts && len(wantEffects) > 0 {
+				wantKept = append(wantKept, inserted(part.Name))
+			}
+		}
+		slices.Sort(wantKept)
 		again := rapid.IntRange(0, 12).Draw(t, "second life")
 		for k := range count(t, p) + 1 {
 			w := newWorld()
@@ -435,8 +468,8 @@ func TestCrashAnywhere(t *testing.T) {
 				t.Fatalf("crash at %d: the change never ended", k)
 			}
 			kept := slices.Sorted(maps.Keys(w.kept))
-			if c.Status != wantStatus || !slices.Equal(effects, wantEffects) || !slices.Equal(kept, wantEffects) {
-				t.Fatalf("crash at %d: %s with %v (kept %v), want %s with %v\n%+v", k, c.Status, effects, kept, wantStatus, wantEffects, c)
+			if c.Status != wantStatus || !slices.Equal(effects, wantEffects) || !slices.Equal(kept, wantKept) {
+				t.Fatalf("crash at %d: %s with %v (kept %v), want %s with %v (kept %v)\n%+v", k, c.Status, effects, kept, wantStatus, wantEffects, wantKept, c)
 			}
 		}
 	})

@@ -143,7 +143,7 @@ func (e *Engine) schedule() {
 }
 
 // step does what is next for r. Everything before it is durable, or in the
-// same gap.
+// same gap, or what it is joined to.
 func (e *Engine) step(r *run) {
 	switch {
 	case e.stopping:
@@ -159,7 +159,7 @@ func (e *Engine) stepOn(r *run) {
 	back := r.aborting || r.failed
 	if len(r.crashed) > 0 {
 		crashed := slices.Min(slices.Collect(maps.Keys(r.crashed)))
-		// What is joined to one that is not done any more, and waits, comes after it again.
+		// One that was joined to a task which has been done again, and waits now, waits with it.
 		if back || i >= crashed || r.c.Tasks[crashed].Gap {
 			e.resolve(r, crashed)
 			return
@@ -218,6 +218,7 @@ func (e *Engine) leaveGap(r *run) {
 func (e *Engine) advance(r *run, i int) {
 	tasks := r.c.Tasks
 	if r.c.atOnce(i) {
+		r.c.intend(i + 1) // It may have been inserted by i itself.
 		e.publish(r)
 		e.step(r)
 		return
@@ -329,7 +330,7 @@ func (e *Engine) wait(r *run, i int, w *Waiting) {
 	t := &r.c.Tasks[i]
 	t.Status = Wait
 	for j := i; j < len(r.c.Tasks); j++ {
-		r.c.Tasks[j].Begun = false
+		r.c.Tasks[j].Begun = r.crashed[j]
 	}
 	held := w.Hold || t.Gap || r.c.Backward
 	r.c.Status, r.c.WaitingFor = Wait, &Waiting{For: w.For, Hold: held, Settled: w.Settled}

@@ -180,8 +180,9 @@ func (t TaskSpec) InGap() TaskSpec {
 }
 
 // JoinedOn is t as one that is done in one go with the task before it: the disk is waited for once, when both are done.
-// After a crash before that both are done again, so that each must bear to be repeated after the other one. Nothing comes of it
-// where one of them is in a gap.
+// After a crash before that both are done again, so that each must bear to be repeated after the other one; where the first one fails then,
+// or the change is aborted, the other is done all the same, to be undone, since it may have been. One that is inserted by the task that it is joined to is unknown
+// after a crash: what it does may only go along (Along). Nothing comes of it where one of them is in a gap.
 func (t TaskSpec) JoinedOn() TaskSpec {
 	t.Joined = true
 	return t

@@ -25,6 +25,6 @@ type Saved struct {
 type Batch struct {
 	Put    []Change
 	Delete []ID
-	// Along is what steps want kept with what they did (Along).
+	// Along is what steps want kept with what they did (Along). It comes again if the Store fails.
 	Along []any
 }

@@ -82,10 +82,10 @@ const (
 // It keeps most of them out of the start, too: nearly all that is read there stays.
 type sparing struct {
 	mu sync.Mutex
-	// usual is when the heap is collected otherwise, least the smallest that it was; 0 until that was changed.
-	usual    int
-	least    int
-	starting bool
+	// least is by how many percent the heap grows where all room is taken, usual by how many it does where
+	// nothing is spared, and now what was said last.
+	least, usual, now int
+	starting          bool
 	// timer runs while a gap is spared.
 	timer *time.Timer
 }
@@ -98,17 +98,23 @@ func (s *sparing) start(begins bool) {
 	s.set()
 }
 
-// set says when the heap is collected. It waits for a collection that is under way.
+// set says when the heap is collected, if that is another time than before: to say so stops everything for a moment, and waits for
+// a collection that is under way.
 func (s *sparing) set() {
+	if s.least == 0 {
+		s.least = max(1, debug.SetGCPercent(startedAt))
+		s.usual, s.now = max(s.least, s.usual), startedAt
+	}
 	at := s.usual
 	switch {
 	case s.starting:
 		at = startedAt
 	case s.timer != nil:
-		at = sparedAt
+		at = max(sparedAt, s.usual) // A gap that left less room would begin with a collection.
 	}
-	if before := debug.SetGCPercent(at); s.usual == 0 {
-		s.usual, s.least = before, before
+	if at != s.now {
+		debug.SetGCPercent(at)
+		s.now = at
 	}
 }
 
@@ -116,19 +122,18 @@ func (s *sparing) set() {
 func (s *sparing) fit() {
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
 	metrics.Read(live)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.usual == 0 {
-		s.set() // It finds out what is usual.
-	}
-	if at := max(s.least, growth(live[0].Value.Uint64())); at != s.usual {
-		s.usual = at
-		s.set()
-	}
+	s.fitTo(live[0].Value.Uint64())
 }
 
-// growth is by how many percent a heap of so many bytes grows until it is as large as room, in steps, since to say so stops
-// everything for a moment.
+// fitTo is fit where so many bytes are in use.
+func (s *sparing) fitTo(live uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.usual = max(s.least, growth(live))
+	s.set()
+}
+
+// growth is by how many percent a heap of so many bytes grows until it is as large as room, in steps, so that it is seldom another.
 func growth(live uint64) int {
 	const step, most = 50, 300 // The runtime takes 4 MiB for what is in use where it is less.
 	if live == 0 || live >= room {

@@ -33,6 +33,10 @@ func TestSparing(t *testing.T) {
 			{"a gap in it", func() { s.gap(true) }, startedAt},
 			{"its end", func() { s.start(false) }, sparedAt},
 			{"that of the gap", func() { s.gap(false) }, before},
+			{"a little that is in use", func() { s.fitTo(1 << 20) }, 300},
+			{"a gap then", func() { s.gap(true) }, 300},
+			{"its end", func() { s.gap(false) }, 300},
+			{"all room in use", func() { s.fitTo(room) }, before},
 		} {
 			step.do()
 			if got := collectsAt(); got != step.want {

@@ -81,7 +81,7 @@ func sync(path string) error {
 	return errors.Join(dir.Sync(), dir.Close())
 }
 
-// Begin has what was written to a file go to the disk, and does not wait for that: who does, later, waits less.
+// Begin has what was written to a file go to the disk, and does not wait until it is there: who does, later, waits less.
 func Begin(f *os.File) {
 	_ = unix.SyncFileRange(int(f.Fd()), 0, 0, unix.SYNC_FILE_RANGE_WRITE) // What fails will fail again there.
 }

@@ -61,7 +61,12 @@ func (c *changes) Apply(_ context.Context, batch change.Batch) error {
 			return fmt.Errorf("write change %s: %w", batch.Put[i].ID, err)
 		}
 	}
-	err := c.db.write(func(tx *Tx) error { return errors.Join(apply(tx, plans, batch.Delete), applyAlong(tx, batch.Along)) })
+	err := c.db.write(func(tx *Tx) error {
+		if err := apply(tx, plans, batch.Delete); err != nil {
+			return err
+		}
+		return applyAlong(tx, batch.Along)
+	})
 	for i := range plans {
 		// Of what could not be written nobody knows how much of it is there.
 		delete(c.kept, plans[i].id)
@@ -79,13 +84,29 @@ func (c *changes) Apply(_ context.Context, batch change.Batch) error {
 }
 
 // Along has f write in the transaction that keeps what the step did that runs with ctx: both are durable together, or
-// neither is. f is called again if that has failed. Where no step runs it is Update.
+// neither is. f is tried before, with nothing kept of that, so that what fails of it fails here, where it is the step's, and not there, where it would
+// keep all changes from being written; it is called again if the disk refuses. Where no step runs it is Update.
 func (db *DB) Along(ctx context.Context, f func(tx *Tx) error) error {
+	if change.IDFrom(ctx) == 0 {
+		return db.Update(f)
+	}
+	err := db.update(func(tx *Tx) error {
+		if err := f(tx); err != nil {
+			return err
+		}
+		return errTried
+	})
+	if !errors.Is(err, errTried) {
+		return err
+	}
 	if change.Along(ctx, along(f)) {
 		return nil
 	}
 	return db.Update(f)
 }
+
+// errTried is that nothing is to be kept of a transaction.
+var errTried = errors.New("it was only tried")
 
 // along is what a step wants written.
 type along func(tx *Tx) error

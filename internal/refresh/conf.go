@@ -199,8 +199,12 @@ func (s keepConfStep) Do(ctx context.Context, p keepConfParams) (hook.Document, 
 	}
 	if err == nil {
 		err = c.db.Along(ctx, func(tx *journal.Tx) error {
-			from := tenure.Ref{Snap: snap, Revision: p.Change.From}.String()
-			if err := c.kept.In(tx).Put(from, before); err != nil || !found {
+			// What services have set until then is kept with it.
+			present, _, err := c.current.In(tx).Get(string(snap))
+			if err == nil {
+				err = c.kept.In(tx).Put(tenure.Ref{Snap: snap, Revision: p.Change.From}.String(), present)
+			}
+			if err != nil || !found {
 				return err
 			}
 			return putConf(tx, c.current, snap, old)

@@ -106,8 +106,8 @@ type Manager struct {
 	copies running
 	// aheads are the programs of revisions that are about to start.
 	aheads aheads
-	// sound are the paths of staged files that this daemon has admitted as they are: nobody else writes to them, and what
-	// it reads is what was admitted, whatever has come to the disk.
+	// sound are the paths of staged files that this daemon has admitted as they are: nobody else writes to them, and a disk that
+	// has not taken them says so when they are kept.
 	sound sync.Map
 	// collect wakes the collector.
 	collect chan struct{}

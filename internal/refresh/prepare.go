@@ -81,6 +81,7 @@ func admitted(ctx context.Context, path, want string) error {
 }
 
 func (s prepareStep) Undo(ctx context.Context, p prepareParams, _ nothing) error {
+	s.m.sound.Delete(p.Staged)
 	return errors.Join(
 		s.m.dropStaged(ctx, p.Ref),
 		removeExisting(p.Staged),

@@ -220,9 +220,11 @@ func unsettled(c *change.Change) bool {
 		started := !slices.Contains([]change.Status{change.Do, change.Hold, change.Undone, change.Error}, t.Status)
 		begun = begun || t.Gap && started
 		replaces = replaces || t.Kind == taskRestore && started
-		if t.Kind == taskCommit && t.Status != change.Done {
+		if t.Kind == taskCommit {
 			recorded = false
 		}
+		// What a commit records is durable, and can be read, when what comes after it begins.
+		recorded = recorded || t.Kind != taskCommit && started
 	}
 	return !c.Status.Ready() && (replaces || begun && (!recorded || c.Backward))
 }

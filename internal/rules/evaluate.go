@@ -4,6 +4,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/types"
@@ -110,7 +111,12 @@ func (e *evaluation) rule(r *rule) {
 	}
 	for i, unit := range e.units {
 		if !settled {
-			m = e.match(r, unit, func() finding { return found[i] })
+			m = e.match(r, unit, func() finding {
+				if !found[i].done {
+					return r.eval(unit) // It was left out for what came after it.
+				}
+				return found[i]
+			})
 		}
 		any.yes = any.yes || m.yes
 		e.give(r, unit.Unit, m, func(key string) bool { return aboutUnits(key) || key == doRefuse })
@@ -130,8 +136,9 @@ func (e *evaluation) settled(r *rule) (m match, settled bool) {
 	return match{yes: f.yes}, f.err == nil
 }
 
-// finding is what the evaluation of a condition gave, and took.
+// finding is what the evaluation of a condition gave, and took, if it was done.
 type finding struct {
+	done  bool
 	yes   bool
 	err   error
 	spent uint64
@@ -143,22 +150,22 @@ func (r *rule) eval(about cel.Activation) (f finding) {
 	if details != nil && details.ActualCost() != nil {
 		f.spent = *details.ActualCost()
 	}
-	f.yes, f.err = err == nil && out == types.True, err
+	f.done, f.yes, f.err = true, err == nil && out == types.True, err
 	return f
 }
 
-// evalAll evaluates the condition of a rule for all units, on all processors. What it gives for each is what it gives alone; those
-// before which more has been spent than may be are left out.
+// evalAll evaluates the condition of a rule for all units, on all processors, until they have spent together what may be. What it gives for
+// each is what it gives alone.
 func (e *evaluation) evalAll(r *rule) []finding {
 	found := make([]finding, len(e.units))
 	var working sync.WaitGroup
+	var spent atomic.Uint64
 	share := max(aside, (len(e.units)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0))
 	for from := 0; from < len(e.units); from += share {
 		working.Go(func() {
-			spent := e.spent
-			for i := from; i < min(from+share, len(e.units)) && spent < maxTotal; i++ {
+			for i := from; i < min(from+share, len(e.units)) && e.spent+spent.Load() < maxTotal; i++ {
 				found[i] = r.eval(e.units[i])
-				spent += found[i].spent
+				spent.Add(found[i].spent)
 			}
 		})
 	}

@@ -169,9 +169,10 @@ func (c child) run(ctx context.Context, limit int64, sink func([]byte) error) er
 	return verdict(waitErr, stderr.String())
 }
 
-// The numbers of children of their own: systemd has given them to nobody (UIDS-GIDS, of its documentation).
+// The numbers of children of their own: above those that directories of users give (SSSD and FreeIPA, up to 2,000,200,000), and below
+// those that systemd has put aside (from 2,147,352,576, UIDS-GIDS in its documentation).
 const (
-	firstOwn = 1_900_000_000
+	firstOwn = 2_100_000_000
 	owns     = 1 << 16
 )
 
@@ -179,39 +180,61 @@ const (
 type way struct {
 	namespaces uintptr
 	uid, gid   uint32
+	// network is the namespace that it lives in; with nil it is the daemon's, or one of its own.
+	network *os.File
 }
 
 // ways are tried from the most to the least separate: containers forbid some of them. Who shares a number with others needs a
 // user namespace, or could look into their memory, by /proc. Who is alone does not, and need not be forked off a copy of
 // this process, whose size that takes time for (Go forks so where there is a user namespace to be set up).
 func (c child) ways() (ways []way) {
-	all := uintptr(syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS)
-	if c.network == nil {
-		all |= syscall.CLONE_NEWNET
+	const rest = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS
+	const all = rest | syscall.CLONE_NEWNET
+	if c.network != nil {
+		if c.own != 0 {
+			ways = append(ways, way{rest, c.own, c.own, c.network})
+		}
+		ways = append(ways, way{rest | syscall.CLONE_NEWUSER, c.uid, c.gid, c.network})
 	}
 	if c.own != 0 {
-		ways = append(ways, way{all, c.own, c.own})
+		ways = append(ways, way{all, c.own, c.own, nil})
 	}
-	return append(ways, way{all | syscall.CLONE_NEWUSER, c.uid, c.gid}, way{all, c.uid, c.gid}, way{0, c.uid, c.gid})
+	return append(ways, way{all | syscall.CLONE_NEWUSER, c.uid, c.gid, nil}, way{all, c.uid, c.gid, nil}, way{0, c.uid, c.gid, nil})
 }
 
 // newNowhere makes a network namespace with nothing in it, not even a loopback that is up, which belongs to no child: none has a
 // right in it. To make one for each child would take 2 ms of a processor, and as much to take it down.
 func newNowhere() *os.File {
-	made := make(chan *os.File, 1)
-	go func() {
-		runtime.LockOSThread() // The thread is thrown away.
+	var made *os.File
+	onSacrificedThread(func() {
 		if unix.Unshare(unix.CLONE_NEWNET) != nil {
-			made <- nil
 			return
 		}
-		namespace, err := os.Open("/proc/thread-self/ns/net")
-		if err != nil {
-			namespace = nil
+		if namespace, err := os.Open("/proc/thread-self/ns/net"); err == nil {
+			made = namespace
 		}
-		made <- namespace
-	}()
-	return <-made
+	})
+	return made
+}
+
+// onSacrificedThread runs f on a thread that is thrown away afterwards: a goroutine that ends while it is locked takes its thread with
+// it. Not the first one, which cannot end: what /proc says of the daemon is what it says of that.
+func onSacrificedThread(f func()) {
+	done := make(chan struct{})
+	var run func()
+	run = func() {
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			go run() // On another one, while this is locked.
+			<-done
+			runtime.UnlockOSThread()
+			return
+		}
+		defer close(done)
+		f()
+	}
+	go run()
+	<-done
 }
 
 func (c child) start(ctx context.Context, stdout *os.File, stderr io.Writer) (*exec.Cmd, error) {
@@ -219,7 +242,7 @@ func (c child) start(ctx context.Context, stdout *os.File, stderr io.Writer) (*e
 	for _, way := range c.ways() {
 		cmd := c.command(ctx, way)
 		cmd.Stdout, cmd.Stderr = stdout, stderr
-		err = startWithoutPrivileges(cmd, c.network)
+		err = startWithoutPrivileges(cmd, way.network)
 		if err == nil {
 			return cmd, nil
 		}
@@ -252,25 +275,22 @@ func (c child) command(ctx context.Context, w way) *exec.Cmd {
 }
 
 // startWithoutPrivileges starts cmd, in a network namespace if there is one, from a thread that has set no_new_privs on
-// itself and is thrown away afterwards: a goroutine that ends while it is
-// locked takes its thread with it.
-func startWithoutPrivileges(cmd *exec.Cmd, network *os.File) error {
-	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-			started <- fmt.Errorf("set no_new_privs: %w", err)
+// itself and is thrown away afterwards.
+func startWithoutPrivileges(cmd *exec.Cmd, network *os.File) (err error) {
+	onSacrificedThread(func() {
+		if err = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+			err = fmt.Errorf("set no_new_privs: %w", err)
 			return
 		}
 		if network != nil {
-			if err := unix.Setns(int(network.Fd()), unix.CLONE_NEWNET); err != nil {
-				started <- fmt.Errorf("leave the network: %w", err)
+			if err = unix.Setns(int(network.Fd()), unix.CLONE_NEWNET); err != nil {
+				err = fmt.Errorf("leave the network: %w", err)
 				return
 			}
 		}
-		started <- cmd.Start()
-	}()
-	return <-started
+		err = cmd.Start()
+	})
+	return err
 }
 
 // pump gives at most limit bytes of out to sink.

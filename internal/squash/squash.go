@@ -3,8 +3,8 @@
 //
 // No byte of a snap file beyond its 96-byte superblock is ever interpreted in
 // this process: the superblock is checked by [CheckSuperblock], everything else
-// is read by an unsquashfs that has no rights, no network, no view of other
-// processes, and limits on memory, time and output. What it prints is untrusted
+// is read by an unsquashfs that has no rights, an empty network, no way to reach
+// other processes, and limits on memory, time and output. What it prints is untrusted
 // as well, and is parsed as such.
 //
 // A Reader holds no state but an empty network, and the number of its children: any number of its methods may run at the same time,

@@ -182,7 +182,7 @@ func TestChildHasNoRights(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := runProbe(t, snap, probe)
-	ids := regexp.MustCompile(`[UG]id:\t(19\d{8}\t){3}`)
+	ids := regexp.MustCompile(`[UG]id:\t(21\d{8}\t){3}`)
 	own := ids.FindAllString(out, -1)
 	if len(own) != 2 || ids.FindString(runProbe(t, snap, probe)) == own[0] {
 		t.Errorf("two children are the same user, or one that others are, too: %q", own)

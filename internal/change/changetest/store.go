@@ -81,11 +81,15 @@ func (m *Memory) apply(b change.Batch) error {
 	if m.changes == nil {
 		m.changes = make(map[change.ID][]byte)
 	}
+	var writes []func()
 	for _, along := range b.Along {
 		write, ok := along.(func())
 		if !ok {
 			return fmt.Errorf("a store in memory takes functions along, and not %T", along)
 		}
+		writes = append(writes, write)
+	}
+	for _, write := range writes {
 		write()
 	}
 	m.writes++
