@@ -28,6 +28,8 @@ type harness struct {
 	dir  string
 	twin *supervisetest.Twin
 	stop func()
+	// at, if set, hears of every boundary of the engine, which waits for it.
+	at func(change.Point)
 }
 
 const probe = tenure.Instance("probe")
@@ -66,7 +68,11 @@ func (h *harness) boot() {
 	})
 	registry := change.NewRegistry()
 	h.Register(registry)
-	h.Use(change.New(change.Config{Store: db.Changes(), Registry: registry, Shorten: Shorten}))
+	h.Use(change.New(change.Config{Store: db.Changes(), Registry: registry, Shorten: Shorten, Boundary: func(p change.Point) {
+		if h.at != nil {
+			h.at(p)
+		}
+	}}))
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
 	go func() { ended <- h.engine.Run(ctx) }()
