@@ -258,6 +258,13 @@ fi
 	expect("x2", "hooked", "seen.revision")
 	i.Tenure("revert", "hooked")
 	expect("hello", "hooked", "motd")
+	// It is kept of a revision that ceases to be current while the snap is disabled, too.
+	i.Tenure("disable", "hooked")
+	i.Tenure("refresh", "--dangerous", hooked(t, i, map[string]string{"configure": configure}))
+	i.Tenure("enable", "hooked")
+	i.Tenure("set", "hooked", "motd=newer")
+	i.Tenure("revert", "hooked")
+	expect("hello", "hooked", "motd")
 	i.Tenure("unset", "hooked", "motd")
 	if result := i.Try("get", "hooked", "motd"); result.Status == 0 {
 		t.Errorf("what was unset: %+v", result)

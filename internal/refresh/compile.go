@@ -120,8 +120,10 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 		more, err := m.hooks(j, at)
 		tasks, failures = append(tasks, more...), append(failures, err)
 	}
-	if from, to := j.from(), j.to(); !from.IsZero() && !to.IsZero() && from != to {
-		add(change.NewTask(taskKeepConf, fmt.Sprintf("Keep the configuration of %q", snap), keepConfParams{Change: j.change()}).JoinedOn())
+	if from, to := j.from(), j.becomes(); !from.IsZero() && !to.IsZero() && from != to {
+		why := j.change()
+		why.From, why.To = from, to
+		add(change.NewTask(taskKeepConf, fmt.Sprintf("Keep the configuration of %q", snap), keepConfParams{Change: why}).JoinedOn())
 	}
 	follow := followParams{Change: j.change(), Services: sw.Follow}
 	if len(sw.Follow) > 0 {

@@ -56,6 +56,14 @@ func (j *job) from() tenure.Revision {
 	return j.Before.Line.Current
 }
 
+// becomes is the revision that is current afterwards, also where the snap is disabled and nothing of it is.
+func (j *job) becomes() tenure.Revision {
+	if j.After == nil {
+		return tenure.Revision{}
+	}
+	return j.After.Line.Current
+}
+
 func (j *job) to() tenure.Revision {
 	if j.After == nil || !j.After.Line.Active {
 		return tenure.Revision{}
@@ -70,7 +78,7 @@ func (j *job) prunes() bool {
 }
 
 func (j *job) target() tenure.Ref {
-	return tenure.Ref{Snap: j.snap(), Revision: j.After.Line.Current}
+	return tenure.Ref{Snap: j.snap(), Revision: j.becomes()}
 }
 
 // change is the question that the job puts to policy.
