@@ -23,7 +23,7 @@ type sample struct {
 	step int
 	// life is the process of the daemon.
 	life int
-	// size is how many units there are, and changes how many changes are kept: what a daemon
+	// size is how many units are alive or armed, and changes how many changes are kept: what a daemon
 	// needs depends on both.
 	size, changes int
 	values        map[string]float64
@@ -71,9 +71,7 @@ func (r *run) sampleFiles(values map[string]float64) error {
 		"journal":    {state, func(name string) bool { return name == "state.db" }},
 		"backups":    {state, func(name string) bool { return strings.HasPrefix(name, "state.db.") }},
 		"history":    {filepath.Join(state, "history"), func(string) bool { return true }},
-		// A reason stays with who was told it until that is launched again: there are no more of them than units, and
-		// the longer it goes on the more have been stopped.
-		"unit files": {r.Path("run/tenure"), func(name string) bool { return name != "reason" }},
+		"unit files": {r.Path("run/tenure"), ofALaunch},
 	} {
 		count, size, err := files(of.dir, of.is)
 		if err != nil {
@@ -87,6 +85,12 @@ func (r *run) sampleFiles(values map[string]float64) error {
 	count, _, err := files(state, func(string) bool { return true })
 	values["state files"] = float64(count)
 	return err
+}
+
+// ofALaunch reports whether a file is not one of those of which each unit has one for as long as it is known: its record, and the reason that
+// it was told last. Of those there are the more, the more units have ever been started, or stopped.
+func ofALaunch(name string) bool {
+	return name != "reason" && (filepath.Ext(name) != ".json" || strings.ContainsAny(name, "~+"))
 }
 
 // files are how many files there are below a directory, by their names, and how much is in
@@ -132,11 +136,43 @@ func readStatus(pid int) (map[string]float64, error) {
 func bounds() map[string]float64 {
 	return map[string]float64{
 		"daemon own KiB": 4 << 10, "holder own KiB": 1 << 10, "daemon heap KiB": 1 << 10,
-		"daemon goroutines": 10,
-		"daemon threads":    6, "holder threads": 6,
-		"daemon descriptors": 8, "holder descriptors": 8,
-		"unit files": 8, "unit files KiB": 64, "state files": 40,
+		"daemon threads": 6, "holder threads": 6,
+		"holder descriptors": 8, "unit files": 8, "unit files KiB": 64, "state files": 40,
 	}
+}
+
+// mix is by what part of it something may grow since other units run than at first: some have a socket, and some keep more.
+func mix(name string) float64 {
+	switch name {
+	case "holder descriptors", "unit files", "unit files KiB":
+		return 0.1
+	}
+	return 0
+}
+
+// lived is for how many steps a daemon must have lived for what it has lost track of to show.
+const lived = 20
+
+// shed says what a daemon had that the next one does not need for the same units: what it had lost track of. How much each unit
+// needs differs, by its sockets and what it keeps, and which ones there are changes all the time; but hardly in the step in which one takes
+// the place of the other.
+func (f *flatness) shed() (lost []string) {
+	const bound = 16
+	lives := f.lives()
+	for i := 1; i < len(lives); i++ {
+		before, after := lives[i-1][len(lives[i-1])-1], lives[i][0]
+		if len(lives[i-1]) < lived || before.size == 0 {
+			continue
+		}
+		for _, name := range []string{"daemon goroutines", "daemon descriptors"} {
+			same := before.values[name] * float64(after.size) / float64(before.size)
+			if more := same - after.values[name]; more > bound {
+				lost = append(lost, fmt.Sprintf("%s were %.0f too many in step %d, after %d of one daemon: %.0f with %d units, and %.0f with %d of the next one",
+					name, more, before.step, len(lives[i-1]), before.values[name], before.size, after.values[name], after.size))
+			}
+		}
+	}
+	return lost
 }
 
 // mostOf are what there may ever be of what is kept of the past: the changes that have ended
@@ -182,7 +218,7 @@ func (f *flatness) growth() []string {
 		half := life[len(life)/2:]
 		changes := half[len(half)-1].changes - half[0].changes
 		for name, bound := range bounds() {
-			bound += perChange(name) * float64(max(0, changes))
+			bound += perChange(name)*float64(max(0, changes)) + mix(name)*half[0].values[name]
 			if more := trend(half, name) * float64(half[len(half)-1].step-half[0].step); more > bound {
 				grown = append(grown, fmt.Sprintf("%s grew by %.0f in the steps %d to %d, more than %.0f",
 					name, more, half[0].step, half[len(half)-1].step, bound))
@@ -197,6 +233,7 @@ func (f *flatness) growth() []string {
 			}
 		}
 	}
+	grown = append(grown, f.shed()...)
 	slices.Sort(grown)
 	return grown
 }

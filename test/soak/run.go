@@ -78,7 +78,25 @@ func (r *run) walk(ctx context.Context) error {
 		}
 		r.counts.Steps++
 	}
-	return ctx.Err()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	return r.replaced(ctx)
+}
+
+// replaced has another daemon take the place of the last one, to see what that had needed and this one does not.
+func (r *run) replaced(ctx context.Context) error {
+	if err := r.befall(ctx, death, 0); err != nil {
+		return err
+	}
+	diff, err := r.compare(ctx, r.world)
+	if err == nil && diff != "" {
+		err = errors.New("what is there after " + settling.String() + " (-want +got):\n" + diff) //nolint:err113 // For people.
+	}
+	if err != nil {
+		return fmt.Errorf("after the death of the last daemon: %w", err)
+	}
+	return r.sample(ctx, r.counts.Steps+1)
 }
 
 // step draws what is done, does it, and compares.
