@@ -481,6 +481,9 @@ func (w *memoryWatch) look() {
 	}
 }
 
+// ownUser is a user that only a reader is.
+var ownUser = regexp.MustCompile(`^21\d{8}\t`)
+
 func (w *memoryWatch) child(pid string) {
 	status, err := os.ReadFile("/proc/" + pid + "/status")
 	limits, limitsErr := os.ReadFile("/proc/" + pid + "/limits")
@@ -490,7 +493,7 @@ func (w *memoryWatch) child(pid string) {
 	w.seen++
 	w.peak = max(w.peak, kilobytes(status, "VmHWM"))
 	line := regexp.MustCompile(`Max address space +(\S+)`).FindSubmatch(limits)
-	if line == nil || string(line[1]) != strconv.Itoa(hostileMemory) || !strings.HasPrefix(statusField(status, "Uid"), "65534\t") {
+	if line == nil || string(line[1]) != strconv.Itoa(hostileMemory) || !ownUser.MatchString(statusField(status, "Uid")) {
 		w.unlimited = append(w.unlimited, fmt.Sprintf("uid %s, %s", statusField(status, "Uid"), line))
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -166,12 +167,17 @@ func (m *Manager) Wake() {
 func (m *Manager) Collect(ctx context.Context) error {
 	units, changes := m.cfg.Supervisor.Events(ctx), m.engine.Subscribe(ctx, m.engine.Revision())
 	m.Wake() // What had ended by now, of what the last daemon has left, nobody tells.
+	late := time.NewTimer(0)
+	defer late.Stop()
 	go m.watchUnits(units)
-	go m.watchChanges(changes)
+	go m.watchChanges(changes, late)
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-late.C:
+			m.keepEstimates()
+			continue
 		case <-m.collect:
 		}
 		names, err := m.snaps.Names()
@@ -202,11 +208,13 @@ func (m *Manager) watchUnits(events iter.Seq[supervise.Event]) {
 	}
 }
 
-func (m *Manager) watchChanges(changes iter.Seq[change.Change]) {
+// watchChanges has late go off when all that a change has ended has been heard of.
+func (m *Manager) watchChanges(changes iter.Seq[change.Change], late *time.Timer) {
 	for changed := range changes {
 		// Nobody is made to wait for the disk while services are stopped.
 		if changed.Status.Ready() || changed.Status == change.Wait {
 			m.keepEstimates()
+			late.Reset(belated)
 		}
 		if changed.Status.Ready() {
 			m.Wake()
@@ -354,7 +362,7 @@ func (m *Manager) sweepSnap(ctx context.Context, snap tenure.Instance, state *sn
 	return errors.Join(failures...)
 }
 
-// present are the revisions of which anything is on the machine.
+// present are the revisions of which anything is on the machine. What is no directory is somebody else's.
 func (m *Manager) present(snap tenure.Instance) []tenure.Revision {
 	found := map[tenure.Revision]bool{}
 	for _, dir := range []string{m.cfg.Mounts.SnapDir(snap), m.cfg.Paths.DataDir(snap), m.cfg.Paths.UserDir(snap)} {
@@ -363,7 +371,7 @@ func (m *Manager) present(snap tenure.Instance) []tenure.Revision {
 			continue
 		}
 		for _, entry := range entries {
-			if rev, err := tenure.ParseRevision(entry.Name()); err == nil {
+			if rev, err := tenure.ParseRevision(entry.Name()); err == nil && entry.IsDir() {
 				found[rev] = true
 			}
 		}
