@@ -63,8 +63,12 @@ type kept struct {
 func (p *premiere) read(ctx context.Context, d *powercut.Disk, c powercut.Cut, dir string) error {
 	first, _ := p.allowed(c.Before)
 	path := filepath.Join(dir, "state.db")
-	for _, name := range []string{"state.db", "state.db.bak"} {
-		err := os.RemoveAll(filepath.Join(dir, name))
+	// Nothing of what was read before is a backup of this one.
+	if err := errors.Join(os.RemoveAll(dir), os.Mkdir(dir, 0o700)); err != nil {
+		return err
+	}
+	for _, name := range []string{"state.db", "state.db.bak", "state.db.bak.1"} {
+		var err error
 		if text, found := d.File("var/lib/tenure/" + name); found {
 			err = errors.Join(err, os.WriteFile(filepath.Join(dir, name), text, 0o600))
 		}
