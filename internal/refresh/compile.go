@@ -120,11 +120,7 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 		more, err := m.hooks(j, at)
 		tasks, failures = append(tasks, more...), append(failures, err)
 	}
-	if from, to := j.from(), j.becomes(); !from.IsZero() && !to.IsZero() && from != to {
-		why := j.change()
-		why.From, why.To = from, to
-		add(change.NewTask(taskKeepConf, fmt.Sprintf("Keep the configuration of %q", snap), keepConfParams{Change: why}).JoinedOn())
-	}
+	tasks = append(tasks, keepConfTasks(j)...)
 	follow := followParams{Change: j.change(), Services: sw.Follow}
 	if len(sw.Follow) > 0 {
 		add(change.NewTask(taskRemember, fmt.Sprintf("Remember services of %q that go on", snap), follow).InGap())
@@ -172,6 +168,17 @@ func (m *Manager) switchTasks(j *job, sw switching) ([]change.TaskSpec, error) {
 	add(change.NewTask(taskCommit, fmt.Sprintf("Record %q", snap), commitParams{Snap: snap, Before: j.Before, After: j.After}))
 	hooks(committed)
 	return tasks, errors.Join(failures...)
+}
+
+// keepConfTasks keep the configuration with a revision that ceases to be current, also while the snap is disabled.
+func keepConfTasks(j *job) []change.TaskSpec {
+	why := j.change()
+	if why.To = j.becomes(); why.From.IsZero() || why.To.IsZero() || why.From == why.To {
+		return nil
+	}
+	return []change.TaskSpec{
+		change.NewTask(taskKeepConf, fmt.Sprintf("Keep the configuration of %q", j.snap()), keepConfParams{Change: why}).JoinedOn(),
+	}
 }
 
 // stopTasks stop units, and wait for those that must not be killed.
