@@ -55,6 +55,8 @@ func benchMany(b *testing.B, t *table, n, count int) {
 	time.Sleep(rest)
 	quiet := residents(b, i.PID())
 	t.size("tenured, at rest", quiet)
+	holder = residents(b, i.Holder())
+	t.size("its holder, at rest", holder)
 
 	var lists, trees, tables series
 	for range n {
