@@ -91,6 +91,9 @@ func TestBirthsOfOneKind(t *testing.T) {
 					if !ok || birth.Kind == Forked {
 						t.Fatalf("not told of %d, but of %v", cmd.Process.Pid, birth)
 					}
+					if birth.Kind == Missed {
+						break // It may have been this one: so much else was born at once.
+					}
 					heard = birth.PID
 				}
 			}

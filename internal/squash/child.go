@@ -9,7 +9,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -56,7 +55,7 @@ func (r *Reader) run(ctx context.Context, snapPath string, lim limits, sink func
 
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Time)
 	defer cancel()
-	c := child{argv: r.argv(lim, args), files: []*os.File{image}, uid: r.cfg.UID, gid: r.cfg.GID, network: r.nowhere()}
+	c := child{argv: r.argv(lim, args), files: []*os.File{image}, uid: r.cfg.UID, gid: r.cfg.GID, starter: &r.starter}
 	if lim.into != nil {
 		c.files = append(c.files, lim.into)
 	} else if os.Geteuid() == 0 {
@@ -136,9 +135,8 @@ type child struct {
 	files    []*os.File
 	uid, gid uint32
 	// own, if not 0, is a number that no other process has for a user or group.
-	own uint32
-	// network is the namespace that it lives in; with nil it gets one of its own.
-	network *os.File
+	own     uint32
+	starter *starter
 }
 
 func (c child) run(ctx context.Context, limit int64, sink func([]byte) error) error {
@@ -180,61 +178,20 @@ const (
 type way struct {
 	namespaces uintptr
 	uid, gid   uint32
-	// network is the namespace that it lives in; with nil it is the daemon's, or one of its own.
-	network *os.File
 }
 
 // ways are tried from the most to the least separate: containers forbid some of them. Who shares a number with others needs a
 // user namespace, or could look into their memory, by /proc. Who is alone does not, and need not be forked off a copy of
 // this process, whose size that takes time for (Go forks so where there is a user namespace to be set up).
 func (c child) ways() (ways []way) {
-	const rest = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS
-	const all = rest | syscall.CLONE_NEWNET
-	if c.network != nil {
-		if c.own != 0 {
-			ways = append(ways, way{rest, c.own, c.own, c.network})
-		}
-		ways = append(ways, way{rest | syscall.CLONE_NEWUSER, c.uid, c.gid, c.network})
+	all := uintptr(syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS)
+	if !c.starter.nowhere() {
+		all |= syscall.CLONE_NEWNET
 	}
 	if c.own != 0 {
-		ways = append(ways, way{all, c.own, c.own, nil})
+		ways = append(ways, way{all, c.own, c.own})
 	}
-	return append(ways, way{all | syscall.CLONE_NEWUSER, c.uid, c.gid, nil}, way{all, c.uid, c.gid, nil}, way{0, c.uid, c.gid, nil})
-}
-
-// newNowhere makes a network namespace with nothing in it, not even a loopback that is up, which belongs to no child: none has a
-// right in it. To make one for each child would take 2 ms of a processor, and as much to take it down.
-func newNowhere() *os.File {
-	var made *os.File
-	onSacrificedThread(func() {
-		if unix.Unshare(unix.CLONE_NEWNET) != nil {
-			return
-		}
-		if namespace, err := os.Open("/proc/thread-self/ns/net"); err == nil {
-			made = namespace
-		}
-	})
-	return made
-}
-
-// onSacrificedThread runs f on a thread that is thrown away afterwards: a goroutine that ends while it is locked takes its thread with
-// it. Not the first one, which cannot end: what /proc says of the daemon is what it says of that.
-func onSacrificedThread(f func()) {
-	done := make(chan struct{})
-	var run func()
-	run = func() {
-		runtime.LockOSThread()
-		if unix.Gettid() == unix.Getpid() {
-			go run() // On another one, while this is locked.
-			<-done
-			runtime.UnlockOSThread()
-			return
-		}
-		defer close(done)
-		f()
-	}
-	go run()
-	<-done
+	return append(ways, way{all | syscall.CLONE_NEWUSER, c.uid, c.gid}, way{all, c.uid, c.gid}, way{0, c.uid, c.gid})
 }
 
 func (c child) start(ctx context.Context, stdout *os.File, stderr io.Writer) (*exec.Cmd, error) {
@@ -242,7 +199,7 @@ func (c child) start(ctx context.Context, stdout *os.File, stderr io.Writer) (*e
 	for _, way := range c.ways() {
 		cmd := c.command(ctx, way)
 		cmd.Stdout, cmd.Stderr = stdout, stderr
-		err = startWithoutPrivileges(cmd, way.network)
+		err = c.starter.start(cmd)
 		if err == nil {
 			return cmd, nil
 		}
@@ -272,25 +229,6 @@ func (c child) command(ctx context.Context, w way) *exec.Cmd {
 	}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	return cmd
-}
-
-// startWithoutPrivileges starts cmd, in a network namespace if there is one, from a thread that has set no_new_privs on
-// itself and is thrown away afterwards.
-func startWithoutPrivileges(cmd *exec.Cmd, network *os.File) (err error) {
-	onSacrificedThread(func() {
-		if err = unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
-			err = fmt.Errorf("set no_new_privs: %w", err)
-			return
-		}
-		if network != nil {
-			if err = unix.Setns(int(network.Fd()), unix.CLONE_NEWNET); err != nil {
-				err = fmt.Errorf("leave the network: %w", err)
-				return
-			}
-		}
-		err = cmd.Start()
-	})
-	return err
 }
 
 // pump gives at most limit bytes of out to sink.

@@ -7,7 +7,7 @@
 // other processes, and limits on memory, time and output. What it prints is untrusted
 // as well, and is parsed as such.
 //
-// A Reader holds no state but an empty network, and the number of its children: any number of its methods may run at the same time,
+// A Reader holds no state but a thread that starts its children, and their number: any number of its methods may run at the same time,
 // also on one file. Build may run beside anything, but not twice for one output.
 package squash
 
@@ -21,7 +21,6 @@ import (
 	"os"
 	"path"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -83,16 +82,15 @@ func (c Config) withDefaults() Config {
 
 // Reader reads snap files that nobody trusts.
 type Reader struct {
-	cfg Config
-	// nowhere is the network namespace of all children, made when the first of them needs it; nil where there cannot be one.
-	nowhere func() *os.File
+	cfg     Config
+	starter starter
 	// children counts them, from anywhere.
 	children atomic.Uint32
 }
 
 // Open returns a Reader.
 func Open(cfg Config) *Reader {
-	r := &Reader{cfg: cfg.withDefaults(), nowhere: sync.OnceValue(newNowhere)}
+	r := &Reader{cfg: cfg.withDefaults()}
 	r.children.Store(rand.Uint32()) //nolint:gosec // Where others begin is likely to be elsewhere.
 	return r
 }
