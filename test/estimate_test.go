@@ -119,6 +119,10 @@ func TestWhatASuspensionTakesIsAddedUp(t *testing.T) {
 		t.Errorf("nothing has been measured, and the plan has %+v", plan.Items)
 	}
 	i.Tenure("refresh", "--dangerous", suspender(t, i, "2"))
+	for n := range 8 {
+		// What has told that it hears signals may still be there.
+		i.Await(fmt.Sprintf("manager.virtd/vm@%d", n+1), "is a machine and its sleeper", func(u client.Unit) bool { return len(u.Processes) == 2 })
+	}
 	before := processesIn(i, "manager")
 	if len(before) != 9 {
 		t.Fatalf("there are %d units: %v", len(before), before)
