@@ -23,9 +23,8 @@ const (
 	filesPerDir = 100
 	changedPart = 100
 	secondPart  = 10
-	// moreBytes is how many times larger files are where blocks are shared, and sharedFactor what
-	// the second pass may take for them then.
-	// mostShared is how many of them there is room for.
+	// moreBytes is how many times larger files are where blocks are shared, mostShared how many of them there is
+	// room for, and sharedFactor what the second pass may take for them then.
 	moreBytes    = 16
 	mostShared   = 1000
 	sharedFactor = 1.5

@@ -268,13 +268,7 @@ func (s *states) Get(snap tenure.Instance) (*snapState, error) {
 
 // Put makes state durable; nil drops that of snap.
 func (s *states) Put(snap tenure.Instance, state *snapState) error {
-	var err error
-	if state == nil {
-		err = s.docs.Delete(string(snap))
-	} else {
-		err = s.docs.Put(string(snap), *state)
-	}
-	if err != nil {
+	if err := s.db.Update(s.write(snap, state)); err != nil {
 		return fmt.Errorf("record snap %s: %w", snap, err)
 	}
 	return nil
@@ -283,16 +277,20 @@ func (s *states) Put(snap tenure.Instance, state *snapState) error {
 // PutAlong has state become durable together with what the step did that runs with ctx; nil drops that of snap. Until then
 // Get returns the one before.
 func (s *states) PutAlong(ctx context.Context, snap tenure.Instance, state *snapState) error {
-	err := s.db.Along(ctx, func(tx *journal.Tx) error {
+	if err := s.db.Along(ctx, s.write(snap, state)); err != nil {
+		return fmt.Errorf("record snap %s: %w", snap, err)
+	}
+	return nil
+}
+
+// write puts state, or drops that of snap if it is nil.
+func (s *states) write(snap tenure.Instance, state *snapState) func(*journal.Tx) error {
+	return func(tx *journal.Tx) error {
 		if state == nil {
 			return s.docs.In(tx).Delete(string(snap))
 		}
 		return s.docs.In(tx).Put(string(snap), *state)
-	})
-	if err != nil {
-		return fmt.Errorf("record snap %s: %w", snap, err)
 	}
-	return nil
 }
 
 // PutAll makes all of states durable, or none.

@@ -21,17 +21,14 @@ type starter struct {
 	failed error
 }
 
-// do runs f on the thread.
-func (s *starter) do(f func()) {
+// begin sees to it that there is the thread.
+func (s *starter) begin() {
 	s.once.Do(func() {
 		s.calls = make(chan func())
 		ready := make(chan struct{})
 		go s.serve(ready)
 		<-ready
 	})
-	done := make(chan struct{})
-	s.calls <- func() { defer close(done); f() }
-	<-done
 }
 
 // serve is the life of the thread. The first one of the process is none for it: what /proc says of the daemon is what it says of that.
@@ -54,17 +51,17 @@ func (s *starter) serve(ready chan struct{}) {
 }
 
 // nowhere reports whether children begin in the empty network.
-func (s *starter) nowhere() (empty bool) {
-	s.do(func() { empty = s.empty })
-	return empty
+func (s *starter) nowhere() bool {
+	s.begin()
+	return s.empty
 }
 
 // start starts cmd on the thread.
-func (s *starter) start(cmd *exec.Cmd) (err error) {
-	s.do(func() {
-		if err = s.failed; err == nil {
-			err = cmd.Start()
-		}
-	})
-	return err
+func (s *starter) start(cmd *exec.Cmd) error {
+	if s.begin(); s.failed != nil {
+		return s.failed
+	}
+	started := make(chan error)
+	s.calls <- func() { started <- cmd.Start() }
+	return <-started
 }
