@@ -170,10 +170,10 @@ func (i *Instance) end() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*Patience)
 	defer cancel()
 	if i.daemon != nil {
-		i.daemon.kill()
 		if i.t.Failed() {
-			i.t.Logf("the daemon said:\n%s", i.daemon.said())
+			i.aftermath()
 		}
+		i.daemon.kill()
 	}
 	out, err := exec.CommandContext(ctx, filepath.Join(i.Bin, "tenured"), "shutdown", "--root", i.Root).CombinedOutput()
 	if err != nil {
@@ -292,7 +292,12 @@ func (i *Instance) Tenure(args ...string) string {
 
 // Exec runs a program with TENURE_ROOT set.
 func (i *Instance) Exec(path string, args ...string) Result {
-	ctx, cancel := context.WithTimeout(context.Background(), 5*Patience)
+	return i.execFor(5*Patience, path, args...)
+}
+
+// execFor is Exec for a program that is killed when a time is over.
+func (i *Instance) execFor(patience time.Duration, path string, args ...string) Result {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(os.Environ(), "TENURE_ROOT="+i.Root)
