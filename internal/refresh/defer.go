@@ -280,6 +280,39 @@ func (m *Manager) afterApplied(ctx context.Context, do func() (change.ID, error)
 	return do()
 }
 
+// letLook reports whether what stood in the way of a request was a change that only looked again at what
+// it waits for, or was given up: it returns when it does that no more.
+func (m *Manager) letLook(ctx context.Context, refused error) bool {
+	busy, conflicts := errors.AsType[*change.ConflictError](refused)
+	if !conflicts {
+		return false
+	}
+	if _, waited, err := m.waits.Get(busy.ID.String()); err != nil || !waited {
+		return false
+	}
+	var rev uint64
+	for {
+		c, err := m.engine.Watch(ctx, busy.ID, rev)
+		if err != nil || c.Status == change.Wait || c.Status.Ready() {
+			return err == nil
+		}
+		if !looks(&c) {
+			return false // Its time has come.
+		}
+		rev = c.Rev
+	}
+}
+
+// looks reports whether a change that has waited sees whether it is to go on, or is given up without having begun.
+func looks(c *change.Change) bool {
+	if c.Backward {
+		return !slices.ContainsFunc(c.Tasks, func(t change.Task) bool { return t.Gap && t.Status != change.Hold })
+	}
+	return slices.ContainsFunc(c.Tasks, func(t change.Task) bool {
+		return t.Kind == taskDecide && (t.Status == change.Do || t.Status == change.Doing)
+	})
+}
+
 // supersede ends the changes that wait to make a revision current where the request
 // says otherwise, and reports whether there were any.
 func (m *Manager) supersede(ctx context.Context, req Request, jobs []job) ([]change.ID, error) {

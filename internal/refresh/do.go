@@ -113,7 +113,7 @@ func (m *Manager) Do(ctx context.Context, req Request) (change.ID, error) {
 		if KindOf(err) == KindNoUpdate && m.tracksOther(req) {
 			return m.switchChannel(ctx, req)
 		}
-		if !errors.Is(err, errStale) {
+		if !errors.Is(err, errStale) && !m.letLook(ctx, err) {
 			return id, err
 		}
 	}

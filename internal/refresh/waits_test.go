@@ -184,6 +184,38 @@ func TestDeferralHasALimit(t *testing.T) {
 	h.wantRevision(t, tenure.LocalRevision(1))
 }
 
+// A request that meets a staged change in the moment in which that looks again what it waits for takes its place, as at any
+// other moment.
+func TestARequestLetsAChangeLook(t *testing.T) {
+	t.Parallel()
+	for range 10 { // Which of the two is the first to go on is not for the test to say.
+		h := newHouse(t, supervisetest.Program{})
+		first := h.revert(t)
+		release, err := h.claims.take(t.Context(), "db")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := h.engine.Wake(t.Context(), first.ID); err != nil {
+			t.Fatal(err)
+		}
+		looking := func(c change.Change) bool { return c.Status == change.Doing }
+		h.until(t, first.ID, looking)
+		var second change.ID
+		var asking sync.WaitGroup
+		asking.Go(func() {
+			second, err = h.Do(t.Context(), Request{Action: ActionRevert, Snaps: []tenure.Instance{"db"}})
+		})
+		release()
+		if asking.Wait(); err != nil {
+			t.Fatalf("while the staged change looks again: %v", err)
+		}
+		if c := h.until(t, first.ID, func(c change.Change) bool { return c.Status.Ready() }); c.Status == change.Done {
+			t.Errorf("the change that was to be replaced is %s", c.Status)
+		}
+		h.until(t, second, func(c change.Change) bool { return c.Status == change.Wait })
+	}
+}
+
 // begin begins the revert, as one that nobody has asked for if it is automatic.
 func (h *house) begin(t *testing.T, automatic bool) change.ID {
 	t.Helper()

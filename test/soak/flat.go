@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,6 +28,8 @@ type sample struct {
 	// needs depends on both.
 	size, changes int
 	values        map[string]float64
+	// open are how many descriptors of each kind the daemon has.
+	open map[string]int
 }
 
 func killHolder(pid int) error { return syscall.Kill(pid, syscall.SIGKILL) }
@@ -45,7 +48,7 @@ func (r *run) sample(ctx context.Context, n int) error {
 		if err != nil {
 			return fmt.Errorf("what the %s needs: %w", who, err)
 		}
-		fds, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		fds, err := os.ReadDir(descriptors(pid))
 		if err != nil {
 			return fmt.Errorf("what the %s needs: %w", who, err)
 		}
@@ -57,8 +60,26 @@ func (r *run) sample(ctx context.Context, n int) error {
 	if err := r.sampleFiles(values); err != nil {
 		return err
 	}
-	r.flat.samples = append(r.flat.samples, sample{step: n, life: r.PID(), size: r.units, changes: r.kept, values: values})
+	r.flat.samples = append(r.flat.samples, sample{step: n, life: r.PID(), size: r.units, changes: r.kept, values: values, open: openOf(r.PID())})
 	return nil
+}
+
+// descriptors is where the kernel shows what a process has open.
+func descriptors(pid int) string { return fmt.Sprintf("/proc/%d/fd", pid) }
+
+// numbers are what distinguishes two descriptors of one kind.
+var numbers = regexp.MustCompile(`\d+`)
+
+// openOf counts what a process has open, by what each is.
+func openOf(pid int) map[string]int {
+	count := map[string]int{}
+	fds, _ := os.ReadDir(descriptors(pid)) // Only for people: they are counted elsewhere.
+	for _, fd := range fds {
+		if what, err := os.Readlink(filepath.Join(descriptors(pid), fd.Name())); err == nil {
+			count[numbers.ReplaceAllString(what, "N")]++
+		}
+	}
+	return count
 }
 
 // sampleFiles notes what is kept of the past, and what of units.
@@ -167,12 +188,23 @@ func (f *flatness) shed() (lost []string) {
 		for _, name := range []string{"daemon goroutines", "daemon descriptors"} {
 			same := before.values[name] * float64(after.size) / float64(before.size)
 			if more := same - after.values[name]; more > bound {
-				lost = append(lost, fmt.Sprintf("%s were %.0f too many in step %d, after %d of one daemon: %.0f with %d units, and %.0f with %d of the next one",
-					name, more, before.step, len(lives[i-1]), before.values[name], before.size, after.values[name], after.size))
+				lost = append(lost, fmt.Sprintf("%s were %.0f too many in step %d, after %d of one daemon: %.0f with %d units, and %.0f with %d of the next one;%s",
+					name, more, before.step, len(lives[i-1]), before.values[name], before.size, after.values[name], after.size, apart(before.open, after.open)))
 			}
 		}
 	}
 	return lost
+}
+
+// apart says of what there were more before than after.
+func apart(before, after map[string]int) string {
+	var text strings.Builder
+	for _, kind := range sortedNames(before) {
+		if before[kind] > after[kind] {
+			fmt.Fprintf(&text, " %s %d, %d", kind, before[kind], after[kind])
+		}
+	}
+	return text.String()
 }
 
 // mostOf are what there may ever be of what is kept of the past: the changes that have ended
