@@ -35,6 +35,9 @@ type bus struct {
 // errLost is that systemd has gone away before it said what became of a job.
 var errLost = errors.New("the connection to systemd was lost")
 
+// errCanceled is that systemd was asked for something else before the job was done.
+var errCanceled = errors.New("the job of systemd was canceled")
+
 // get is a connection that works, and what is closed when it does not any more.
 func (b *bus) get() (*sd.Conn, <-chan struct{}, error) {
 	b.mu.Lock()
@@ -107,8 +110,11 @@ func (j *job) wait(ctx context.Context) error {
 
 // outcome is the error of a job that did not come to what was asked.
 func (j *job) outcome(result string) error {
-	if result == "done" {
+	switch result {
+	case "done":
 		return nil
+	case "canceled":
+		return fmt.Errorf("%s: %w", j.unit, errCanceled)
 	}
 	return fmt.Errorf("%s: the job of systemd ended as %q", j.unit, result)
 }
@@ -208,11 +214,12 @@ func notLoaded(err error) bool {
 // stop does not undo what anybody else has asked for.
 func (b *bus) stop(ctx context.Context, unit string) error { return b.stopInMode(ctx, unit, "fail") }
 
-// cancel stops a unit whatever else has been asked for, and whatever becomes of the connection meanwhile.
+// cancel stops a unit whatever else has been asked for, also meanwhile, and whatever becomes of the connection.
 func (b *bus) cancel(ctx context.Context, unit string) error {
-	for {
+	const often = 10 // Who starts it again each time has the last word.
+	for n := 1; ; n++ {
 		err := b.stopInMode(ctx, unit, "replace")
-		if !errors.Is(err, errLost) || ctx.Err() != nil {
+		if !errors.Is(err, errLost) && !errors.Is(err, errCanceled) || ctx.Err() != nil || n == often {
 			return err
 		}
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -176,6 +177,38 @@ func TestConnectionsWithoutASupervisor(t *testing.T) {
 	sc.another()
 	if running := sc.inState(supervise.Running); fmt.Sprint(running.Main.PID) != first {
 		t.Errorf("process %s answers, and not %+v", first, running.Main)
+	}
+}
+
+// TestWhoConnectsUndoesNoStop: somebody has connected while the service was down, and systemd has started what tells of that. When it comes
+// to that, there is no supervisor, and the service runs, and is being stopped.
+func TestWhoConnectsUndoesNoStop(t *testing.T) {
+	t.Parallel()
+	sc := newScene(t)
+	sc.start(sc.spec("web", supervisetest.Program{Notify: true, TermAfter: 3 * tellAgain}))
+	main := sc.status(unitOf("web")).Main
+	sc.end()
+	said := make(chan error, 1)
+	tells := func() { said <- tell(verbConnect, sc.path("nobody.sock"), sc.alias("web")+service, sc.path("state")) }
+	go tells()
+	if err := <-said; err != nil {
+		t.Errorf("of a service that runs: %v", err)
+	}
+	stopped := make(chan error, 1)
+	go func() { stopped <- exec.CommandContext(sc.ctx, "systemctl", "stop", sc.alias("web")+service).Run() }()
+	sc.await("the service is being stopped", func() bool { return sc.show("web", "ActiveState") == "deactivating" })
+	go tells()
+	// It looks more than once until the service has ended.
+	if err := <-stopped; err != nil {
+		t.Errorf("the stop was given up: %v", err)
+	}
+	// Who has connected is served then, as nobody has closed the sockets.
+	if err := <-said; err != nil {
+		t.Error(err)
+	}
+	sc.another()
+	if now := sc.status(unitOf("web")); now.State != supervise.Running || now.Main == main {
+		t.Errorf("the service is %+v", now)
 	}
 }
 

@@ -52,7 +52,8 @@ const (
 )
 
 // tell tells the supervisor that a service is to be started, and starts it by its alias where there is none,
-// unless it is down in the middle of a change, which goes on with the next supervisor.
+// unless it is down in the middle of a change, which goes on with the next supervisor, or systemd does something with it
+// anyway: the start of what is to be stopped would undo that.
 func tell(verb, socket, alias, state string) error {
 	for {
 		conn, err := ask(socket, question{Verb: verb, Unit: alias})
@@ -71,12 +72,28 @@ func tell(verb, socket, alias, state string) error {
 		if err != nil {
 			return err
 		}
-		if !native.Held(state, boot, unit) && rested(alias) {
+		now := standingOf(alias)
+		if now == served {
+			return nil
+		}
+		if now == resting && !native.Held(state, boot, unit) {
 			return startAlone(alias)
 		}
 		<-time.After(tellAgain) // There may be a supervisor then.
 	}
 }
+
+// standing is how a service is doing that somebody has connected to.
+type standing int
+
+const (
+	// resting has been down for a while.
+	resting standing = iota
+	// changing has ended just now, or is being started or stopped.
+	changing
+	// served runs, with all its sockets.
+	served
+)
 
 // recordOf is by what the record of a service is found that has a name.
 func recordOf(name string) (unit tenure.UnitID, boot string, err error) {
@@ -92,15 +109,27 @@ func recordOf(name string) (unit tenure.UnitID, boot string, err error) {
 	return unit, boot, err
 }
 
-// rested reports whether a service has not ended just now.
-func rested(alias string) bool {
+// standingOf asks systemd how a service is doing. One that it knows nothing of rests.
+func standingOf(alias string) standing {
 	ctx, cancel := context.WithTimeout(context.Background(), launchPatience)
 	defer cancel()
 	b := &bus{life: ctx}
 	defer b.close()
+	now, err := b.look(ctx, alias)
+	if err != nil {
+		return resting
+	}
+	if now.job != "" || now.active == "deactivating" {
+		return changing
+	}
+	if now.active == "active" || now.active == "reloading" {
+		return served
+	}
 	since, err := b.downSince(ctx, alias)
-	down := time.Since(since)
-	return err != nil || down < 0 || down >= lastTried // The clock may have been set.
+	if down := time.Since(since); err == nil && down >= 0 && down < lastTried { // The clock may have been set.
+		return changing
+	}
+	return resting
 }
 
 // startAlone has systemd start a service.
