@@ -169,8 +169,13 @@ func (s observeStep) Do(ctx context.Context, p observeParams) (nothing, error) {
 	return nothing{}, &change.Waiting{For: p.String() + " to run well until " + seen.end.Format(time.TimeOnly), Hold: true, Settled: true}
 }
 
-// quoted is how many lines of its log a service that has failed is quoted with.
-const quoted = 10
+const (
+	// quoted is how many lines of its log a service that has failed is quoted with.
+	quoted = 10
+	// quotePatience is how long they may take to be read: the service is down meanwhile, and what is to bring it back waits for
+	// them. The journal of a machine on which somebody writes as fast as they can may take as long as that lasts.
+	quotePatience = time.Second
+)
 
 // quote says in the change what a service that has failed wrote last.
 func (m *Manager) quote(ctx context.Context, unit tenure.UnitID) {
@@ -178,7 +183,9 @@ func (m *Manager) quote(ctx context.Context, unit tenure.UnitID) {
 	if !ok {
 		return
 	}
-	for line, err := range logs.Logs(ctx, []tenure.UnitID{unit}, quoted, false) {
+	soon, cancel := context.WithTimeout(ctx, quotePatience)
+	defer cancel()
+	for line, err := range logs.Logs(soon, []tenure.UnitID{unit}, quoted, false) {
 		if err != nil {
 			return
 		}

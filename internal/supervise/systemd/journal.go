@@ -72,7 +72,7 @@ const journalSocket = "/run/systemd/journal/io.systemd.journal"
 
 // syncPatience is how long the journal may take to have all that was written. It answers only
 // when nobody writes any more: not at all while somebody writes as fast as it reads.
-const syncPatience = 2 * time.Second
+const syncPatience = 500 * time.Millisecond
 
 // synchronizeSoon is synchronize for who would rather have what there is than wait.
 func synchronizeSoon(ctx context.Context) error {
