@@ -362,7 +362,7 @@ func (p *parts) run(ctx context.Context, main func(context.Context) error) error
 		})
 	})
 	group.Go(func() error {
-		giveBack(ctx, p.engine, p.asked, p.sparing.fit)
+		giveBack(ctx, p.engine, p.asked, p.sparing.fit, p.manager.Slim)
 		return nil
 	})
 	group.Go(func() error { return main(ctx) })

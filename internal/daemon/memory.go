@@ -17,8 +17,9 @@ import (
 const quiet = 2 * time.Second
 
 // giveBack gives memory back to the system after changes and requests, which need several
-// times what the daemon needs at rest. fit is called whenever what is in use may have become another.
-func giveBack(ctx context.Context, engine *change.Engine, asked <-chan struct{}, fit func()) {
+// times what the daemon needs at rest. fit is called whenever what is in use may have become another, and
+// drop before memory is given back.
+func giveBack(ctx context.Context, engine *change.Engine, asked <-chan struct{}, fit, drop func()) {
 	// The start of the daemon is like a change: everything was read.
 	timer := time.NewTimer(quiet)
 	defer timer.Stop()
@@ -39,6 +40,7 @@ func giveBack(ctx context.Context, engine *change.Engine, asked <-chan struct{},
 		case <-asked:
 			timer.Reset(quiet)
 		case <-timer.C:
+			drop()
 			slim()
 			fit()
 		case <-ctx.Done():
@@ -72,7 +74,7 @@ const (
 	startedAt = 400
 	// room is what the heap may always have before it is collected, in bytes. A change makes some MiB of garbage; where little
 	// else is there it would be collected several times, each time with some milliseconds of a processor.
-	room = 12 << 20
+	room = 24 << 20
 )
 
 // sparing keeps collections of the heap out of gaps. On a machine that is busy one

@@ -48,7 +48,7 @@ func TestSparing(t *testing.T) {
 
 func TestGrowth(t *testing.T) {
 	t.Parallel()
-	for live, want := range map[uint64]int{0: 0, 1 << 20: 300, 5 << 20: 100, 8 << 20: 50, 9 << 20: 0, room: 0, 2 * room: 0} {
+	for live, want := range map[uint64]int{0: 0, 1 << 20: 300, 5 << 20: 300, 8 << 20: 200, 10 << 20: 100, 16 << 20: 50, 17 << 20: 0, room: 0, 2 * room: 0} {
 		if got := growth(live); got != want {
 			t.Errorf("a heap of %d bytes grows by %d %%, want %d", live, got, want)
 		}

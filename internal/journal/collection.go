@@ -43,6 +43,8 @@ func (db *DB) View(f func(tx *Tx) error) error {
 type Collection[T any] struct {
 	db   *DB
 	name string
+	// memory, if set, has those that were read.
+	memory *memory[T]
 }
 
 // NewCollection is the collection called name, which exists as soon as
@@ -52,7 +54,9 @@ func NewCollection[T any](db *DB, name string) *Collection[T] {
 }
 
 // In is c inside a transaction.
-func (c *Collection[T]) In(tx *Tx) Documents[T] { return Documents[T]{tx: tx, name: c.name} }
+func (c *Collection[T]) In(tx *Tx) Documents[T] {
+	return Documents[T]{tx: tx, name: c.name, memory: c.memory}
+}
 
 // Get returns the document under key, and whether there is one.
 func (c *Collection[T]) Get(key string) (doc T, found bool, err error) {
@@ -93,8 +97,9 @@ func (c *Collection[T]) Keys() (keys []string, err error) {
 
 // Documents is a collection inside a transaction.
 type Documents[T any] struct {
-	tx   *Tx
-	name string
+	tx     *Tx
+	name   string
+	memory *memory[T]
 }
 
 // Get returns the document under key, and whether there is one.
@@ -192,8 +197,17 @@ func (d Documents[T]) failed(err error) error {
 }
 
 func (d Documents[T]) decode(key string, raw []byte) (doc T, err error) {
-	if err := d.place().read([]byte(key), raw, &doc); err != nil {
+	value, err := d.place().unseal([]byte(key), raw)
+	if err == nil {
+		var known bool
+		if doc, known = d.memory.recall(key, value); known {
+			return doc, nil
+		}
+		err = json.Unmarshal(value, &doc)
+	}
+	if err != nil {
 		return doc, fmt.Errorf("read %s %q: %w", d.name, key, err)
 	}
+	d.memory.keep(key, value, doc)
 	return doc, nil
 }

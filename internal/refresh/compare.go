@@ -2,10 +2,10 @@ package refresh
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 
+	"tenure"
 	"tenure/internal/change"
 	"tenure/internal/policy"
 )
@@ -43,17 +43,21 @@ func (m *Manager) compare(ctx context.Context, id change.ID) ([]policy.Differenc
 	if err != nil {
 		return nil, fmt.Errorf("compare the plan: %w", err)
 	}
-	var plans []policy.Plan
-	if err := json.Unmarshal(c.Plan, &plans); err != nil {
+	plans := m.plans.of(c)
+	if plans == nil {
+		return nil, fmt.Errorf("compare the plan of change %s: it cannot be read", id)
+	}
+	snaps := make([]tenure.Instance, len(plans))
+	for i := range plans {
+		snaps[i] = plans[i].Change.Snap
+	}
+	units, _, err := m.unitsOf(ctx, snaps...)
+	if err != nil {
 		return nil, fmt.Errorf("compare the plan of change %s: %w", id, err)
 	}
 	var all []policy.Difference
 	for _, plan := range plans {
-		facts, err := m.facts(ctx, plan.Change)
-		if err != nil {
-			return nil, fmt.Errorf("compare the plan of change %s: %w", id, err)
-		}
-		all = append(all, policy.Compare(plan, facts.Units)...)
+		all = append(all, policy.Compare(plan, units[plan.Change.Snap])...)
 	}
 	return all, nil
 }

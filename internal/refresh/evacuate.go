@@ -50,11 +50,7 @@ func (s decideStep) evacuate(ctx context.Context, d *deciding) (asked bool, err 
 		return false, nil
 	}
 	tasks = append(tasks, s.m.decideTask(d.decideParams))
-	raw, err := json.Marshal(d.plans)
-	if err != nil {
-		return false, fmt.Errorf("store the plan: %w", err)
-	}
-	return true, change.Insert(ctx, raw, tasks...)
+	return true, change.Insert(ctx, d.raw, tasks...)
 }
 
 // askedBefore are the snaps of a change that have moved their work away.

@@ -38,21 +38,33 @@ func (m *Manager) gather(ctx context.Context, change policy.Change, more ...inst
 	if err != nil {
 		return policy.Facts{}, revisions{}, fmt.Errorf("gather facts: %w", err)
 	}
-	startedBy, err := m.startedBy()
+	units, statuses, err := m.unitsOf(ctx, change.Snap)
 	if err != nil {
 		return policy.Facts{}, revisions{}, err
 	}
-	statuses, err := m.steady(ctx, func(statuses []supervise.Status) error {
-		facts.Units, err = m.concerned(ctx, statuses, startedBy, change.Snap)
-		return err
-	})
-	if err != nil {
-		return policy.Facts{}, revisions{}, err
-	}
+	facts.Units = units[change.Snap]
 	linesIn(states).tell(&facts, statuses)
 	known := revisions{states, more}
 	m.declare(&facts, known)
 	return facts, known, nil
+}
+
+// unitsOf are the units that have to do with each of snaps, and how all units are doing, at one time.
+func (m *Manager) unitsOf(ctx context.Context, snaps ...tenure.Instance) (units map[tenure.Instance][]policy.Unit, statuses []supervise.Status, err error) {
+	startedBy, err := m.startedBy()
+	if err != nil {
+		return nil, nil, err
+	}
+	statuses, err = m.steady(ctx, func(statuses []supervise.Status) (err error) {
+		units = make(map[tenure.Instance][]policy.Unit, len(snaps))
+		for _, snap := range snaps {
+			if units[snap], err = m.concerned(ctx, statuses, startedBy, snap); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return units, statuses, err
 }
 
 // steadyRounds is how often units are read that do not stay the same. What comes out of

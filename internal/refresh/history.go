@@ -1,6 +1,7 @@
 package refresh
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -219,30 +220,69 @@ func (m *Manager) changeOf(id change.ID) (change.Change, bool) {
 	return saved.Changes[at], true
 }
 
-// planCache has the plan of the change that was last asked for: a switch asks again
-// and again.
+// planCache has the plans of the change that was last asked for: a switch asks again and again, and each decision
+// of a change with many snaps puts one of them anew.
 type planCache struct {
-	mu    sync.Mutex
-	raw   json.RawMessage
+	mu  sync.Mutex
+	raw json.RawMessage
+	// plans are those in raw, and parts what each is there.
 	plans []policy.Plan
+	parts [][]byte
 }
 
+// of are the plans of a change. They are shared.
 func (p *planCache) of(c change.Change) []policy.Plan {
-	if len(c.Plan) == 0 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.load(c.Plan) {
 		return nil
+	}
+	return p.plans
+}
+
+// load has the cache have the plans in raw; the caller has the lock.
+func (p *planCache) load(raw json.RawMessage) bool {
+	if len(raw) == 0 {
+		return false
+	}
+	// The plan of a change is replaced, and never written to.
+	if len(p.raw) == len(raw) && &p.raw[0] == &raw[0] {
+		return true
+	}
+	var plans []policy.Plan
+	var parts []json.RawMessage
+	if json.Unmarshal(raw, &plans) != nil || json.Unmarshal(raw, &parts) != nil {
+		return false
+	}
+	p.raw, p.plans, p.parts = raw, plans, make([][]byte, len(parts))
+	for i, part := range parts {
+		p.parts[i] = part
+	}
+	return true
+}
+
+// with are the plans of a change with that of a snap in its place, and what is to be stored of them. The
+// cache has them from then on, for they are soon the change's.
+func (p *planCache) with(c change.Change, plan policy.Plan) ([]policy.Plan, json.RawMessage, error) {
+	part, err := json.Marshal(plan)
+	if err != nil {
+		return nil, nil, fmt.Errorf("store the plan: %w", err)
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	// The plan of a change is replaced, and never written to.
-	if len(p.raw) == len(c.Plan) && &p.raw[0] == &c.Plan[0] {
-		return p.plans
-	}
 	var plans []policy.Plan
-	if json.Unmarshal(c.Plan, &plans) != nil {
-		return nil
+	var parts [][]byte
+	if p.load(c.Plan) {
+		plans, parts = slices.Clone(p.plans), slices.Clone(p.parts)
 	}
-	p.raw, p.plans = c.Plan, plans
-	return plans
+	if at := slices.IndexFunc(plans, func(p policy.Plan) bool { return p.Change.Snap == plan.Change.Snap }); at >= 0 {
+		plans[at], parts[at] = plan, part
+	} else {
+		plans, parts = append(plans, plan), append(parts, part)
+	}
+	raw := slices.Concat([]byte{'['}, bytes.Join(parts, []byte{','}), []byte{']'})
+	p.raw, p.plans, p.parts = raw, plans, parts
+	return plans, raw, nil
 }
 
 // chatter holds back what a unit can say as often as it likes (RELOADING, MAINPID): it

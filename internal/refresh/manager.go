@@ -227,7 +227,7 @@ type states struct {
 }
 
 func newStates(db *journal.DB) *states {
-	return &states{db: db, docs: journal.NewCollection[snapState](db, "snaps")}
+	return &states{db: db, docs: journal.NewCollection[snapState](db, journal.Snaps).Remember(cloneState)}
 }
 
 // All are all instances of which anything may be on the machine, ordered by name.
@@ -311,6 +311,9 @@ func (s *states) PutAll(all []*snapState) error {
 	}
 	return nil
 }
+
+// Slim drops what is only kept to be had sooner the next time.
+func (m *Manager) Slim() { m.snaps.docs.Forget() }
 
 // installedSnap is the state of snap, or an error that says that it is not installed.
 func (m *Manager) installedSnap(op string, snap tenure.Instance) (*snapState, error) {

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -351,7 +350,10 @@ func (s decideStep) Do(ctx context.Context, p decideParams) (decided, error) {
 	if err != nil {
 		return decided{}, err
 	}
-	d := deciding{decideParams: p, change: &c, plans: withPlan(plansOf(c), plan), plan: plan}
+	d := deciding{decideParams: p, change: &c, plan: plan}
+	if d.plans, d.raw, err = s.m.plans.with(c, plan); err != nil {
+		return decided{}, err
+	}
 	if len(plan.Waits) > 0 {
 		return decided{}, s.wait(ctx, &d)
 	}
@@ -366,19 +368,10 @@ type deciding struct {
 	decideParams
 
 	change *change.Change
-	// plan is what was decided, and plans are those of all jobs of the change.
+	// plan is what was decided, and plans are those of all jobs of the change; raw is what is stored of them.
 	plan  policy.Plan
 	plans []policy.Plan
-}
-
-// withPlan is plans with that of a snap in its place.
-func withPlan(plans []policy.Plan, plan policy.Plan) []policy.Plan {
-	at := slices.IndexFunc(plans, func(p policy.Plan) bool { return p.Change.Snap == plan.Change.Snap })
-	if at < 0 {
-		return append(plans, plan)
-	}
-	plans[at] = plan
-	return plans
+	raw   json.RawMessage
 }
 
 // goOn compiles a decision into the tasks that carry it out.
@@ -405,13 +398,9 @@ func (s decideStep) goOn(ctx context.Context, d *deciding) (decided, error) {
 	if len(d.Jobs) == 1 && !d.More {
 		tasks = append(tasks, lastTasks(d.plans, append(observedBefore(d.change), left.Observe...))...)
 	}
-	raw, err := json.Marshal(d.plans)
-	if err != nil {
-		return decided{}, fmt.Errorf("store the plan: %w", err)
-	}
 	change.ReporterFrom(ctx).Logf("%s", d.plan.Summary)
 	s.m.prepareStarts(ctx, sw)
-	return left, change.Insert(ctx, raw, tasks...)
+	return left, change.Insert(ctx, d.raw, tasks...)
 }
 
 // observedBefore are the services that the decisions of a change have left to be observed.

@@ -1,6 +1,8 @@
 package refresh
 
 import (
+	"maps"
+	"slices"
 	"time"
 
 	"tenure"
@@ -26,7 +28,15 @@ type snapState struct {
 	Options Options `json:"options"`
 }
 
-// kept is what is known of one revision.
+// cloneState is a copy that shares nothing but what revisions are (kept), which nobody modifies.
+func cloneState(s snapState) snapState {
+	line := &s.Line
+	line.Sequence, line.Aside, line.Skipped = slices.Clone(line.Sequence), slices.Clone(line.Aside), slices.Clone(line.Skipped)
+	s.Kept, s.Disabled, s.Stopped = maps.Clone(s.Kept), slices.Clone(s.Disabled), slices.Clone(s.Stopped)
+	return s
+}
+
+// kept is what is known of one revision. What it points to is never modified.
 type kept struct {
 	Info *snapfile.Snap `json:"info"`
 	// Digest is the SHA-256 of the file, in hex; Size its length in bytes.
