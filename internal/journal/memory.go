@@ -53,8 +53,8 @@ func (m *memory[T]) drop() {
 	m.docs = nil
 }
 
-// Remember has c keep documents decoded, for those who read them again and again. clone makes of one what a
-// reader may modify as they like; what it shares nobody does.
+// Remember has c keep documents decoded, for those who read them again and again. clone copies one for a
+// reader, who may modify all of it but what the copy shares with what is kept.
 func (c *Collection[T]) Remember(clone func(T) T) *Collection[T] {
 	c.memory = &memory[T]{clone: clone}
 	return c

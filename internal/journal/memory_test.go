@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"errors"
 	"slices"
 	"testing"
 )
@@ -11,7 +12,11 @@ func TestRemember(t *testing.T) {
 	t.Parallel()
 	db := newDB(t)
 	type doc struct{ Words []string }
-	docs := NewCollection[doc](db, "docs").Remember(func(d doc) doc { return doc{slices.Clone(d.Words)} })
+	cloned := 0
+	docs := NewCollection[doc](db, "docs").Remember(func(d doc) doc {
+		cloned++
+		return doc{slices.Clone(d.Words)}
+	})
 	want := func(words ...string) {
 		t.Helper()
 		got, found, err := docs.Get("a")
@@ -34,10 +39,16 @@ func TestRemember(t *testing.T) {
 	}
 	put("one")
 	want("one")
+	before := cloned
 	want("one")
+	// What is decoded and kept is cloned once, and so is what is remembered: four reads have decoded one.
+	if cloned-before != 2 || before != 2 {
+		t.Errorf("%d and then %d copies were made of what is remembered", before, cloned-before)
+	}
 	put("two", "three")
 	want("two", "three")
-	errGivenUp := db.Update(func(tx *Tx) error {
+	errGivenUp := errors.New("given up")
+	err := db.Update(func(tx *Tx) error {
 		in := docs.In(tx)
 		if err := in.Put("a", doc{[]string{"given up"}}); err != nil {
 			t.Error(err)
@@ -45,10 +56,10 @@ func TestRemember(t *testing.T) {
 		if got, _, err := in.Get("a"); err != nil || !slices.Equal(got.Words, []string{"given up"}) {
 			t.Errorf("inside the transaction: %v, %v", got, err)
 		}
-		return errSum
+		return errGivenUp
 	})
-	if errGivenUp == nil {
-		t.Error("the transaction was not given up")
+	if !errors.Is(err, errGivenUp) {
+		t.Errorf("the transaction: %v", err)
 	}
 	want("two", "three")
 	docs.Forget()

@@ -43,9 +43,9 @@ func (m *Manager) compare(ctx context.Context, id change.ID) ([]policy.Differenc
 	if err != nil {
 		return nil, fmt.Errorf("compare the plan: %w", err)
 	}
-	plans := m.plans.of(c)
-	if plans == nil {
-		return nil, fmt.Errorf("compare the plan of change %s: it cannot be read", id)
+	plans, err := m.plans.of(c)
+	if err != nil {
+		return nil, fmt.Errorf("compare the plan: %w", err)
 	}
 	snaps := make([]tenure.Instance, len(plans))
 	for i := range plans {

@@ -280,37 +280,37 @@ func (m *Manager) afterApplied(ctx context.Context, do func() (change.ID, error)
 	return do()
 }
 
-// letLook reports whether what stood in the way of a request was a change that only looked again at what
-// it waits for, or was given up: it returns when it does that no more.
+// letLook reports whether what stood in the way of a request does so no more: a change that has ended meanwhile, or that only
+// saw whether it is to go on, or was given up. It returns when that is over.
 func (m *Manager) letLook(ctx context.Context, refused error) bool {
 	busy, conflicts := errors.AsType[*change.ConflictError](refused)
 	if !conflicts {
 		return false
 	}
-	if _, waited, err := m.waits.Get(busy.ID.String()); err != nil || !waited {
-		return false
-	}
 	var rev uint64
 	for {
 		c, err := m.engine.Watch(ctx, busy.ID, rev)
-		if err != nil || c.Status == change.Wait || c.Status.Ready() {
-			return err == nil
-		}
-		if !looks(&c) {
-			return false // Its time has come.
+		switch {
+		case err != nil:
+			return errors.Is(err, change.ErrNotFound)
+		case c.Status.Ready(), c.Status == change.Wait && !c.Holds:
+			return true
+		case !looks(&c):
+			return false
 		}
 		rev = c.Rev
 	}
 }
 
-// looks reports whether a change that has waited sees whether it is to go on, or is given up without having begun.
+// looks reports whether a change that holds its snap is about to decide, and may wait then, or is given up after it has waited.
 func looks(c *change.Change) bool {
 	if c.Backward {
-		return !slices.ContainsFunc(c.Tasks, func(t change.Task) bool { return t.Gap && t.Status != change.Hold })
+		waited := func(t change.Task) bool { return t.Kind == taskDecide && !t.Started.IsZero() }
+		begun := func(t change.Task) bool { return t.Gap && t.Status != change.Hold }
+		return slices.ContainsFunc(c.Tasks, waited) && !slices.ContainsFunc(c.Tasks, begun)
 	}
-	return slices.ContainsFunc(c.Tasks, func(t change.Task) bool {
-		return t.Kind == taskDecide && (t.Status == change.Do || t.Status == change.Doing)
-	})
+	next := slices.IndexFunc(c.Tasks, func(t change.Task) bool { return t.Status != change.Done })
+	return next >= 0 && c.Tasks[next].Kind == taskDecide
 }
 
 // supersede ends the changes that wait to make a revision current where the request

@@ -164,7 +164,7 @@ func (m *Manager) begin(ctx context.Context, req Request) (change.ID, error) {
 	}
 	tasks, err := m.tasks(prepared.jobs)
 	if err != nil {
-		m.unstage(prepared.jobs)
+		m.unstage(prepared.jobs, prepared.files)
 		return 0, err
 	}
 	snaps := jobSnaps(prepared.jobs)
@@ -176,7 +176,7 @@ func (m *Manager) begin(ctx context.Context, req Request) (change.ID, error) {
 		Plan:    plans,
 	})
 	if err != nil {
-		m.unstage(prepared.jobs)
+		m.unstage(prepared.jobs, prepared.files)
 		return 0, conflict(op, join(snaps), err)
 	}
 	return id, nil

@@ -168,7 +168,11 @@ func (m *Manager) plannedFor(e supervise.Event) (tenure.Verdict, policy.Rule, bo
 		return "", policy.Rule{Source: policy.Default, Name: "default for changes that fail", Text: text}, true
 	}
 	var service *policy.Item
-	for _, plan := range m.plans.of(c) {
+	plans, err := m.plans.of(c)
+	if err != nil {
+		return "", policy.Rule{}, false
+	}
+	for _, plan := range plans {
 		for i := range plan.Items {
 			switch item := &plan.Items[i]; item.Unit {
 			case e.Unit:
@@ -225,40 +229,55 @@ func (m *Manager) changeOf(id change.ID) (change.Change, bool) {
 type planCache struct {
 	mu  sync.Mutex
 	raw json.RawMessage
-	// plans are those in raw, and parts what each is there.
+	// plans are those in raw, and parts, where they have been asked for, what each is there.
 	plans []policy.Plan
 	parts [][]byte
 }
 
-// of are the plans of a change. They are shared.
-func (p *planCache) of(c change.Change) []policy.Plan {
+// of are the plans of a change, which nobody may modify.
+func (p *planCache) of(c change.Change) ([]policy.Plan, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.load(c.Plan) {
-		return nil
+	if err := p.load(c.Plan); err != nil {
+		return nil, fmt.Errorf("plan of change %s: %w", c.ID, err)
 	}
-	return p.plans
+	return p.plans, nil
 }
 
 // load has the cache have the plans in raw; the caller has the lock.
-func (p *planCache) load(raw json.RawMessage) bool {
-	if len(raw) == 0 {
-		return false
-	}
+func (p *planCache) load(raw json.RawMessage) error {
 	// The plan of a change is replaced, and never written to.
-	if len(p.raw) == len(raw) && &p.raw[0] == &raw[0] {
-		return true
+	if len(raw) > 0 && len(p.raw) == len(raw) && &p.raw[0] == &raw[0] {
+		return nil
 	}
 	var plans []policy.Plan
+	if err := json.Unmarshal(raw, &plans); err != nil {
+		return err
+	}
+	p.raw, p.plans, p.parts = raw, plans, nil
+	return nil
+}
+
+// split has the cache have the parts of raw, too; the caller has the lock.
+func (p *planCache) split() error {
+	if p.parts != nil {
+		return nil
+	}
 	var parts []json.RawMessage
-	if json.Unmarshal(raw, &plans) != nil || json.Unmarshal(raw, &parts) != nil {
-		return false
+	if err := json.Unmarshal(p.raw, &parts); err != nil {
+		return err
 	}
-	p.raw, p.plans, p.parts = raw, plans, make([][]byte, len(parts))
-	for i, part := range parts {
-		p.parts[i] = part
+	for _, part := range parts {
+		p.parts = append(p.parts, part)
 	}
-	return true
+	return nil
+}
+
+// drop forgets the plans.
+func (p *planCache) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.raw, p.plans, p.parts = nil, nil, nil
 }
 
 // with are the plans of a change with that of a snap in its place, and what is to be stored of them. The
@@ -272,10 +291,10 @@ func (p *planCache) with(c change.Change, plan policy.Plan) ([]policy.Plan, json
 	defer p.mu.Unlock()
 	var plans []policy.Plan
 	var parts [][]byte
-	if p.load(c.Plan) {
+	if p.load(c.Plan) == nil && p.split() == nil {
 		plans, parts = slices.Clone(p.plans), slices.Clone(p.parts)
 	}
-	if at := slices.IndexFunc(plans, func(p policy.Plan) bool { return p.Change.Snap == plan.Change.Snap }); at >= 0 {
+	if at := slices.IndexFunc(plans, func(other policy.Plan) bool { return other.Change.Snap == plan.Change.Snap }); at >= 0 {
 		plans[at], parts[at] = plan, part
 	} else {
 		plans, parts = append(plans, plan), append(parts, part)

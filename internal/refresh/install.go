@@ -3,8 +3,10 @@ package refresh
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -244,18 +246,26 @@ func (m *Manager) stageAll(ctx context.Context, op string, p *prepared) error {
 	}
 	for i := range p.jobs {
 		if err := m.stage(ctx, &p.jobs[i], p.files); err != nil {
-			m.unstage(p.jobs[:i+1])
+			m.unstage(p.jobs[:i+1], p.files)
 			return err
 		}
 	}
 	return nil
 }
 
-func (m *Manager) unstage(jobs []job) {
+// unstage takes back stage. Files that it has renamed are again where they were: the request may be tried once more.
+func (m *Manager) unstage(jobs []job, files map[tenure.Instance]string) {
 	for i := range jobs {
-		if jobs[i].Staged != "" {
-			m.removeStaged(jobs[i].Staged)
+		staged, from := jobs[i].Staged, files[jobs[i].snap()]
+		if staged == "" {
+			continue
 		}
+		// Nobody else has a file of that name there.
+		if _, err := os.Lstat(from); filepath.Dir(from) == m.cfg.Paths.Staging() && errors.Is(err, fs.ErrNotExist) && os.Rename(staged, from) == nil {
+			m.sound.Delete(staged)
+			continue
+		}
+		m.removeStaged(staged)
 	}
 }
 

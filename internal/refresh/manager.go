@@ -313,7 +313,10 @@ func (s *states) PutAll(all []*snapState) error {
 }
 
 // Slim drops what is only kept to be had sooner the next time.
-func (m *Manager) Slim() { m.snaps.docs.Forget() }
+func (m *Manager) Slim() {
+	m.snaps.docs.Forget()
+	m.plans.drop()
+}
 
 // installedSnap is the state of snap, or an error that says that it is not installed.
 func (m *Manager) installedSnap(op string, snap tenure.Instance) (*snapState, error) {

@@ -187,9 +187,12 @@ func (m *Manager) quote(ctx context.Context, unit tenure.UnitID) {
 	defer cancel()
 	for line, err := range logs.Logs(soon, []tenure.UnitID{unit}, quoted, false) {
 		if err != nil {
-			return
+			break
 		}
 		change.ReporterFrom(ctx).Logf("%s: %s", unit, line.Text)
+	}
+	if soon.Err() != nil {
+		change.ReporterFrom(ctx).Logf("what %s has logged could not be read in time; see tenure logs %s", unit, unit)
 	}
 }
 

@@ -216,6 +216,54 @@ func TestARequestLetsAChangeLook(t *testing.T) {
 	}
 }
 
+// A request is refused by a change that waits and holds its snap, as often as it comes.
+func TestARequestIsRefusedByWhatHolds(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, supervisetest.Program{IgnoreTerm: true})
+	id, err := h.Do(t.Context(), Request{Action: ActionStop, Names: []string{"db.db"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := h.until(t, id, func(c change.Change) bool { return c.Status == change.Wait })
+	if !c.Holds {
+		t.Fatal("the stop of what must not be killed does not hold its snap")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for range 2 {
+		if _, err := h.Do(ctx, Request{Action: ActionRemove, Snaps: []tenure.Instance{"db"}}); KindOf(err) != KindConflict {
+			t.Errorf("a removal meanwhile: %v", err)
+		}
+	}
+}
+
+// The file of a request that was refused is where it was, and the request can be tried once more.
+func TestUnstage(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, supervisetest.Program{})
+	staging := h.cfg.Paths.Staging()
+	if err := os.MkdirAll(staging, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, dir := range map[string]string{"that was received": staging, "of somebody": t.TempDir()} {
+		file := filepath.Join(dir, "file")
+		if err := os.WriteFile(file, []byte(name), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		jobs, files := []job{{After: &snapState{Instance: "db"}, Staged: "to be staged"}}, map[tenure.Instance]string{"db": file}
+		if err := h.stage(t.Context(), &jobs[0], files); err != nil {
+			t.Fatal(err)
+		}
+		h.unstage(jobs, files)
+		if text, err := os.ReadFile(file); err != nil || string(text) != name {
+			t.Errorf("the file %s is %q, %v", name, text, err)
+		}
+		if _, err := os.Lstat(jobs[0].Staged); err == nil {
+			t.Errorf("the file %s is staged still", name)
+		}
+	}
+}
+
 // begin begins the revert, as one that nobody has asked for if it is automatic.
 func (h *house) begin(t *testing.T, automatic bool) change.ID {
 	t.Helper()

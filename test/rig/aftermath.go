@@ -1,7 +1,6 @@
 package rig
 
 import (
-	"cmp"
 	"fmt"
 	"maps"
 	"path/filepath"
@@ -61,7 +60,7 @@ func whereabouts(stacks string) string {
 		}
 	}
 	var text strings.Builder
-	for _, line := range slices.SortedFunc(maps.Keys(counts), cmp.Compare) {
+	for _, line := range slices.Sorted(maps.Keys(counts)) {
 		fmt.Fprintf(&text, "%3d %s\n", counts[line], line)
 	}
 	return text.String()

@@ -167,14 +167,14 @@ func observeNothing(root string) error {
 
 // end shuts the instance down, and fails the test over what is left.
 func (i *Instance) end() {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*Patience)
-	defer cancel()
 	if i.daemon != nil {
 		if i.t.Failed() {
 			i.aftermath()
 		}
 		i.daemon.kill()
 	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*Patience)
+	defer cancel()
 	out, err := exec.CommandContext(ctx, filepath.Join(i.Bin, "tenured"), "shutdown", "--root", i.Root).CombinedOutput()
 	if err != nil {
 		i.t.Errorf("tenured shutdown: %v\n%s", err, out)

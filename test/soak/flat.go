@@ -188,7 +188,7 @@ func (f *flatness) shed() (lost []string) {
 		for _, name := range []string{"daemon goroutines", "daemon descriptors"} {
 			same := before.values[name] * float64(after.size) / float64(before.size)
 			if more := same - after.values[name]; more > bound {
-				lost = append(lost, fmt.Sprintf("%s were %.0f too many in step %d, after %d of one daemon: %.0f with %d units, and %.0f with %d of the next one;%s",
+				lost = append(lost, fmt.Sprintf("%s were %.0f too many in step %d, after %d of one daemon: %.0f with %d units, and %.0f with %d of the next one; descriptors:%s",
 					name, more, before.step, len(lives[i-1]), before.values[name], before.size, after.values[name], after.size, apart(before.open, after.open)))
 			}
 		}

@@ -136,10 +136,11 @@ func (b *bus) start(ctx context.Context, unit string) (*job, error) {
 	})
 }
 
-// startPlain starts a unit that may run already.
-func startPlain(ctx context.Context, unit string) func(*sd.Conn, chan<- string) error {
+// startPlain starts a unit that may run already, in a mode: what else is to be done with it is given up
+// ("replace"), or comes before ("fail").
+func startPlain(ctx context.Context, unit, mode string) func(*sd.Conn, chan<- string) error {
 	return func(conn *sd.Conn, done chan<- string) error {
-		_, err := conn.StartUnitContext(ctx, unit, "replace", done)
+		_, err := conn.StartUnitContext(ctx, unit, mode, done)
 		return err
 	}
 }

@@ -55,7 +55,7 @@ func (h *host) wind(spec *supervise.Spec) (bool, error) {
 		return false, err
 	}
 	// It is not waited for: when the machine boots a timer waits until the clock is set.
-	if _, err = h.bus.begin(name, startPlain(h.life, name)); err != nil {
+	if _, err = h.bus.begin(name, startPlain(h.life, name, "replace")); err != nil {
 		return false, err
 	}
 	return true, h.nameDoor(alias, name)

@@ -164,7 +164,7 @@ func (h *host) Open(ctx context.Context, spec *supervise.Spec) error {
 		if now, err := h.bus.look(ctx, name); err == nil && now.active == "active" && now.job == "" {
 			continue
 		}
-		j, err := h.bus.begin(name, startPlain(ctx, name))
+		j, err := h.bus.begin(name, startPlain(ctx, name, "replace"))
 		if err != nil {
 			return fmt.Errorf("open socket %s: %w", s.Name, err)
 		}

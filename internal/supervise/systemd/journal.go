@@ -72,11 +72,15 @@ const journalSocket = "/run/systemd/journal/io.systemd.journal"
 
 // syncPatience is how long the journal may take to have all that was written. It answers only
 // when nobody writes any more: not at all while somebody writes as fast as it reads.
-const syncPatience = 500 * time.Millisecond
+const syncPatience = 2 * time.Second
 
-// synchronizeSoon is synchronize for who would rather have what there is than wait.
+// synchronizeSoon is synchronize for who would rather have what there is than wait; who has little time has half of it left then.
 func synchronizeSoon(ctx context.Context) error {
-	soon, cancel := context.WithTimeout(ctx, syncPatience)
+	patience := syncPatience
+	if deadline, bounded := ctx.Deadline(); bounded {
+		patience = min(patience, time.Until(deadline)/2)
+	}
+	soon, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	err := synchronize(soon)
 	if soon.Err() != nil && ctx.Err() == nil {

@@ -72,26 +72,29 @@ func tell(verb, socket, alias, state string) error {
 		if err != nil {
 			return err
 		}
-		now := standingOf(alias)
-		if now == served {
-			return nil
-		}
-		if now == resting && !native.Held(state, boot, unit) {
-			return startAlone(alias)
+		if !native.Held(state, boot, unit) {
+			switch now := standingOf(alias); {
+			case now == served, now == starting && verb == verbStrike:
+				return nil // One that runs goes on.
+			case now == resting:
+				return startAlone(alias)
+			}
 		}
 		<-time.After(tellAgain) // There may be a supervisor then.
 	}
 }
 
-// standing is how a service is doing that somebody has connected to.
+// standing is how a service is doing that is to be started.
 type standing int
 
 const (
-	// resting has been down for a while.
+	// resting is down, and has been for a while.
 	resting standing = iota
-	// changing has ended just now, or is being started or stopped.
+	// starting has been started: it may be a program that is to do something, and does that.
+	starting
+	// changing has ended just now, or is being stopped, or nobody can say.
 	changing
-	// served runs, with all its sockets.
+	// served runs.
 	served
 )
 
@@ -109,20 +112,21 @@ func recordOf(name string) (unit tenure.UnitID, boot string, err error) {
 	return unit, boot, err
 }
 
-// standingOf asks systemd how a service is doing. One that it knows nothing of rests.
+// standingOf asks systemd how a service is doing.
 func standingOf(alias string) standing {
 	ctx, cancel := context.WithTimeout(context.Background(), launchPatience)
 	defer cancel()
 	b := &bus{life: ctx}
 	defer b.close()
 	now, err := b.look(ctx, alias)
-	if err != nil {
-		return resting
-	}
-	if now.job != "" || now.active == "deactivating" {
+	switch {
+	case err != nil:
 		return changing
-	}
-	if now.active == "active" || now.active == "reloading" {
+	case now.active == "activating" && now.job == "start":
+		return starting
+	case now.job != "", now.active == "deactivating":
+		return changing
+	case now.active == "active", now.active == "reloading":
 		return served
 	}
 	since, err := b.downSince(ctx, alias)
@@ -132,13 +136,13 @@ func standingOf(alias string) standing {
 	return resting
 }
 
-// startAlone has systemd start a service.
+// startAlone has systemd start a service, unless it is to do something else with it.
 func startAlone(alias string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), launchPatience)
 	defer cancel()
 	b := &bus{life: ctx}
 	defer b.close()
-	j, err := b.begin(alias, startPlain(ctx, alias))
+	j, err := b.begin(alias, startPlain(ctx, alias, "fail"))
 	if err == nil {
 		err = j.wait(ctx)
 	}
