@@ -224,7 +224,7 @@ func (m *Manager) hurrySnap(ctx context.Context, req Request) (change.ID, error)
 	if _, err := m.installedSnap(op, snap); err != nil {
 		return 0, err
 	}
-	waiting := m.deferred(snap)
+	waiting := m.waiting(ctx, req, snap)
 	if len(waiting) == 0 {
 		return 0, nil
 	}
@@ -242,7 +242,7 @@ func (m *Manager) hurriedBy(ctx context.Context, req Request) (change.ID, error)
 		return 0, nil
 	}
 	first, _, _ := strings.Cut(req.Names[0], ".")
-	for _, c := range slices.Backward(m.deferred(tenure.Instance(first))) {
+	for _, c := range slices.Backward(m.waiting(ctx, req, tenure.Instance(first))) {
 		w, found, err := m.waits.Get(c.ID.String())
 		if err != nil {
 			return 0, err
@@ -287,9 +287,14 @@ func (m *Manager) letLook(ctx context.Context, refused error) bool {
 	if !conflicts {
 		return false
 	}
+	return m.hasLooked(ctx, busy.ID)
+}
+
+// hasLooked returns when a change does not see any more whether it is to go on, and reports whether it holds no snap then.
+func (m *Manager) hasLooked(ctx context.Context, id change.ID) (free bool) {
 	var rev uint64
 	for {
-		c, err := m.engine.Watch(ctx, busy.ID, rev)
+		c, err := m.engine.Watch(ctx, id, rev)
 		switch {
 		case err != nil:
 			return errors.Is(err, change.ErrNotFound)
@@ -300,6 +305,16 @@ func (m *Manager) letLook(ctx context.Context, refused error) bool {
 		}
 		rev = c.Rev
 	}
+}
+
+// waiting are the deferred changes of a snap for a request: that which sees whether it is to go on may be one in a moment.
+func (m *Manager) waiting(ctx context.Context, req Request, snap tenure.Instance) []change.Change {
+	if req.By == "" { // Else it may wait for who asks.
+		for _, c := range m.engine.List(change.Filter{Select: change.Unfinished, Snap: snap}) {
+			m.hasLooked(ctx, c.ID)
+		}
+	}
+	return m.deferred(snap)
 }
 
 // looks reports whether a change that holds its snap is about to decide, and may wait then, or is given up after it has waited.

@@ -184,36 +184,52 @@ func TestDeferralHasALimit(t *testing.T) {
 	h.wantRevision(t, tenure.LocalRevision(1))
 }
 
-// A request that meets a staged change in the moment in which that looks again what it waits for takes its place, as at any
-// other moment.
+// A request that meets a staged change in the moment in which that looks again whether its time has come is answered as at
+// any other moment: it takes its place, or makes it go on.
 func TestARequestLetsAChangeLook(t *testing.T) {
 	t.Parallel()
-	for range 10 { // Which of the two is the first to go on is not for the test to say.
-		h := newHouse(t, supervisetest.Program{})
-		first := h.revert(t)
-		release, err := h.claims.take(t.Context(), "db")
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := h.engine.Wake(t.Context(), first.ID); err != nil {
-			t.Fatal(err)
-		}
-		looking := func(c change.Change) bool { return c.Status == change.Doing }
-		h.until(t, first.ID, looking)
-		var second change.ID
-		var asking sync.WaitGroup
-		asking.Go(func() {
-			second, err = h.Do(t.Context(), Request{Action: ActionRevert, Snaps: []tenure.Instance{"db"}})
+	for name, test := range map[string]struct {
+		req  Request
+		same bool
+	}{
+		"the next one": {Request{Action: ActionRevert, Snaps: []tenure.Instance{"db"}}, false},
+		"--now":        {Request{Action: ActionRefresh, Snaps: []tenure.Instance{"db"}, Options: Options{Now: true}}, true},
+		"a restart":    {Request{Action: ActionRestart, Names: []string{"db"}}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			for range 10 { // Which of the two is the first to go on is not for the test to say.
+				h := newHouse(t, supervisetest.Program{})
+				first := h.revert(t).ID
+				second, err := h.askWhileItLooks(t, first, test.req)
+				if err != nil || (second == first) != test.same {
+					t.Fatalf("change %s, and %s for who asks while it looks again: %v", first, second, err)
+				}
+				ended := func(c change.Change) bool { return c.Status.Ready() }
+				if c := h.until(t, first, ended); (c.Status == change.Done) != test.same {
+					t.Errorf("the change that was staged is %s: %s", c.Status, c.Err)
+				}
+			}
 		})
-		release()
-		if asking.Wait(); err != nil {
-			t.Fatalf("while the staged change looks again: %v", err)
-		}
-		if c := h.until(t, first.ID, func(c change.Change) bool { return c.Status.Ready() }); c.Status == change.Done {
-			t.Errorf("the change that was to be replaced is %s", c.Status)
-		}
-		h.until(t, second, func(c change.Change) bool { return c.Status == change.Wait })
 	}
+}
+
+// askWhileItLooks has a change that waits look again, and asks for something else meanwhile.
+func (h *house) askWhileItLooks(t *testing.T, id change.ID, req Request) (asked change.ID, err error) {
+	t.Helper()
+	release, err := h.claims.take(t.Context(), "db")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.engine.Wake(t.Context(), id); err != nil {
+		t.Fatal(err)
+	}
+	h.until(t, id, func(c change.Change) bool { return c.Status == change.Doing })
+	var asking sync.WaitGroup
+	asking.Go(func() { asked, err = h.Do(t.Context(), req) })
+	release()
+	asking.Wait()
+	return asked, err
 }
 
 // A request is refused by a change that waits and holds its snap, as often as it comes.
