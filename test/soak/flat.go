@@ -22,8 +22,8 @@ type flatness struct {
 // sample is what they need after a step.
 type sample struct {
 	step int
-	// life is the process of the daemon.
-	life int
+	// life is the process of the daemon, holder that of its holder.
+	life, holder int
 	// size is how many units are alive or armed, and changes how many changes are kept: what a daemon
 	// needs depends on both.
 	size, changes int
@@ -60,7 +60,7 @@ func (r *run) sample(ctx context.Context, n int) error {
 	if err := r.sampleFiles(values); err != nil {
 		return err
 	}
-	r.flat.samples = append(r.flat.samples, sample{step: n, life: r.PID(), size: r.units, changes: r.kept, values: values, open: openOf(r.PID())})
+	r.flat.samples = append(r.flat.samples, sample{step: n, life: r.PID(), holder: r.Holder(), size: r.units, changes: r.kept, values: values, open: openOf(r.PID())})
 	return nil
 }
 
@@ -104,14 +104,37 @@ func (r *run) sampleFiles(values map[string]float64) error {
 		}
 	}
 	count, _, err := files(state, func(string) bool { return true })
+	if err != nil {
+		return err
+	}
 	values["state files"] = float64(count)
+	values["workload files of a snap"], err = mostWorkloads(r.Path("run/tenure"))
 	return err
+}
+
+// mostWorkloads is how many workloads are known of the snap that has most of them, by their records below a directory.
+func mostWorkloads(dir string) (most float64, err error) {
+	count := map[string]float64{}
+	_, _, err = files(dir, func(name string) bool {
+		if ofAWorkload(name) {
+			snap, _, _ := strings.Cut(name, ".")
+			count[snap]++
+			most = max(most, count[snap])
+		}
+		return false
+	})
+	return most, err
+}
+
+// ofAWorkload reports whether a file is the record of a workload. Those that have ended are kept, but for the oldest of a snap.
+func ofAWorkload(name string) bool {
+	return filepath.Ext(name) == ".json" && strings.Contains(name, "+")
 }
 
 // ofALaunch reports whether a file is not one of those of which each unit has one for as long as it is known: its record, and the reason that
 // it was told last. Of those there are the more, the more units have ever been started, or stopped.
 func ofALaunch(name string) bool {
-	return name != "reason" && (filepath.Ext(name) != ".json" || strings.ContainsAny(name, "~+"))
+	return name != "reason" && !ofAWorkload(name) && (filepath.Ext(name) != ".json" || strings.Contains(name, "~"))
 }
 
 // files are how many files there are below a directory, by their names, and how much is in
@@ -176,17 +199,17 @@ const lived = 20
 
 // shed says what a daemon had that the next one does not need for the same units: what it had lost track of. How much each unit
 // needs differs, by its sockets and what it keeps, and which ones there are changes all the time; but hardly in the step in which one takes
-// the place of the other.
+// the place of the other, unless the holder ends as well, or the machine.
 func (f *flatness) shed() (lost []string) {
 	const bound = 16
 	lives := f.lives()
 	for i := 1; i < len(lives); i++ {
 		before, after := lives[i-1][len(lives[i-1])-1], lives[i][0]
-		if len(lives[i-1]) < lived || before.size == 0 {
+		if len(lives[i-1]) < lived || before.size == 0 || before.holder != after.holder {
 			continue
 		}
 		for _, name := range []string{"daemon goroutines", "daemon descriptors"} {
-			same := before.values[name] * float64(after.size) / float64(before.size)
+			same := before.values[name]*float64(after.size)/float64(before.size) - float64(givenUp(before.open))
 			if more := same - after.values[name]; more > bound {
 				lost = append(lost, fmt.Sprintf("%s were %.0f too many in step %d, after %d of one daemon: %.0f with %d units, and %.0f with %d of the next one; descriptors:%s",
 					name, more, before.step, len(lives[i-1]), before.values[name], before.size, after.values[name], after.size, apart(before.open, after.open)))
@@ -194,6 +217,21 @@ func (f *flatness) shed() (lost []string) {
 		}
 	}
 	return lost
+}
+
+// givenUp is how many descriptors a daemon has of what the next one does without: the namespace of each app that it has
+// started, with the handle of its process, of which it also waits for the end; and the users' directories that staged
+// revisions are copied to.
+func givenUp(open map[string]int) (count int) {
+	for kind, n := range open {
+		switch {
+		case strings.HasPrefix(kind, "mnt:"):
+			count += 2 * n
+		case strings.Contains(kind, "/root/snap/"):
+			count += n
+		}
+	}
+	return count
 }
 
 // apart says of what there were more before than after.
@@ -207,10 +245,13 @@ func apart(before, after map[string]int) string {
 	return text.String()
 }
 
-// mostOf are what there may ever be of what is kept of the past: the changes that have ended
-// and the history are bounded, and the journal grows by doubling.
+// mostOf are what there may ever be of what is kept of the past: the changes that have ended,
+// the history, and the workloads of a snap that have ended are bounded, and the journal grows by doubling.
 func mostOf() map[string]float64 {
-	return map[string]float64{"journal KiB": 16 << 10, "backups KiB": 32 << 10, "history KiB": 9 << 10}
+	const ended, alive = 32, 16 // Workloads of a snap.
+	return map[string]float64{
+		"journal KiB": 16 << 10, "backups KiB": 32 << 10, "history KiB": 9 << 10, "workload files of a snap": ended + alive,
+	}
 }
 
 // perChange is what one more change that is kept may cost, in KiB: as many are kept as the
