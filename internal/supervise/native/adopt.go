@@ -32,6 +32,7 @@ func (s *Supervisor) adopt(ctx context.Context) error {
 	spoken := make(map[string]bool)
 	var units []*unit
 	for _, rec := range recs {
+		s.common.share(rec.Spec)
 		u := newUnit(s, *rec)
 		matchers, err := compileWorkloads(rec.Spec.Workloads)
 		if err != nil {

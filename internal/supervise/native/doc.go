@@ -21,6 +21,7 @@
 //	nursery.go  workloads are heard of when they start     kin.go      what joins them
 //	adopt.go    what the last supervisor left              record.go   what it wrote
 //	prepare.go  what is made ahead of a launch             aftermath.go what waits for it
+//	common.go   what units are alike in
 //	terms.go    whether SIGKILL may follow, where no request says so
 //
 // # What a unit leaves behind

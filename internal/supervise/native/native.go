@@ -98,6 +98,8 @@ type Supervisor struct {
 	short atomic.Bool
 	gaps  gaps
 	ears  ears
+	// common has what units are alike in.
+	common common
 	// life is the context of Run: that of everything that lasts.
 	life context.Context //nolint:containedctx // Set once, before anything else runs.
 	// ready is closed when everything is adopted, ended when Run has returned.

@@ -58,6 +58,7 @@ func (s *Supervisor) startOne(ctx context.Context, spec supervise.Spec) error {
 	if err := check(&spec); err != nil {
 		return &supervise.StartError{Unit: spec.Unit, Err: err}
 	}
+	s.common.share(&spec)
 	for {
 		failure, known, err := request(ctx, s, spec.Unit, func(u *unit, ctx context.Context, reply chan<- error) { u.start(ctx, spec, reply) })
 		if err != nil {
