@@ -204,9 +204,12 @@ func interrupted(ctx context.Context, s supervise.Supervisor, unit tenure.UnitID
 	return fmt.Errorf("run hook %q: %w", unit.App, context.Cause(ctx))
 }
 
-// Output is the end of what a run has written so far.
+// Output is the end of what a run has written so far, as far as that can be read in a second: services may be down
+// meanwhile.
 func Output(ctx context.Context, s supervise.Supervisor, unit tenure.UnitID) []string {
 	const lines = 50
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
 	logs, ok := s.(supervise.LogReader)
 	if !ok {
 		return nil

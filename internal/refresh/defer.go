@@ -297,8 +297,8 @@ func (m *Manager) hasLooked(ctx context.Context, id change.ID) (free bool) {
 		c, err := m.engine.Watch(ctx, id, rev)
 		switch {
 		case err != nil:
-			return errors.Is(err, change.ErrNotFound)
-		case c.Status.Ready(), c.Status == change.Wait && !c.Holds:
+			return false
+		case c.Status.Ready(), !c.Holds: // Or it waits until another change does not hold its snap any more.
 			return true
 		case !looks(&c):
 			return false
@@ -309,7 +309,7 @@ func (m *Manager) hasLooked(ctx context.Context, id change.ID) (free bool) {
 
 // waiting are the deferred changes of a snap for a request: that which sees whether it is to go on may be one in a moment.
 func (m *Manager) waiting(ctx context.Context, req Request, snap tenure.Instance) []change.Change {
-	if req.By == "" { // Else it may wait for who asks.
+	if !req.FromSnap { // It may wait for who asks.
 		for _, c := range m.engine.List(change.Filter{Select: change.Unfinished, Snap: snap}) {
 			m.hasLooked(ctx, c.ID)
 		}
@@ -317,7 +317,7 @@ func (m *Manager) waiting(ctx context.Context, req Request, snap tenure.Instance
 	return m.deferred(snap)
 }
 
-// looks reports whether a change that holds its snap is about to decide, and may wait then, or is given up after it has waited.
+// looks reports whether a change that holds its snap is about to decide, and may wait then, or is given up after it may have waited.
 func looks(c *change.Change) bool {
 	if c.Backward {
 		waited := func(t change.Task) bool { return t.Kind == taskDecide && !t.Started.IsZero() }

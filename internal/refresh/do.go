@@ -113,8 +113,8 @@ func (m *Manager) Do(ctx context.Context, req Request) (change.ID, error) {
 		if KindOf(err) == KindNoUpdate && m.tracksOther(req) {
 			return m.switchChannel(ctx, req)
 		}
-		// The change in the way of what a snap asks of another may wait for that snap.
-		if !errors.Is(err, errStale) && (req.By != "" || !m.letLook(ctx, err)) {
+		// The change in the way of what a process of a snap asks may wait for that process.
+		if !errors.Is(err, errStale) && (req.FromSnap || !m.letLook(ctx, err)) {
 			return id, err
 		}
 	}

@@ -257,8 +257,8 @@ func (m *Manager) stageAll(ctx context.Context, op string, p *prepared) error {
 func (m *Manager) unstage(jobs []job, files map[tenure.Instance]string) {
 	for i := range jobs {
 		staged, from := jobs[i].Staged, files[jobs[i].snap()]
-		if staged == "" {
-			continue
+		if staged == "" || staged == from {
+			continue // There was none, or no place for it.
 		}
 		// Nobody else has a file of that name there.
 		if _, err := os.Lstat(from); filepath.Dir(from) == m.cfg.Paths.Staging() && errors.Is(err, fs.ErrNotExist) && os.Rename(staged, from) == nil {

@@ -191,7 +191,7 @@ func (m *Manager) quote(ctx context.Context, unit tenure.UnitID) {
 		}
 		change.ReporterFrom(ctx).Logf("%s: %s", unit, line.Text)
 	}
-	if soon.Err() != nil {
+	if soon.Err() != nil && ctx.Err() == nil {
 		change.ReporterFrom(ctx).Logf("what %s has logged could not be read in time; see tenure logs %s", unit, unit)
 	}
 }

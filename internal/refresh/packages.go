@@ -117,7 +117,7 @@ func (p Packages) Control(ctx context.Context, c hook.Caller, control hook.Contr
 		}
 	}
 	return p.m.controlFor(ctx, c, Request{
-		By: by, Action: Action(control.Action), Names: control.Names, Args: control.Args, Permanent: control.Permanent, Reload: control.Reload,
+		By: by, FromSnap: true, Action: Action(control.Action), Names: control.Names, Args: control.Args, Permanent: control.Permanent, Reload: control.Reload,
 	})
 }
 

@@ -90,6 +90,8 @@ type Request struct {
 	Args []string
 	// By is the snap that asks for something of another.
 	By tenure.Instance
+	// FromSnap is that a process of a snap asks, for its own or for another.
+	FromSnap bool
 	// Permanent makes start enable, and stop disable, the services (--enable, --disable).
 	Permanent bool
 	// Reload makes restart reload where the service can.

@@ -253,6 +253,27 @@ func TestARequestIsRefusedByWhatHolds(t *testing.T) {
 	}
 }
 
+// Also where a staged change is to go on, and waits until what holds its snap has ended: nobody waits with it.
+func TestARequestIsRefusedByWhatHoldsAQueue(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, supervisetest.Program{IgnoreTerm: true})
+	staged := h.revert(t)
+	id, err := h.Do(t.Context(), Request{Action: ActionStop, Names: []string{"db.db"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.until(t, id, func(c change.Change) bool { return c.Status == change.Wait && c.Holds })
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if id, err := h.Do(ctx, Request{Action: ActionRefresh, Snaps: []tenure.Instance{"db"}, Options: Options{Now: true}}); err != nil || id != staged.ID {
+		t.Fatalf("--now makes change %s go on, not %s: %v", id, staged.ID, err)
+	}
+	h.until(t, staged.ID, func(c change.Change) bool { return c.Status != change.Wait })
+	if _, err := h.Do(ctx, Request{Action: ActionRestart, Names: []string{"db"}}); KindOf(err) != KindConflict {
+		t.Errorf("a restart meanwhile: %v", err)
+	}
+}
+
 // The file of a request that was refused is where it was, and the request can be tried once more.
 func TestUnstage(t *testing.T) {
 	t.Parallel()

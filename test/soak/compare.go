@@ -174,7 +174,17 @@ func (r *operator) found(ctx context.Context, w *world) (*standing, map[string]k
 	if err != nil {
 		return nil, nil, err
 	}
-	r.units = len(units)
+	r.units, r.apps = len(units), 0
+	waits := map[string]bool{}
+	for i := range units {
+		if units[i].Kind == string(tenure.AppRun) {
+			r.apps++
+		}
+		if units[i].Staged != "" {
+			waits[units[i].Snap] = true
+		}
+	}
+	r.waiting = len(waits)
 	mine := map[int]bool{r.PID(): true, r.Holder(): true}
 	for i := range units {
 		for j := range units[i].Processes {

@@ -27,7 +27,9 @@ type sample struct {
 	// size is how many units are alive or armed, and changes how many changes are kept: what a daemon
 	// needs depends on both.
 	size, changes int
-	values        map[string]float64
+	// apps are how many runs of apps are alive, and staged how many snaps have a revision that waits.
+	apps, staged int
+	values       map[string]float64
 	// open are how many descriptors of each kind the daemon has.
 	open map[string]int
 }
@@ -60,7 +62,10 @@ func (r *run) sample(ctx context.Context, n int) error {
 	if err := r.sampleFiles(values); err != nil {
 		return err
 	}
-	r.flat.samples = append(r.flat.samples, sample{step: n, life: r.PID(), holder: r.Holder(), size: r.units, changes: r.kept, values: values, open: openOf(r.PID())})
+	r.flat.samples = append(r.flat.samples, sample{
+		step: n, life: r.PID(), holder: r.Holder(), size: r.units, changes: r.kept, apps: r.apps, staged: r.waiting,
+		values: values, open: openOf(r.PID()),
+	})
 	return nil
 }
 
@@ -209,7 +214,7 @@ func (f *flatness) shed() (lost []string) {
 			continue
 		}
 		for _, name := range []string{"daemon goroutines", "daemon descriptors"} {
-			same := before.values[name]*float64(after.size)/float64(before.size) - float64(givenUp(before.open))
+			same := before.values[name]*float64(after.size)/float64(before.size) - float64(before.givenUp(name))
 			if more := same - after.values[name]; more > bound {
 				lost = append(lost, fmt.Sprintf("%s were %.0f too many in step %d, after %d of one daemon: %.0f with %d units, and %.0f with %d of the next one; descriptors:%s",
 					name, more, before.step, len(lives[i-1]), before.values[name], before.size, after.values[name], after.size, apart(before.open, after.open)))
@@ -219,19 +224,13 @@ func (f *flatness) shed() (lost []string) {
 	return lost
 }
 
-// givenUp is how many descriptors a daemon has of what the next one does without: the namespace of each app that it has
-// started, with the handle of its process, of which it also waits for the end; and the users' directories that staged
-// revisions are copied to.
-func givenUp(open map[string]int) (count int) {
-	for kind, n := range open {
-		switch {
-		case strings.HasPrefix(kind, "mnt:"):
-			count += 2 * n
-		case strings.Contains(kind, "/root/snap/"):
-			count += n
-		}
+// givenUp is how much a daemon may need of what the next one does without: for each app that runs its namespace, a handle of its
+// process, and who waits for its end; and for a staged revision the user's directory that it was copied to.
+func (s *sample) givenUp(name string) int {
+	if name == "daemon goroutines" {
+		return s.apps
 	}
-	return count
+	return 2*s.apps + s.staged
 }
 
 // apart says of what there were more before than after.

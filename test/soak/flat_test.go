@@ -19,21 +19,30 @@ func TestTrend(t *testing.T) {
 	}
 }
 
-// What a daemon has lost track of shows when the next one does without, whatever runs.
+// What a daemon has lost track of shows when the next one does without, whatever runs; not what it has for apps that run, nor
+// where its holder ends with it.
 func TestShed(t *testing.T) {
 	t.Parallel()
-	var loses, keeps flatness
+	var loses, keeps, serves, both flatness
 	for n := range 4 * lived {
 		life, size := 1+n/(2*lived), 20+n*7%13
-		lost := float64(n % (2 * lived)) // Since the daemon began.
-		needs := float64(3 * size)
-		loses.samples = append(loses.samples, sample{step: n, life: life, size: size, values: map[string]float64{"daemon descriptors": needs + lost}})
-		keeps.samples = append(keeps.samples, sample{step: n, life: life, size: size, values: map[string]float64{"daemon descriptors": needs}})
+		since := n % (2 * lived) // The daemon began.
+		add := func(f *flatness, apps, more, holder int) {
+			f.samples = append(f.samples, sample{
+				step: n, life: life, holder: holder, size: size, apps: apps, values: map[string]float64{"daemon descriptors": float64(3*size + more)},
+			})
+		}
+		add(&loses, since/4, since, 1)
+		add(&keeps, 0, 0, 1)
+		add(&serves, since/2, since, 1)
+		add(&both, 0, since, life)
 	}
 	if lost := loses.shed(); len(lost) != 1 {
 		t.Errorf("a descriptor lost with every step: %v", lost)
 	}
-	if lost := keeps.shed(); len(lost) != 0 {
-		t.Errorf("three descriptors for each unit: %v", lost)
+	for what, f := range map[string]*flatness{"three descriptors for each unit": &keeps, "two more for each app": &serves, "another holder": &both} {
+		if lost := f.shed(); len(lost) != 0 {
+			t.Errorf("%s: %v", what, lost)
+		}
 	}
 }

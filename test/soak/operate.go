@@ -35,8 +35,9 @@ type operator struct {
 	// known are the processes that there were when the last step had ended, by what they are
 	// called.
 	known map[string]known
-	// units are how many units there are, kept how many changes.
-	units, kept int
+	// units are how many units there are, apps how many of them are runs of apps, waiting how many snaps
+	// have a staged revision, and kept how many changes.
+	units, apps, waiting, kept int
 }
 
 // known is a process that has been seen.

@@ -38,7 +38,7 @@ func (c *common) share(spec *supervise.Spec) {
 			spec.Command.Env[i] = setting
 		}
 	}
-	if c.last == nil || len(c.last) >= maxLikenesses {
+	if _, known := c.last[spec.Unit.Snap]; c.last == nil || !known && len(c.last) >= maxLikenesses {
 		c.last = make(map[tenure.Instance]likeness)
 	}
 	c.last[spec.Unit.Snap] = likeness{profile.Mounts, profile.KeepCapabilities, spec.Command.Env}

@@ -126,3 +126,29 @@ func TestNoReloadInAGap(t *testing.T) {
 		}
 	})
 }
+
+// What is done, where there is no supervisor, for who has connected and when a timer strikes.
+func TestNextForWhoTells(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		now             condition
+		justNow         bool
+		connect, strike next
+	}{
+		"down":                       {condition{active: "inactive"}, false, nextStart, nextStart},
+		"failed":                     {condition{active: "failed"}, false, nextStart, nextStart},
+		"waits to be restarted":      {condition{active: "activating"}, false, nextStart, nextStart},
+		"has ended just now":         {condition{active: "failed"}, true, nextWait, nextWait},
+		"is to be started":           {condition{active: "inactive", job: "start"}, false, nextWait, nextWait},
+		"is being started, or works": {condition{active: "activating", job: "start"}, false, nextWait, nextNothing},
+		"runs":                       {condition{active: "active"}, true, nextNothing, nextNothing},
+		"reads its settings":         {condition{active: "reloading"}, false, nextNothing, nextNothing},
+		"runs, and is to be stopped": {condition{active: "active", job: "stop"}, false, nextWait, nextWait},
+		"is being stopped":           {condition{active: "deactivating", job: "stop"}, false, nextWait, nextWait},
+		"ends":                       {condition{active: "deactivating"}, false, nextWait, nextWait},
+	} {
+		if s := judge(test.now, test.justNow); s.next(verbConnect) != test.connect || s.next(verbStrike) != test.strike {
+			t.Errorf("%s: %d for who connects, %d for a timer; want %d and %d", name, s.next(verbConnect), s.next(verbStrike), test.connect, test.strike)
+		}
+	}
+}

@@ -73,14 +73,35 @@ func tell(verb, socket, alias, state string) error {
 			return err
 		}
 		if !native.Held(state, boot, unit) {
-			switch now := standingOf(alias); {
-			case now == served, now == starting && verb == verbStrike:
-				return nil // One that runs goes on.
-			case now == resting:
+			switch standingOf(alias).next(verb) {
+			case nextNothing:
+				return nil
+			case nextStart:
 				return startAlone(alias)
+			case nextWait:
 			}
 		}
 		<-time.After(tellAgain) // There may be a supervisor then.
+	}
+}
+
+// next is what is to be done for who has connected, or because it is time.
+type next int
+
+const (
+	nextNothing next = iota
+	nextStart
+	nextWait
+)
+
+func (s standing) next(verb string) next {
+	switch {
+	case s == served, s == starting && verb == verbStrike:
+		return nextNothing // One that runs goes on.
+	case s == resting:
+		return nextStart
+	default:
+		return nextWait
 	}
 }
 
@@ -119,18 +140,24 @@ func standingOf(alias string) standing {
 	b := &bus{life: ctx}
 	defer b.close()
 	now, err := b.look(ctx, alias)
-	switch {
-	case err != nil:
+	if err != nil {
 		return changing
+	}
+	since, err := b.downSince(ctx, alias)
+	down := time.Since(since)
+	return judge(now, err == nil && down >= 0 && down < lastTried) // The clock may have been set.
+}
+
+// judge is the standing of a service in a condition, that has ended just now or not.
+func judge(now condition, justNow bool) standing {
+	switch {
 	case now.active == "activating" && now.job == "start":
 		return starting
 	case now.job != "", now.active == "deactivating":
 		return changing
 	case now.active == "active", now.active == "reloading":
 		return served
-	}
-	since, err := b.downSince(ctx, alias)
-	if down := time.Since(since); err == nil && down >= 0 && down < lastTried { // The clock may have been set.
+	case justNow:
 		return changing
 	}
 	return resting
