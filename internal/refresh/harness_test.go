@@ -14,6 +14,7 @@ import (
 	"tenure/internal/mount"
 	"tenure/internal/policy"
 	"tenure/internal/revision"
+	"tenure/internal/snapfile"
 	"tenure/internal/supervise"
 	"tenure/internal/supervise/supervisetest"
 )
@@ -129,7 +130,7 @@ func (h *harness) state(rev tenure.Revision) *snapState {
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	return &snapState{Instance: probe, Line: line, Kept: map[tenure.Revision]kept{rev: {}}}
+	return &snapState{Instance: probe, Line: line, Kept: map[tenure.Revision]kept{rev: {Info: &snapfile.Snap{}}}}
 }
 
 // change is a change as it is now.

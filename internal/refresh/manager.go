@@ -236,6 +236,13 @@ func (s *states) All() ([]snapState, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read snaps: %w", err)
 	}
+	var failures []error
+	for key := range all {
+		failures = append(failures, checked(key, all[key]))
+	}
+	if err := errors.Join(failures...); err != nil {
+		return nil, fmt.Errorf("read snaps: %w", err)
+	}
 	list := slices.Collect(maps.Values(all))
 	slices.SortFunc(list, func(a, b snapState) int { return cmp.Compare(a.Instance, b.Instance) })
 	return list, nil
@@ -257,6 +264,9 @@ func (s *states) Names() ([]tenure.Instance, error) {
 // Get is the state of one instance; nil when there is none.
 func (s *states) Get(snap tenure.Instance) (*snapState, error) {
 	state, found, err := s.docs.Get(string(snap))
+	if err == nil && found {
+		err = checked(string(snap), state)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("read snap %s: %w", snap, err)
 	}

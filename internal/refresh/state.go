@@ -1,6 +1,8 @@
 package refresh
 
 import (
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -34,6 +36,26 @@ func cloneState(s snapState) snapState {
 	line.Sequence, line.Aside, line.Skipped = slices.Clone(line.Sequence), slices.Clone(line.Aside), slices.Clone(line.Skipped)
 	s.Kept, s.Disabled, s.Stopped = maps.Clone(s.Kept), slices.Clone(s.Disabled), slices.Clone(s.Stopped)
 	return s
+}
+
+// errState is that a state says something that Tenure has never written.
+var errState = errors.New("nobody has written this state of a snap")
+
+// checked refuses a state, kept under key, that no daemon has written: of each revision that it speaks of there is a description,
+// and what is current is one of them.
+func checked(key string, s snapState) error {
+	if string(s.Instance) != key {
+		return fmt.Errorf("%w: under %q it is that of %q", errState, key, s.Instance)
+	}
+	for _, rev := range s.Line.Kept() {
+		if s.Kept[rev].Info == nil {
+			return fmt.Errorf("%w: %s@%s is not described", errState, key, rev)
+		}
+	}
+	if s.Line.Active && !slices.Contains(s.Line.Sequence, s.Line.Current) {
+		return fmt.Errorf("%w: revision %s of %s is current, and not there", errState, s.Line.Current, key)
+	}
+	return nil
 }
 
 // kept is what is known of one revision. What it points to is never modified.
