@@ -204,22 +204,9 @@ func interrupted(ctx context.Context, s supervise.Supervisor, unit tenure.UnitID
 	return fmt.Errorf("run hook %q: %w", unit.App, context.Cause(ctx))
 }
 
-// Output is the end of what a run has written so far, as far as that can be read in a second: services may be down
-// meanwhile.
+// Output is the end of what a run has written so far, as far as there is time to read it.
 func Output(ctx context.Context, s supervise.Supervisor, unit tenure.UnitID) []string {
-	const lines = 50
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
-	logs, ok := s.(supervise.LogReader)
-	if !ok {
-		return nil
-	}
-	var output []string
-	for line, err := range logs.Logs(ctx, []tenure.UnitID{unit}, lines, false) {
-		if err != nil {
-			break
-		}
-		output = append(output, line.Text)
-	}
-	return output
+	const most = 50
+	lines, _ := supervise.LastLines(ctx, s, unit, most)
+	return lines
 }

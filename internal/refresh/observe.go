@@ -169,29 +169,16 @@ func (s observeStep) Do(ctx context.Context, p observeParams) (nothing, error) {
 	return nothing{}, &change.Waiting{For: p.String() + " to run well until " + seen.end.Format(time.TimeOnly), Hold: true, Settled: true}
 }
 
-const (
-	// quoted is how many lines of its log a service that has failed is quoted with.
-	quoted = 10
-	// quotePatience is how long they may take to be read: the service is down meanwhile, and what is to bring it back waits for
-	// them. The journal of a machine on which somebody writes as fast as they can may take as long as that lasts.
-	quotePatience = time.Second
-)
+// quoted is how many lines of its log a service that has failed is quoted with.
+const quoted = 10
 
 // quote says in the change what a service that has failed wrote last.
 func (m *Manager) quote(ctx context.Context, unit tenure.UnitID) {
-	logs, ok := m.cfg.Supervisor.(supervise.LogReader)
-	if !ok {
-		return
+	lines, late := supervise.LastLines(ctx, m.cfg.Supervisor, unit, quoted)
+	for _, line := range lines {
+		change.ReporterFrom(ctx).Logf("%s: %s", unit, line)
 	}
-	soon, cancel := context.WithTimeout(ctx, quotePatience)
-	defer cancel()
-	for line, err := range logs.Logs(soon, []tenure.UnitID{unit}, quoted, false) {
-		if err != nil {
-			break
-		}
-		change.ReporterFrom(ctx).Logf("%s: %s", unit, line.Text)
-	}
-	if soon.Err() != nil && ctx.Err() == nil {
+	if late {
 		change.ReporterFrom(ctx).Logf("what %s has logged could not be read in time; see tenure logs %s", unit, unit)
 	}
 }

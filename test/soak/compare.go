@@ -176,6 +176,7 @@ func (r *operator) found(ctx context.Context, w *world) (*standing, map[string]k
 	}
 	r.units, r.apps = len(units), 0
 	waits := map[string]bool{}
+	mine := map[int]bool{r.PID(): true, r.Holder(): true}
 	for i := range units {
 		if units[i].Kind == string(tenure.AppRun) {
 			r.apps++
@@ -183,16 +184,13 @@ func (r *operator) found(ctx context.Context, w *world) (*standing, map[string]k
 		if units[i].Staged != "" {
 			waits[units[i].Snap] = true
 		}
-	}
-	r.waiting = len(waits)
-	mine := map[int]bool{r.PID(): true, r.Holder(): true}
-	for i := range units {
 		for j := range units[i].Processes {
 			p := &units[i].Processes[j]
 			mine[p.PID] = true
 			r.foundProcess(got, now, &units[i], p)
 		}
 	}
+	r.waiting = len(waits)
 	r.strange(got, mine)
 	for _, find := range []func(context.Context, *standing) error{r.foundSnaps, r.foundChanges, r.foundConfs} {
 		if err := find(ctx, got); err != nil {

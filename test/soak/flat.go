@@ -45,46 +45,45 @@ func (r *run) sample(ctx context.Context, n int) error {
 	values := map[string]float64{
 		"daemon goroutines": float64(daemon.Needs.Goroutines), "daemon heap KiB": float64(daemon.Needs.Heap >> 10),
 	}
-	for who, pid := range map[string]int{"daemon": r.PID(), "holder": r.Holder()} {
+	pids, open := map[string]int{"daemon": r.PID(), "holder": r.Holder()}, map[string]map[string]int{}
+	for who, pid := range pids {
 		status, err := readStatus(pid)
 		if err != nil {
 			return fmt.Errorf("what the %s needs: %w", who, err)
 		}
-		fds, err := os.ReadDir(descriptors(pid))
-		if err != nil {
+		var all int
+		if all, open[who], err = openOf(pid); err != nil {
 			return fmt.Errorf("what the %s needs: %w", who, err)
 		}
 		values[who+" own KiB"] = status["RssAnon"]
 		values[who+" KiB"] = status["VmRSS"]
 		values[who+" threads"] = status["Threads"]
-		values[who+" descriptors"] = float64(len(fds))
+		values[who+" descriptors"] = float64(all)
 	}
 	if err := r.sampleFiles(values); err != nil {
 		return err
 	}
 	r.flat.samples = append(r.flat.samples, sample{
-		step: n, life: r.PID(), holder: r.Holder(), size: r.units, changes: r.kept, apps: r.apps, staged: r.waiting,
-		values: values, open: openOf(r.PID()),
+		step: n, life: pids["daemon"], holder: pids["holder"], size: r.units, changes: r.kept, apps: r.apps, staged: r.waiting,
+		values: values, open: open["daemon"],
 	})
 	return nil
 }
 
-// descriptors is where the kernel shows what a process has open.
-func descriptors(pid int) string { return fmt.Sprintf("/proc/%d/fd", pid) }
-
 // numbers are what distinguishes two descriptors of one kind.
 var numbers = regexp.MustCompile(`\d+`)
 
-// openOf counts what a process has open, by what each is.
-func openOf(pid int) map[string]int {
-	count := map[string]int{}
-	fds, _ := os.ReadDir(descriptors(pid)) // Only for people: they are counted elsewhere.
+// openOf is how many descriptors a process has, and how many of them are what.
+func openOf(pid int) (all int, count map[string]int, err error) {
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	fds, err := os.ReadDir(dir)
+	count = map[string]int{}
 	for _, fd := range fds {
-		if what, err := os.Readlink(filepath.Join(descriptors(pid), fd.Name())); err == nil {
+		if what, err := os.Readlink(filepath.Join(dir, fd.Name())); err == nil { // Or it has been closed since.
 			count[numbers.ReplaceAllString(what, "N")]++
 		}
 	}
-	return count
+	return len(fds), count, err
 }
 
 // sampleFiles notes what is kept of the past, and what of units.

@@ -35,7 +35,7 @@ func (c *common) share(spec *supervise.Spec) {
 	spec.Command.Env = oneOf(nil, spec.Command.Env)
 	for i, setting := range before.env {
 		if i < len(spec.Command.Env) && spec.Command.Env[i] == setting {
-			spec.Command.Env[i] = setting
+			spec.Command.Env[i] = setting // The same text, kept once.
 		}
 	}
 	if _, known := c.last[spec.Unit.Snap]; c.last == nil || !known && len(c.last) >= maxLikenesses {

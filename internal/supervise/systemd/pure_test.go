@@ -147,8 +147,9 @@ func TestNextForWhoTells(t *testing.T) {
 		"is being stopped":           {condition{active: "deactivating", job: "stop"}, false, nextWait, nextWait},
 		"ends":                       {condition{active: "deactivating"}, false, nextWait, nextWait},
 	} {
-		if s := judge(test.now, test.justNow); s.next(verbConnect) != test.connect || s.next(verbStrike) != test.strike {
-			t.Errorf("%s: %d for who connects, %d for a timer; want %d and %d", name, s.next(verbConnect), s.next(verbStrike), test.connect, test.strike)
+		connect, strike := nextIn(verbConnect, test.now, test.justNow), nextIn(verbStrike, test.now, test.justNow)
+		if connect != test.connect || strike != test.strike {
+			t.Errorf("%s: %d for who connects, %d for a timer; want %d and %d", name, connect, strike, test.connect, test.strike)
 		}
 	}
 }

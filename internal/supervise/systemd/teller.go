@@ -73,7 +73,7 @@ func tell(verb, socket, alias, state string) error {
 			return err
 		}
 		if !native.Held(state, boot, unit) {
-			switch standingOf(alias).next(verb) {
+			switch nextOf(verb, alias) {
 			case nextNothing:
 				return nil
 			case nextStart:
@@ -94,31 +94,6 @@ const (
 	nextWait
 )
 
-func (s standing) next(verb string) next {
-	switch {
-	case s == served, s == starting && verb == verbStrike:
-		return nextNothing // One that runs goes on.
-	case s == resting:
-		return nextStart
-	default:
-		return nextWait
-	}
-}
-
-// standing is how a service is doing that is to be started.
-type standing int
-
-const (
-	// resting is down, and has been for a while.
-	resting standing = iota
-	// starting has been started: it may be a program that is to do something, and does that.
-	starting
-	// changing has ended just now, or is being stopped, or nobody can say.
-	changing
-	// served runs.
-	served
-)
-
 // recordOf is by what the record of a service is found that has a name.
 func recordOf(name string) (unit tenure.UnitID, boot string, err error) {
 	prefix, _, _ := strings.Cut(name, ".")
@@ -133,34 +108,34 @@ func recordOf(name string) (unit tenure.UnitID, boot string, err error) {
 	return unit, boot, err
 }
 
-// standingOf asks systemd how a service is doing.
-func standingOf(alias string) standing {
+// nextOf asks systemd how a service is doing.
+func nextOf(verb, alias string) next {
 	ctx, cancel := context.WithTimeout(context.Background(), launchPatience)
 	defer cancel()
 	b := &bus{life: ctx}
 	defer b.close()
 	now, err := b.look(ctx, alias)
 	if err != nil {
-		return changing
+		return nextWait // Nobody can say.
 	}
 	since, err := b.downSince(ctx, alias)
 	down := time.Since(since)
-	return judge(now, err == nil && down >= 0 && down < lastTried) // The clock may have been set.
+	return nextIn(verb, now, err == nil && down >= 0 && down < lastTried) // The clock may have been set.
 }
 
-// judge is the standing of a service in a condition, that has ended just now or not.
-func judge(now condition, justNow bool) standing {
+// nextIn is what is to be done for a service in a condition, that has ended just now or not.
+func nextIn(verb string, now condition, justNow bool) next {
 	switch {
-	case now.active == "activating" && now.job == "start":
-		return starting
+	case verb == verbStrike && now.active == "activating" && now.job == "start":
+		return nextNothing // It may be a program that is to do something, and does that: one that runs goes on.
 	case now.job != "", now.active == "deactivating":
-		return changing
+		return nextWait
 	case now.active == "active", now.active == "reloading":
-		return served
+		return nextNothing
 	case justNow:
-		return changing
+		return nextWait
 	}
-	return resting
+	return nextStart
 }
 
 // startAlone has systemd start a service, unless it is to do something else with it.
